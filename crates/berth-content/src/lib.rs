@@ -1,0 +1,1 @@
+//! Blobs by digest, leases, garbage collection

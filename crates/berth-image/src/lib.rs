@@ -1,0 +1,1 @@
+//! Manifests, archives and unpacking: content + snapshot

@@ -1,0 +1,1 @@
+//! A container's log on disk: bounded writers, readers that follow

@@ -1,0 +1,1 @@
+//! A bundle becomes a process: namespaces, mounts, capabilities, seccomp

@@ -1,0 +1,1 @@
+//! Snapshots as mounts: the Snapshotter trait, its contract tests, the overlay driver

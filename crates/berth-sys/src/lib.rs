@@ -1,0 +1,1 @@
+//! Every system call and ioctl we make, safe to call; the only crate with unsafe

@@ -1,0 +1,1 @@
+//! Scratch roots, a started engine, waiting with a deadline
