@@ -1,6 +1,8 @@
 //! The handle that doors hold.
 
-use crate::{containers::Containers, events::Events, images::Images, networks::Networks, system::System, volumes::Volumes};
+use crate::{
+    containers::Containers, events::Events, images::Images, networks::Networks, system::System, volumes::Volumes,
+};
 use berth_types::Result;
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -113,8 +113,21 @@ impl Events {
 
     pub fn subscribe(&self, query: EventQuery) -> Result<EventStream> {
         const KNOWN: &[&str] = &[
-            "config", "container", "daemon", "event", "image", "label", "network", "node", "plugin", "scope",
-            "secret", "service", "type", "volume", "builder",
+            "config",
+            "container",
+            "daemon",
+            "event",
+            "image",
+            "label",
+            "network",
+            "node",
+            "plugin",
+            "scope",
+            "secret",
+            "service",
+            "type",
+            "volume",
+            "builder",
         ];
         query.filters.only(KNOWN)?;
         if let (Some(since), Some(until)) = (query.since_unix_nanos, query.until_unix_nanos)
@@ -176,10 +189,9 @@ fn passes(filters: &Filters, event: &Event) -> bool {
     let about = |key: &str, kind: EventKind| {
         !filters.contains(key)
             || (event.kind == kind
-                && filters
-                    .get(key)
-                    .iter()
-                    .any(|wanted| event.actor_id.starts_with(wanted.as_str()) || name == wanted.trim_start_matches('/')))
+                && filters.get(key).iter().any(|wanted| {
+                    event.actor_id.starts_with(wanted.as_str()) || name == wanted.trim_start_matches('/')
+                }))
     };
     let image = || {
         !filters.contains("image")
@@ -230,8 +242,7 @@ mod tests {
     async fn replay_and_live_events_come_once_and_in_order() {
         let events = Events::new();
         publish(&events, "create", "a");
-        let mut stream =
-            events.subscribe(EventQuery { since_unix_nanos: Some(0), ..EventQuery::default() }).unwrap();
+        let mut stream = events.subscribe(EventQuery { since_unix_nanos: Some(0), ..EventQuery::default() }).unwrap();
         publish(&events, "start", "a");
         assert_eq!(stream.next().await.unwrap().action, "create");
         assert_eq!(stream.next().await.unwrap().action, "start");

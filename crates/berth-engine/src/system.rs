@@ -1,8 +1,8 @@
 //! The engine as a whole: what it is, what the host can do, what is on the disk.
 
+use crate::Engine;
 use crate::containers::Summary;
 use crate::volumes::Volume;
-use crate::Engine;
 use berth_types::{Error, Result};
 
 #[derive(Clone)]
