@@ -1,0 +1,134 @@
+//! What every command has at hand: the client, the configuration file, the output.
+
+use crate::cli::Global;
+use crate::client::Client;
+use crate::client::endpoint::Endpoint;
+use crate::error::{CliError, Result};
+use crate::value::Value;
+use std::cell::OnceCell;
+use std::io::Write;
+use std::path::PathBuf;
+
+pub(crate) struct App {
+    pub(crate) client: Client,
+    pub(crate) config: Config,
+}
+
+impl App {
+    pub(crate) fn new(global: &Global) -> Result<App> {
+        let config = Config::new(global.config.as_deref());
+        let client = Client::new(Endpoint::choose(global, &config)?);
+        Ok(App { client, config })
+    }
+
+    pub(crate) fn print(&self, text: &str) -> Result<()> {
+        let mut out = std::io::stdout().lock();
+        out.write_all(text.as_bytes())
+            .and_then(|()| out.flush())
+            .map_err(|e| CliError::io("cannot write the output", e))
+    }
+
+    pub(crate) fn line(&self, text: &str) -> Result<()> {
+        self.print(&format!("{text}\n"))
+    }
+
+    pub(crate) fn note(&self, text: &str) {
+        // A closed stderr is no reason to fail.
+        drop(writeln!(std::io::stderr(), "{text}"));
+    }
+
+    /// The engine's words for a name: `@last` is the newest container.
+    pub(crate) async fn container(&self, name: &str) -> Result<String> {
+        if name != "@last" {
+            return Ok(name.trim_start_matches('/').to_owned());
+        }
+        let newest = self.client.get_value("/containers/json?all=1&limit=1").await?;
+        match newest.list().first() {
+            Some(container) => Ok(container.text("Id").to_owned()),
+            None => Err(CliError::failed("there is no container yet that @last could name")),
+        }
+    }
+
+    /// Runs `each` for every name, says what failed, and goes on; exit code 1 if anything did.
+    pub(crate) async fn each<F, Fut>(&self, names: &[String], mut each: F) -> Result<u8>
+    where
+        F: FnMut(String) -> Fut,
+        Fut: Future<Output = Result<()>>,
+    {
+        let mut code = 0;
+        for name in names {
+            if let Err(error) = each(name.clone()).await {
+                if error.is_broken_pipe() {
+                    return Err(error);
+                }
+                crate::report(self, &error).await;
+                code = 1;
+            }
+        }
+        Ok(code)
+    }
+}
+
+/// `~/.docker/config.json` and the contexts beside it, read when first asked for.
+pub(crate) struct Config {
+    folder: PathBuf,
+    file: OnceCell<Value>,
+}
+
+impl Config {
+    fn new(folder: Option<&str>) -> Config {
+        let env = |name| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+        let folder = folder
+            .map(PathBuf::from)
+            .or_else(|| env("DOCKER_CONFIG"))
+            .unwrap_or_else(|| env("HOME").unwrap_or_else(|| "/root".into()).join(".docker"));
+        Config { folder, file: OnceCell::new() }
+    }
+
+    pub(crate) fn folder(&self) -> &std::path::Path {
+        &self.folder
+    }
+
+    pub(crate) fn file(&self) -> &Value {
+        self.file.get_or_init(|| {
+            let bytes = std::fs::read(self.folder.join("config.json")).unwrap_or_default();
+            Value::parse(&bytes).unwrap_or_default()
+        })
+    }
+
+    pub(crate) fn text(&self, key: &str) -> &str {
+        self.file().text(key)
+    }
+
+    pub(crate) fn current_context(&self) -> Option<String> {
+        let name = self.text("currentContext");
+        (!name.is_empty() && name != "default").then(|| name.to_owned())
+    }
+
+    /// Contexts are kept as `contexts/meta/<hash>/meta.json`.
+    pub(crate) fn contexts(&self) -> Vec<Value> {
+        let Ok(folders) = std::fs::read_dir(self.folder.join("contexts/meta")) else { return Vec::new() };
+        let mut contexts: Vec<Value> = folders
+            .filter_map(|f| std::fs::read(f.ok()?.path().join("meta.json")).ok())
+            .filter_map(|bytes| Value::parse(&bytes).ok())
+            .collect();
+        contexts.sort_by(|a, b| a.text("Name").cmp(b.text("Name")));
+        contexts
+    }
+
+    pub(crate) fn context_endpoint(&self, name: &str) -> Result<Endpoint> {
+        if name == "default" {
+            return Ok(Endpoint::standard());
+        }
+        let contexts = self.contexts();
+        let Some(context) = contexts.iter().find(|c| c.text("Name") == name) else {
+            let near = crate::suggest::nearest(name, contexts.iter().map(|c| c.text("Name")));
+            let error = CliError::failed(format!("context {name:?}: context not found"));
+            return Err(match near {
+                Some(near) => error.with_hint(format!("did you mean {near}?")),
+                None => error.with_hint("list them with: berth context ls"),
+            });
+        };
+        Endpoint::parse(context.at(&["Endpoints", "docker"]).text("Host"))
+    }
+}

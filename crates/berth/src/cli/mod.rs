@@ -1,0 +1,159 @@
+//! What can be typed: every command, its flags, its help.
+//!
+//! ```text
+//! tables (container.rs, image.rs, ...)  one `Command` each; flags as the lines that --help prints
+//! parse.rs                              argv -> Args, with the rules of the flag library Docker uses
+//! help.rs                               the same tables -> text
+//! complete.rs                           the same tables -> shell completion
+//! ```
+//!
+//! Why no clap: Docker's rules (`--rm=false`, `-it`, `-d -d`, options end at the image name, Go durations
+//! and exit code 125 for a wrong flag) are those of Go's pflag, and `alias docker=berth` has to hold in
+//! other people's scripts. The tables are static text that only the command in use is parsed from, so
+//! ninety commands cost nothing at start.
+
+pub(crate) mod complete;
+mod container;
+pub(crate) mod help;
+mod image;
+mod network;
+mod parse;
+mod system;
+mod volume;
+
+use crate::app::App;
+use crate::error::Result;
+pub(crate) use parse::{Args, Flag, Global, parse_command, parse_global};
+use std::future::Future;
+use std::pin::Pin;
+
+pub(crate) type Running = Pin<Box<dyn Future<Output = Result<u8>>>>;
+
+/// What a command's words name, for completion.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Names {
+    None,
+    /// All containers.
+    Containers,
+    Running,
+    Images,
+    Volumes,
+    Networks,
+    /// The first word names a network, the second a container.
+    NetworkThenContainer,
+    Any,
+}
+
+pub(crate) struct Command {
+    /// `["ps", "container ls", ...]`; the first is the one that help and errors show.
+    pub(crate) paths: &'static [&'static str],
+    /// Behind the name in the usage line; several lines for several forms.
+    pub(crate) usage: &'static str,
+    pub(crate) about: &'static str,
+    /// One flag a line: `-m, --memory bytes  Memory limit`.
+    pub(crate) flags: &'static str,
+    pub(crate) examples: &'static str,
+    pub(crate) min: usize,
+    pub(crate) max: usize,
+    /// Flags end at the first word that is none: the rest belongs to the container's program.
+    pub(crate) tail: bool,
+    pub(crate) names: Names,
+    pub(crate) run: fn(&'static App, Args) -> Running,
+}
+
+impl Command {
+    pub(crate) fn name(&self) -> &'static str {
+        self.paths[0]
+    }
+
+    pub(crate) fn parsed_flags(&self) -> Vec<Flag> {
+        self.flags.lines().filter_map(Flag::from_line).collect()
+    }
+}
+
+/// Builds the function that a table names.
+macro_rules! go {
+    ($path:path) => {
+        |app, args| Box::pin($path(app, args))
+    };
+}
+pub(crate) use go;
+
+pub(crate) const MANY: usize = usize::MAX;
+
+pub(crate) fn all() -> impl Iterator<Item = &'static Command> {
+    [container::COMMANDS, image::COMMANDS, volume::COMMANDS, network::COMMANDS, system::COMMANDS].into_iter().flatten()
+}
+
+/// The command that `words` begin with and how many of them name it.
+pub(crate) fn find(words: &[String]) -> Option<(&'static Command, usize)> {
+    let two = (words.len() > 1).then(|| format!("{} {}", words[0], words[1]));
+    let by = |path: &str| all().find(|c| c.paths.contains(&path));
+    if let Some(command) = two.as_deref().and_then(by) {
+        return Some((command, 2));
+    }
+    words.first().and_then(|w| by(w)).map(|c| (c, 1))
+}
+
+/// `container`, `image`, ...: words that only group commands.
+pub(crate) const GROUPS: &[(&str, &str)] = &[
+    ("container", "Manage containers"),
+    ("context", "Manage contexts"),
+    ("image", "Manage images"),
+    ("network", "Manage networks"),
+    ("system", "Manage the engine"),
+    ("volume", "Manage volumes"),
+];
+
+/// Docker's commands for parts that this engine does not have; refused by name instead of "unknown".
+pub(crate) const ABSENT: &[(&str, &str)] = &[
+    ("swarm", "this engine has no swarm mode"),
+    ("service", "this engine has no swarm mode"),
+    ("stack", "this engine has no swarm mode"),
+    ("node", "this engine has no swarm mode"),
+    ("secret", "this engine has no swarm mode"),
+    ("config", "this engine has no swarm mode"),
+    ("plugin", "this engine has no plugins"),
+    ("trust", "image signatures are not checked by this command line"),
+    ("checkpoint", "checkpoints are not supported by this engine yet"),
+    ("manifest", "manifest lists cannot be edited with this command line yet"),
+    ("builder", "building is not supported by this engine yet"),
+    ("buildx", "building is not supported by this engine yet"),
+    ("build", "building is not supported by this engine yet"),
+    ("compose", "use the docker compose plugin with DOCKER_HOST set to this engine's socket"),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_flag_line_of_every_command_can_be_read() {
+        for command in all() {
+            for line in command.flags.lines().filter(|l| !l.trim().is_empty()) {
+                let flag = Flag::from_line(line).unwrap_or_else(|| panic!("{}: {line:?}", command.name()));
+                assert!(!flag.help.is_empty(), "{}: {line:?}", command.name());
+            }
+            assert!(!command.about.is_empty());
+            assert!(!command.examples.is_empty(), "{} has no example", command.name());
+        }
+    }
+
+    #[test]
+    fn no_two_commands_share_a_path_and_no_two_flags_a_name() {
+        let mut paths: Vec<&str> = all().flat_map(|c| c.paths.iter().copied()).collect();
+        let count = paths.len();
+        paths.sort_unstable();
+        paths.dedup();
+        assert_eq!(count, paths.len());
+        for command in all() {
+            let flags = command.parsed_flags();
+            for (i, flag) in flags.iter().enumerate() {
+                for other in &flags[i + 1..] {
+                    assert_ne!(flag.long, other.long, "{}", command.name());
+                    assert!(flag.short.is_none() || flag.short != other.short, "{} -{:?}", command.name(), flag.short);
+                }
+            }
+        }
+    }
+}

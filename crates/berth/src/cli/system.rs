@@ -1,0 +1,170 @@
+//! Commands on the engine, and on everything at once.
+
+use super::{Command, MANY, Names, go};
+use crate::commands;
+
+pub(super) const COMMANDS: &[Command] = &[
+    Command {
+        paths: &["inspect"],
+        usage: "[OPTIONS] NAME|ID [NAME|ID...]",
+        about: "Return low-level information on objects",
+        flags: "-f, --format string  Print 'json' or a Go template
+-s, --size  Display total file sizes if the type is container
+    --type string  Only inspect objects of the given type",
+        examples: "berth inspect web
+berth inspect --format '{{.State.Status}}' web
+berth inspect --type volume data",
+        min: 1,
+        max: MANY,
+        tail: false,
+        names: Names::Any,
+        run: go!(commands::inspect::any),
+    },
+    Command {
+        paths: &["info", "system info"],
+        usage: "[OPTIONS]",
+        about: "Display system-wide information",
+        flags: "-f, --format string  Print 'json' or a Go template",
+        examples: "berth info
+berth info --format '{{.ServerVersion}}'",
+        min: 0,
+        max: 0,
+        tail: false,
+        names: Names::None,
+        run: go!(commands::info::info),
+    },
+    Command {
+        paths: &["version"],
+        usage: "[OPTIONS]",
+        about: "Show the version information",
+        flags: "-f, --format string  Print 'json' or a Go template",
+        examples: "berth version
+berth version --format '{{.Server.Version}}'",
+        min: 0,
+        max: 0,
+        tail: false,
+        names: Names::None,
+        run: go!(commands::version::version),
+    },
+    Command {
+        paths: &["events", "system events"],
+        usage: "[OPTIONS]",
+        about: "Get real time events from the server",
+        flags: "-f, --filter filter  Filter output based on conditions provided
+    --format string  Print 'json' or a Go template
+    --since string  Show all events created since timestamp
+    --until string  Stream events until this timestamp",
+        examples: "berth events --since 10m --until 0s
+berth events --filter event=die --format json",
+        min: 0,
+        max: 0,
+        tail: false,
+        names: Names::None,
+        run: go!(commands::events::events),
+    },
+    Command {
+        paths: &["system df"],
+        usage: "[OPTIONS]",
+        about: "Show disk usage",
+        flags: "    --format string  Print 'table', 'table TEMPLATE', 'json', or a Go template for each line
+-v, --verbose  Show detailed information on space usage",
+        examples: "berth system df -v",
+        min: 0,
+        max: 0,
+        tail: false,
+        names: Names::None,
+        run: go!(commands::df::df),
+    },
+    Command {
+        paths: &["system prune"],
+        usage: "[OPTIONS]",
+        about: "Remove unused data",
+        flags: r#"-a, --all  Remove all unused images not just dangling ones
+    --filter filter  Provide filter values (e.g. "label=<key>=<value>")
+-f, --force  Do not prompt for confirmation
+    --volumes  Prune anonymous volumes"#,
+        examples: "berth system prune -af --volumes",
+        min: 0,
+        max: 0,
+        tail: false,
+        names: Names::None,
+        run: go!(commands::prune::system),
+    },
+    Command {
+        paths: &["doctor"],
+        usage: "[OPTIONS]",
+        about: "Check this host: kernel, cgroups, file systems, firewall, limits; each with its fix",
+        flags: r#"    --format string  Print 'json' instead of text
+    --data-root string  Folder whose file system is checked (default "/var/lib/berth")"#,
+        examples: "berth doctor
+berth doctor --format json",
+        min: 0,
+        max: 0,
+        tail: false,
+        names: Names::None,
+        run: go!(commands::doctor::doctor),
+    },
+    Command {
+        paths: &["completion"],
+        usage: "bash|zsh|fish",
+        about: "Print a completion script for your shell",
+        flags: "",
+        examples: "berth completion bash > /etc/bash_completion.d/berth
+berth completion zsh > ~/.zfunc/_berth
+berth completion fish > ~/.config/fish/completions/berth.fish",
+        min: 1,
+        max: 1,
+        tail: false,
+        names: Names::None,
+        run: go!(commands::completion::script),
+    },
+    Command {
+        paths: &["__complete"],
+        usage: "WORD...",
+        about: "What may follow these words",
+        flags: "",
+        examples: "berth __complete rm ''",
+        min: 0,
+        max: MANY,
+        tail: true,
+        names: Names::None,
+        run: go!(commands::completion::words),
+    },
+    Command {
+        paths: &["context ls", "context list"],
+        usage: "[OPTIONS]",
+        about: "List contexts",
+        flags: "    --format string  Print 'table', 'table TEMPLATE', 'json', or a Go template for each line
+-q, --quiet  Only show context names",
+        examples: "berth context ls",
+        min: 0,
+        max: 0,
+        tail: false,
+        names: Names::None,
+        run: go!(commands::context::list),
+    },
+    Command {
+        paths: &["context show"],
+        usage: "",
+        about: "Print the name of the current context",
+        flags: "",
+        examples: "berth context show",
+        min: 0,
+        max: 0,
+        tail: false,
+        names: Names::None,
+        run: go!(commands::context::show),
+    },
+    Command {
+        paths: &["context use"],
+        usage: "CONTEXT",
+        about: "Set the current context",
+        flags: "",
+        examples: "berth context use build",
+        min: 1,
+        max: 1,
+        tail: false,
+        names: Names::None,
+        run: go!(commands::context::choose),
+    },
+];

@@ -1,0 +1,142 @@
+//! Where the engine is.
+//!
+//! The first that is set wins: `-H`, `--context`, `BERTH_HOST`, `DOCKER_HOST`, `DOCKER_CONTEXT`, the
+//! current context of `config.json`, and at last our own socket. Only for the last one is an engine started.
+
+use super::Stream;
+use crate::app::Config;
+use crate::cli::Global;
+use crate::error::{CliError, Result};
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use tokio::net::{TcpStream, UnixStream};
+
+pub(crate) const DEFAULT_SOCKET: &str = "/run/berth/berth.sock";
+
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Address {
+    Unix(PathBuf),
+    Tcp(String),
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Endpoint {
+    pub(crate) address: Address,
+    /// Nobody chose it: an engine may be started for it.
+    pub(crate) is_default: bool,
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.address {
+            Address::Unix(path) => write!(f, "unix://{}", path.display()),
+            Address::Tcp(address) => write!(f, "tcp://{address}"),
+        }
+    }
+}
+
+impl Endpoint {
+    pub(crate) fn choose(global: &Global, config: &Config) -> Result<Endpoint> {
+        let env = |name| std::env::var(name).ok().filter(|v| !v.is_empty());
+        if let Some(host) = &global.host {
+            return Endpoint::parse(host);
+        }
+        if let Some(context) = &global.context {
+            return config.context_endpoint(context);
+        }
+        if let Some(host) = env("BERTH_HOST").or_else(|| env("DOCKER_HOST")) {
+            return Endpoint::parse(&host);
+        }
+        match env("DOCKER_CONTEXT").or_else(|| config.current_context()) {
+            Some(context) => config.context_endpoint(&context),
+            None => Ok(Endpoint::standard()),
+        }
+    }
+
+    pub(crate) fn standard() -> Endpoint {
+        Endpoint { address: Address::Unix(DEFAULT_SOCKET.into()), is_default: true }
+    }
+
+    pub(crate) fn parse(host: &str) -> Result<Endpoint> {
+        let address = match host.split_once("://") {
+            Some(("unix", path)) if path.starts_with('/') => Address::Unix(path.into()),
+            Some(("tcp" | "http", address)) => {
+                let address = address.trim_end_matches('/');
+                Address::Tcp(if address.contains(':') { address.to_owned() } else { format!("{address}:2375") })
+            }
+            Some(("ssh", target)) => {
+                return Err(CliError::failed(format!("ssh:// is not supported (in {host})")).with_hint(format!(
+                    "ssh -NL /tmp/berth.sock:{DEFAULT_SOCKET} {target} & berth -H unix:///tmp/berth.sock ..."
+                )));
+            }
+            None if host.starts_with('/') => Address::Unix(host.into()),
+            _ => {
+                return Err(CliError::failed(format!("unable to parse engine host {host:?}"))
+                    .with_hint("use unix:///path/to/socket or tcp://host:port"));
+            }
+        };
+        Ok(Endpoint { address, is_default: false })
+    }
+
+    pub(crate) async fn try_open(&self) -> io::Result<Box<dyn Stream>> {
+        Ok(match &self.address {
+            Address::Unix(path) => Box::new(UnixStream::connect(path).await?),
+            Address::Tcp(address) => {
+                let stream = TcpStream::connect(address.as_str()).await?;
+                stream.set_nodelay(true)?;
+                Box::new(stream)
+            }
+        })
+    }
+
+    pub(crate) async fn open(&self) -> Result<Box<dyn Stream>> {
+        match self.try_open().await {
+            Ok(stream) => Ok(stream),
+            Err(e) if self.is_default && may_be_started(&e) => {
+                crate::start_engine::start(self, &e).await?;
+                self.try_open().await.map_err(|e| self.unreachable(&e))
+            }
+            Err(e) => Err(self.unreachable(&e)),
+        }
+    }
+
+    fn unreachable(&self, error: &io::Error) -> CliError {
+        let hint = match error.kind() {
+            io::ErrorKind::PermissionDenied => "run as root, or as a member of the socket's group",
+            _ if self.is_default => "start one with: berthd &",
+            _ => "is it running there? check -H, BERTH_HOST, DOCKER_HOST and the context",
+        };
+        let what = match error.kind() {
+            // The words that scripts wait for.
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+                format!("Cannot connect to the Docker daemon at {self}. Is the docker daemon running? ({error})")
+            }
+            io::ErrorKind::PermissionDenied => {
+                format!("permission denied while trying to connect to the Docker daemon socket at {self}")
+            }
+            _ => format!("cannot connect to the engine at {self}: {error}"),
+        };
+        CliError::failed(what).with_hint(hint)
+    }
+}
+
+fn may_be_started(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_are_read_as_docker_reads_them() {
+        assert_eq!(Endpoint::parse("unix:///a/b").unwrap().address, Address::Unix("/a/b".into()));
+        assert_eq!(Endpoint::parse("tcp://h:1").unwrap().address, Address::Tcp("h:1".into()));
+        assert_eq!(Endpoint::parse("tcp://h").unwrap().address, Address::Tcp("h:2375".into()));
+        for bad in ["", "unix://rel", "npipe://x", "ssh://h", "nonsense"] {
+            assert!(Endpoint::parse(bad).is_err(), "{bad}");
+        }
+        assert!(!Endpoint::parse("unix:///run/berth/berth.sock").unwrap().is_default, "a chosen socket starts nothing");
+    }
+}

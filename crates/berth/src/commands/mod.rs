@@ -1,0 +1,33 @@
+//! One command, one function; a file holds one command or a family that differs in a word.
+
+pub(crate) mod archive;
+pub(crate) mod attach;
+pub(crate) mod bootstrap;
+pub(crate) mod commit;
+pub(crate) mod completion;
+pub(crate) mod context;
+pub(crate) mod cp;
+pub(crate) mod df;
+pub(crate) mod diff;
+pub(crate) mod doctor;
+pub(crate) mod events;
+pub(crate) mod exec;
+pub(crate) mod history;
+pub(crate) mod images;
+pub(crate) mod info;
+pub(crate) mod inspect;
+pub(crate) mod lifecycle;
+pub(crate) mod logs;
+pub(crate) mod network;
+pub(crate) mod port;
+pub(crate) mod prune;
+pub(crate) mod ps;
+pub(crate) mod registry;
+pub(crate) mod run;
+pub(crate) mod start;
+pub(crate) mod stats;
+pub(crate) mod top;
+pub(crate) mod update;
+pub(crate) mod version;
+pub(crate) mod volume;
+pub(crate) mod why;

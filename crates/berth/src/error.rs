@@ -1,0 +1,110 @@
+//! A failed command: its sentence, its hint, its exit code.
+//!
+//! Every message starts with `berth: `. Behind that, what the engine answered keeps Docker's own text
+//! (`Error response from daemon: No such container: x`), because scripts and CI logs search for those
+//! words; what this program itself finds wrong is said in its own words. Hints follow on lines of
+//! their own, so a script that reads the first line is not confused by them.
+
+use crate::template::TemplateError;
+use std::io;
+
+pub(crate) type Result<T, E = CliError> = std::result::Result<T, E>;
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CliError {
+    /// The engine said no. `message` is its text.
+    #[error("Error response from daemon: {message}")]
+    Engine { status: u16, message: String, hint: Option<String> },
+    /// Wrong use of a command or flag.
+    #[error("{message}")]
+    Usage { message: String, hint: Option<String> },
+    #[error("{message}")]
+    Failed { message: String, hint: Option<String> },
+    #[error("template parsing error: {0}")]
+    Template(#[from] TemplateError),
+    #[error("{doing}: {source}")]
+    Io { doing: String, source: io::Error },
+    #[error("the engine's answer is not understood: {0}")]
+    Answer(#[from] serde_json::Error),
+    /// Everything was said already; only the code is left.
+    #[error("")]
+    Silent(u8),
+    /// `inner` with another exit code.
+    #[error("{inner}")]
+    Coded { code: u8, inner: Box<CliError> },
+}
+
+impl CliError {
+    pub(crate) fn failed(message: impl Into<String>) -> CliError {
+        CliError::Failed { message: message.into(), hint: None }
+    }
+
+    pub(crate) fn usage(message: impl Into<String>) -> CliError {
+        CliError::Usage { message: message.into(), hint: None }
+    }
+
+    pub(crate) fn io(doing: impl Into<String>, source: io::Error) -> CliError {
+        CliError::Io { doing: doing.into(), source }
+    }
+
+    pub(crate) fn with_hint(self, new: impl Into<String>) -> CliError {
+        let new = Some(new.into());
+        match self {
+            CliError::Engine { status, message, .. } => CliError::Engine { status, message, hint: new },
+            CliError::Usage { message, .. } => CliError::Usage { message, hint: new },
+            CliError::Failed { message, .. } => CliError::Failed { message, hint: new },
+            CliError::Coded { code, inner } => {
+                CliError::Coded { code, inner: Box::new(inner.with_hint(new.unwrap_or_default())) }
+            }
+            other => other,
+        }
+    }
+
+    pub(crate) fn with_code(self, code: u8) -> CliError {
+        match self {
+            CliError::Coded { inner, .. } => CliError::Coded { code, inner },
+            CliError::Silent(_) => CliError::Silent(code),
+            other => CliError::Coded { code, inner: Box::new(other) },
+        }
+    }
+
+    pub(crate) fn hint(&self) -> Option<&str> {
+        match self {
+            CliError::Engine { hint, .. } | CliError::Usage { hint, .. } | CliError::Failed { hint, .. } => {
+                hint.as_deref()
+            }
+            CliError::Coded { inner, .. } => inner.hint(),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn status(&self) -> Option<u16> {
+        match self {
+            CliError::Engine { status, .. } => Some(*status),
+            CliError::Coded { inner, .. } => inner.status(),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn is_silent(&self) -> bool {
+        matches!(self, CliError::Silent(_))
+    }
+
+    /// Whether the reader of our output has gone, which is no failure to speak of.
+    pub(crate) fn is_broken_pipe(&self) -> bool {
+        match self {
+            CliError::Io { source, .. } => source.kind() == io::ErrorKind::BrokenPipe,
+            CliError::Coded { inner, .. } => inner.is_broken_pipe(),
+            _ => false,
+        }
+    }
+
+    /// 125 for wrong flags and all that `run` and friends set themselves, else 1.
+    pub(crate) fn exit_code(&self) -> u8 {
+        match self {
+            CliError::Silent(code) | CliError::Coded { code, .. } => *code,
+            CliError::Usage { .. } => 125,
+            _ => 1,
+        }
+    }
+}

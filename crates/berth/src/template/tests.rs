@@ -1,0 +1,105 @@
+use super::Template;
+use crate::value::Value;
+
+fn run(template: &str, data: &str) -> String {
+    let data = Value::parse(data.as_bytes()).unwrap();
+    match Template::parse(template) {
+        Err(e) => format!("ERROR {e}"),
+        Ok(t) => t.execute(&data).unwrap_or_else(|e| format!("ERROR {e}")),
+    }
+}
+
+const CONTAINER: &str = r#"{"Id":"abc","Name":"/web","State":{"Status":"running","Running":true,"ExitCode":0,"Pid":42},
+  "Config":{"Image":"debian","Env":["A=1","B=two words"],"Cmd":null,"Labels":{"com.x/y":"z","a":"b"},"Volumes":null},
+  "HostConfig":{"NanoCpus":1500000000,"Binds":null},
+  "NetworkSettings":{"Ports":{"80/tcp":[{"HostIp":"0.0.0.0","HostPort":"8080"}],"53/udp":null},
+    "Networks":{"bridge":{"IPAddress":"172.17.0.2"}}},"Mounts":[{"Type":"bind","Source":"/a","Destination":"/b"}],"Size":1.5}"#;
+
+#[test]
+fn templates_give_what_go_gives() {
+    let cases: &[(&str, &str)] = &[
+        ("plain", "plain"),
+        ("{{.Name}}", "/web"),
+        ("{{.ID}} {{.Id}}", "abc abc"),
+        ("{{.HostConfig.NanoCPUs}}", "1500000000"),
+        ("{{.State.Status}}:{{.State.ExitCode}}", "running:0"),
+        ("{{.Size}}", "1.5"),
+        ("{{json .State}}", r#"{"Status":"running","Running":true,"ExitCode":0,"Pid":42}"#),
+        ("{{.State.Status | json}}", r#""running""#),
+        ("{{json .Config.Cmd}}", "null"),
+        ("{{.Config.Cmd}} {{.Config.Volumes}} {{.HostConfig.Binds}}", "[] map[] []"),
+        ("{{.Config.Env}}", "[A=1 B=two words]"),
+        ("{{.Config.Labels}}", "map[a:b com.x/y:z]"),
+        (r#"{{index .Config.Labels "com.x/y"}}"#, "z"),
+        (r#"{{index .Config.Labels "none"}}"#, "<no value>"),
+        ("{{.Config.Labels.a}}{{.Config.Labels.none}}", "b<no value>"),
+        ("{{range .Config.Env}}{{.}};{{end}}", "A=1;B=two words;"),
+        ("{{range $i, $e := .Config.Env}}{{$i}}={{$e}} {{end}}", "0=A=1 1=B=two words "),
+        ("{{range $k, $v := .Config.Labels}}{{$k}}->{{$v}},{{end}}", "a->b,com.x/y->z,"),
+        (
+            "{{range $p, $c := .NetworkSettings.Ports}}{{if $c}}{{$p}}={{(index $c 0).HostPort}}{{end}}{{end}}",
+            "80/tcp=8080",
+        ),
+        (r#"{{(index (index .NetworkSettings.Ports "80/tcp") 0).HostPort}}"#, "8080"),
+        (r#"{{with index .NetworkSettings.Ports "80/tcp"}}{{(index . 0).HostIp}}{{end}}"#, "0.0.0.0"),
+        ("{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", "172.17.0.2"),
+        ("{{.NetworkSettings.Networks.bridge.IPAddress}}", "172.17.0.2"),
+        ("{{range .Mounts}}{{.Type}} {{.Source}}:{{.Destination}}{{end}}", "bind /a:/b"),
+        ("{{if .State.Running}}up{{else}}down{{end}}", "up"),
+        ("{{if not .State.Running}}up{{else if eq .State.Pid 42}}pid{{else}}down{{end}}", "pid"),
+        (r#"{{if and .State.Running (eq .State.Status "running")}}y{{end}}"#, "y"),
+        (r#"{{if or (ne .Name "/web") (lt .State.Pid 50)}}y{{end}}"#, "y"),
+        (r#"{{eq .State.Status "x" "running"}}"#, "true"),
+        ("{{gt .State.Pid 41}} {{ge .State.Pid 42}} {{le .State.Pid 41}}", "true true false"),
+        ("{{len .Config.Env}} {{len .Name}}", "2 4"),
+        ("{{slice .Name 1}} {{slice .Name 1 3}}", "web we"),
+        ("{{.Name | printf \"%-8s|\"}}", "/web    |"),
+        (
+            "{{printf \"%5d|%-5d|%05d|%x|%q|%.2f|%v|%t\" 42 42 42 255 \"a\" 1.5 .Config.Env true}}",
+            "   42|42   |00042|ff|\"a\"|1.50|[A=1 B=two words]|true",
+        ),
+        ("{{printf \"%s\"}}", "%!s(MISSING)"),
+        ("{{printf \"%d\" \"x\"}}", "%!d(string=x)"),
+        ("{{print 1 2 \"a\" \"b\" 3}}", "1 2ab3"),
+        ("{{println .Name}}", "/web\n"),
+        (r#"{{join (split "a,b,c" ",") "-"}}"#, "a-b-c"),
+        ("{{upper .Name}} {{lower \"ABC\"}} {{title \"hello world\"}}", "/WEB abc Hello World"),
+        ("{{pad .Name 1 2}}|{{truncate .Name 2}}", " /web  |/w"),
+        ("{{$x := .Name}}{{$x}}{{$x = \"n\"}}{{$x}}", "/webn"),
+        ("{{with $s := .State}}{{$s.Pid}}{{$.Name}}{{end}}", "42/web"),
+        ("{{with .Config.Cmd}}a{{else}}none{{end}}", "none"),
+        ("{{range .Config.Cmd}}a{{else}}empty{{end}}", "empty"),
+        ("a {{- /* no */ -}} b", "ab"),
+        ("a {{- .Id -}} b", "aabcb"),
+        ("{{range $i, $e := .Config.Env}}{{if $i}}{{break}}{{end}}{{$e}}{{end}}", "A=1"),
+        ("{{range $i, $e := .Config.Env}}{{if not $i}}{{continue}}{{end}}{{$e}}{{end}}", "B=two words"),
+        ("{{`raw \"x\"`}}{{'a'}}{{0x10}}{{-3}}", "raw \"x\"9716-3"),
+        ("{{html \"<a>\"}}", "&lt;a&gt;"),
+        ("{{.Missing}}", "ERROR template: :1: executing \"\" at <.Missing>: map has no entry for key \"Missing\""),
+        ("{{nope .Id}}", "ERROR template: :1: function \"nope\" not defined"),
+        ("{{if .Id}}x", "ERROR template: :1: unexpected EOF"),
+        ("{{.Id", "ERROR template: :1: unclosed action"),
+        ("{{end}}", "ERROR template: :1: unexpected {{end}}"),
+        ("{{}}", "ERROR template: :1: missing value for command"),
+        ("{{\"a}}", "ERROR template: :1: unterminated quoted string"),
+        ("{{template \"x\"}}", "ERROR template: :1: template is not supported in --format"),
+    ];
+    for (template, expected) in cases {
+        assert_eq!(run(template, CONTAINER), *expected, "{template}");
+    }
+}
+
+#[test]
+fn a_method_takes_its_argument_from_the_row() {
+    let row = Value::Map(vec![("Label".into(), Value::Lookup(vec![("x".into(), "1".into())]))]);
+    let t = Template::parse(r#"{{.Label "x"}}{{.Label "y"}}{{upper (.Label "x")}}"#).unwrap();
+    assert_eq!(t.execute(&row).unwrap(), "11");
+}
+
+#[test]
+fn a_template_nested_without_end_is_refused_not_followed() {
+    let deep = format!("{{{{{}1{}}}}}", "(".repeat(5000), ")".repeat(5000));
+    assert!(run(&deep, "{}").contains("nested too deeply"));
+    let deep = "{{if 1}}".repeat(5000);
+    assert!(run(&deep, "{}").contains("nested too deeply"));
+}
