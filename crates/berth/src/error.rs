@@ -48,14 +48,12 @@ impl CliError {
     }
 
     pub(crate) fn with_hint(self, new: impl Into<String>) -> CliError {
-        let new = Some(new.into());
+        let new = new.into();
         match self {
-            CliError::Engine { status, message, .. } => CliError::Engine { status, message, hint: new },
-            CliError::Usage { message, .. } => CliError::Usage { message, hint: new },
-            CliError::Failed { message, .. } => CliError::Failed { message, hint: new },
-            CliError::Coded { code, inner } => {
-                CliError::Coded { code, inner: Box::new(inner.with_hint(new.unwrap_or_default())) }
-            }
+            CliError::Engine { status, message, .. } => CliError::Engine { status, message, hint: Some(new) },
+            CliError::Usage { message, .. } => CliError::Usage { message, hint: Some(new) },
+            CliError::Failed { message, .. } => CliError::Failed { message, hint: Some(new) },
+            CliError::Coded { code, inner } => CliError::Coded { code, inner: Box::new(inner.with_hint(new)) },
             other => other,
         }
     }

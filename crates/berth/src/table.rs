@@ -88,7 +88,7 @@ impl Listing {
             let mut row: Vec<(String, Value)> =
                 headers.iter().map(|(k, v)| ((*k).to_owned(), Value::from(*v))).collect();
             row.push(("Label".to_owned(), Value::Lookup(Vec::new())));
-            let template = Template::parse(&label_headers(&text))?.as_header();
+            let template = Template::parse(&label_headers(&text))?.into_header();
             Some(template.execute(&Value::Map(row))?)
         } else {
             None

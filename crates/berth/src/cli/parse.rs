@@ -231,8 +231,7 @@ fn parse(argv: Vec<String>, flags: Vec<Flag>, tail: bool, command: &str) -> Resu
             };
             args.given.push((flag.long, value));
         } else if word.len() > 1 && word.starts_with('-') {
-            let mut letters = word[1..].char_indices();
-            while let Some((at, letter)) = letters.next() {
+            for (at, letter) in word[1..].char_indices() {
                 let Some(flag) = args.flags.iter().find(|f| f.short == Some(letter)).cloned() else {
                     return Err(unknown(command, format!("unknown shorthand flag: {letter:?} in {word}")));
                 };

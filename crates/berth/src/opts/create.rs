@@ -92,9 +92,6 @@ pub(crate) fn create(args: &Args, detach: bool) -> Result<Create> {
     if args.changed("stop-timeout") {
         set("StopTimeout", json!(args.int("stop-timeout")?));
     }
-    if args.changed("mac-address") {
-        set("MacAddress", json!(args.text("mac-address")));
-    }
     let (mode, endpoints) = networks(args)?;
     set("HostConfig", host_config(args, binds, ports.bindings, &mode, tty)?);
     set("NetworkingConfig", json!({"EndpointsConfig": endpoints}));

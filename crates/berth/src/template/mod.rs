@@ -42,7 +42,7 @@ impl Template {
         Ok(Template { nodes: parse::parse(lex::lex(source)?)?, header: false })
     }
 
-    pub(crate) fn as_header(mut self) -> Template {
+    pub(crate) fn into_header(mut self) -> Template {
         self.header = true;
         self
     }

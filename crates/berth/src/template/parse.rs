@@ -48,7 +48,7 @@ struct Parser {
 
 /// What closed a list of nodes.
 #[derive(PartialEq)]
-enum End {
+enum Closed {
     Eof,
     End,
     Else,
@@ -60,8 +60,8 @@ pub(super) fn parse(tokens: Vec<Spanned>) -> Result<Vec<Node>, TemplateError> {
     let mut parser = Parser { tokens: tokens.into_iter().peekable(), line: 1, depth: 0, loops: 0 };
     let (nodes, end) = parser.list()?;
     match end {
-        End::Eof => Ok(nodes),
-        End::End => parser.error("unexpected {{end}}"),
+        Closed::Eof => Ok(nodes),
+        Closed::End => parser.error("unexpected {{end}}"),
         _ => parser.error("unexpected {{else}}"),
     }
 }
@@ -81,7 +81,7 @@ impl Parser {
         self.tokens.peek().map(|s| &s.token)
     }
 
-    fn list(&mut self) -> Result<(Vec<Node>, End), TemplateError> {
+    fn list(&mut self) -> Result<(Vec<Node>, Closed), TemplateError> {
         self.depth += 1;
         if self.depth > DEPTH_MAX {
             return self.error("nested too deeply");
@@ -89,7 +89,7 @@ impl Parser {
         let mut nodes = Vec::new();
         let end = loop {
             match self.next() {
-                None => break End::Eof,
+                None => break Closed::Eof,
                 Some(Token::Text(text)) => nodes.push(Node::Text(text)),
                 Some(Token::Open) => {
                     if let Some(end) = self.action(&mut nodes)? {
@@ -103,7 +103,7 @@ impl Parser {
         Ok((nodes, end))
     }
 
-    fn action(&mut self, nodes: &mut Vec<Node>) -> Result<Option<End>, TemplateError> {
+    fn action(&mut self, nodes: &mut Vec<Node>) -> Result<Option<Closed>, TemplateError> {
         let word = match self.peek() {
             Some(Token::Word(word)) => word.clone(),
             _ => String::new(),
@@ -112,14 +112,14 @@ impl Parser {
             "end" => {
                 self.next();
                 self.close()?;
-                return Ok(Some(End::End));
+                return Ok(Some(Closed::End));
             }
             "else" => {
                 self.next();
                 match self.next() {
-                    Some(Token::Close) => return Ok(Some(End::Else)),
-                    Some(Token::Word(w)) if w == "if" => return Ok(Some(End::ElseIf)),
-                    Some(Token::Word(w)) if w == "with" => return Ok(Some(End::ElseWith)),
+                    Some(Token::Close) => return Ok(Some(Closed::Else)),
+                    Some(Token::Word(w)) if w == "if" => return Ok(Some(Closed::ElseIf)),
+                    Some(Token::Word(w)) if w == "with" => return Ok(Some(Closed::ElseWith)),
                     _ => return self.error("unexpected token in else clause"),
                 }
             }
@@ -168,21 +168,21 @@ impl Parser {
         Ok(if with { Node::With { what: when, then, other } } else { Node::If { when, then, other } })
     }
 
-    fn otherwise(&mut self, end: End) -> Result<Vec<Node>, TemplateError> {
+    fn otherwise(&mut self, end: Closed) -> Result<Vec<Node>, TemplateError> {
         match end {
-            End::End => Ok(Vec::new()),
-            End::Eof => self.error("unexpected EOF"),
-            End::Else => match self.list()? {
-                (nodes, End::End) => Ok(nodes),
-                (_, End::Eof) => self.error("unexpected EOF"),
+            Closed::End => Ok(Vec::new()),
+            Closed::Eof => self.error("unexpected EOF"),
+            Closed::Else => match self.list()? {
+                (nodes, Closed::End) => Ok(nodes),
+                (_, Closed::Eof) => self.error("unexpected EOF"),
                 _ => self.error("expected end; found {{else}}"),
             },
-            End::ElseIf | End::ElseWith => {
+            Closed::ElseIf | Closed::ElseWith => {
                 self.depth += 1;
                 if self.depth > DEPTH_MAX {
                     return self.error("nested too deeply");
                 }
-                let node = self.branch(end == End::ElseWith)?;
+                let node = self.branch(end == Closed::ElseWith)?;
                 self.depth -= 1;
                 Ok(vec![node])
             }
