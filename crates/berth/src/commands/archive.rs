@@ -1,6 +1,5 @@
 //! Tar streams in and out: `export`, `save`, `load`, `import`.
 
-use super::commit::split_reference;
 use crate::app::App;
 use crate::cli::Args;
 use crate::client::body::Body;
@@ -142,14 +141,13 @@ pub(crate) async fn load(app: &'static App, args: Args) -> Result<u8> {
 
 pub(crate) async fn import(app: &'static App, args: Args) -> Result<u8> {
     let from = args.words[0].as_str();
-    let (repository, tag) = args.words.get(1).map_or(("", ""), |r| split_reference(r));
+    let name = args.words.get(1).map_or("", String::as_str);
     let remote = from.starts_with("http://") || from.starts_with("https://");
     let mut path = with_query(
         "/images/create",
         &[
             ("fromSrc", if remote { from } else { "-" }),
-            ("repo", repository),
-            ("tag", tag),
+            ("repo", name),
             ("message", args.text("message")),
             ("platform", args.text("platform")),
         ],

@@ -2,11 +2,9 @@
 
 use crate::app::App;
 use crate::cli::Args;
-use crate::client::body::Body;
 use crate::client::with_query;
 use crate::error::Result;
 use crate::value::Value;
-use hyper::Method;
 
 /// Splits `repository[:tag]`; a colon before the last slash belongs to a port.
 pub(crate) fn split_reference(text: &str) -> (&str, &str) {
@@ -19,6 +17,7 @@ pub(crate) fn split_reference(text: &str) -> (&str, &str) {
 pub(crate) async fn commit(app: &'static App, args: Args) -> Result<u8> {
     let id = app.container(&args.words[0]).await?;
     let (repository, tag) = args.words.get(1).map_or(("", ""), |r| split_reference(r));
+    let tag = if tag.is_empty() && !repository.is_empty() { "latest" } else { tag };
     let mut path = with_query(
         "/commit",
         &[
@@ -33,8 +32,7 @@ pub(crate) async fn commit(app: &'static App, args: Args) -> Result<u8> {
     for change in args.list("change") {
         path.push_str(&format!("&changes={}", crate::client::encode(change)));
     }
-    let body = Body::json(&serde_json::json!({}));
-    let answer = Value::parse(&app.client.send(Method::POST, &path, &[], body).await?.bytes().await?)?;
+    let answer = Value::parse(&app.client.post(&path).await?)?;
     app.line(answer.text("Id"))?;
     Ok(0)
 }

@@ -125,6 +125,7 @@ fn rows(image: &Value, no_trunc: bool, digests: bool, quiet: bool) -> Vec<Value>
 
 pub(crate) async fn tag(app: &'static App, args: Args) -> Result<u8> {
     let (repository, tag) = split_reference(&args.words[1]);
+    let tag = if tag.is_empty() { "latest" } else { tag };
     app.client.post(&with_query(&image_path(&args.words[0], "/tag"), &[("repo", repository), ("tag", tag)])).await?;
     Ok(0)
 }

@@ -17,14 +17,17 @@ enum Type {
 }
 
 impl Type {
-    fn path(self, name: &str, size: bool) -> String {
+    /// `more`: with the sizes of a container, or all that a network knows.
+    fn path(self, name: &str, more: bool) -> String {
         match self {
             Type::Container => {
-                with_query(&format!("/containers/{}/json", encode(name)), &[("size", if size { "1" } else { "" })])
+                with_query(&format!("/containers/{}/json", encode(name)), &[("size", if more { "1" } else { "" })])
             }
             Type::Image => image_path(name, "/json"),
             Type::Volume => format!("/volumes/{}", encode(name)),
-            Type::Network => format!("/networks/{}", encode(name)),
+            Type::Network => {
+                with_query(&format!("/networks/{}", encode(name)), &[("verbose", if more { "true" } else { "" })])
+            }
         }
     }
 }
@@ -43,7 +46,8 @@ pub(crate) async fn volume(app: &'static App, args: Args) -> Result<u8> {
 }
 
 pub(crate) async fn network(app: &'static App, args: Args) -> Result<u8> {
-    inspect(app, &args, &[Type::Network], false).await
+    let verbose = args.on("verbose");
+    inspect(app, &args, &[Type::Network], verbose).await
 }
 
 pub(crate) async fn any(app: &'static App, args: Args) -> Result<u8> {
