@@ -136,7 +136,7 @@ fn label_headers(text: &str) -> String {
     out + rest
 }
 
-fn sorted_json(row: &Value) -> String {
+pub(crate) fn sorted_json(row: &Value) -> String {
     let mut fields: Vec<(String, Value)> =
         row.map().iter().filter(|(_, v)| !matches!(v, Value::Lookup(_))).cloned().collect();
     fields.sort_by(|a, b| a.0.cmp(&b.0));

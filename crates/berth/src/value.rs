@@ -98,24 +98,31 @@ impl Value {
     /// JSON as Go's encoder writes it: no spaces, `<`, `>` and `&` escaped.
     pub(crate) fn to_json(&self) -> String {
         let mut out = String::new();
-        self.write_json(&mut out);
+        self.write_json(&mut out, true);
         out
     }
 
-    fn write_json(&self, out: &mut String) {
+    /// As `to_json`, with `<`, `>` and `&` as they are.
+    pub(crate) fn to_plain_json(&self) -> String {
+        let mut out = String::new();
+        self.write_json(&mut out, false);
+        out
+    }
+
+    fn write_json(&self, out: &mut String, html: bool) {
         match self {
             Value::Null => out.push_str("null"),
             Value::Bool(b) => out.push_str(if *b { "true" } else { "false" }),
             Value::Int(n) => out.push_str(&n.to_string()),
             Value::Float(f) => out.push_str(&crate::units::go_float(*f)),
-            Value::Str(s) => write_string(out, s),
+            Value::Str(s) => write_string(out, s, html),
             Value::List(items) => {
                 out.push('[');
                 for (i, item) in items.iter().enumerate() {
                     if i > 0 {
                         out.push(',');
                     }
-                    item.write_json(out);
+                    item.write_json(out, html);
                 }
                 out.push(']');
             }
@@ -125,9 +132,9 @@ impl Value {
                     if i > 0 {
                         out.push(',');
                     }
-                    write_string(out, key);
+                    write_string(out, key, html);
                     out.push(':');
-                    value.write_json(out);
+                    value.write_json(out, html);
                 }
                 out.push('}');
             }
@@ -136,7 +143,7 @@ impl Value {
     }
 }
 
-fn write_string(out: &mut String, s: &str) {
+fn write_string(out: &mut String, s: &str, html: bool) {
     out.push('"');
     for c in s.chars() {
         match c {
@@ -147,13 +154,32 @@ fn write_string(out: &mut String, s: &str) {
             '\t' => out.push_str("\\t"),
             '\u{8}' => out.push_str("\\b"),
             '\u{c}' => out.push_str("\\f"),
-            c if c < ' ' || matches!(c, '<' | '>' | '&' | '\u{2028}' | '\u{2029}') => {
+            c if c < ' ' || matches!(c, '\u{2028}' | '\u{2029}') || (html && matches!(c, '<' | '>' | '&')) => {
                 out.push_str(&format!("\\u{:04x}", c as u32));
             }
             c => out.push(c),
         }
     }
     out.push('"');
+}
+
+/// JSON text without the spaces between its parts.
+pub(crate) fn compact(json: &str) -> String {
+    let mut out = String::with_capacity(json.len());
+    let (mut in_string, mut escaped) = (false, false);
+    for c in json.chars() {
+        match c {
+            _ if in_string => {
+                in_string = escaped || c != '"';
+                escaped = c == '\\' && !escaped;
+            }
+            c if c.is_ascii_whitespace() => continue,
+            '"' => in_string = true,
+            _ => {}
+        }
+        out.push(c);
+    }
+    out
 }
 
 /// Indents JSON text by four spaces, as Go's `json.Indent` does: the bytes inside strings and the
@@ -293,6 +319,11 @@ mod tests {
     fn order_and_go_escapes_survive_a_round_trip() {
         let v = Value::parse(br#"{"z":1,"a":"<x> & y","f":1.5,"n":null,"l":[true]}"#).unwrap();
         assert_eq!(v.to_json(), r#"{"z":1,"a":"\u003cx\u003e \u0026 y","f":1.5,"n":null,"l":[true]}"#);
+    }
+
+    #[test]
+    fn compacting_touches_no_string() {
+        assert_eq!(compact("{ \"a b\" : \"c \\\" d\" ,\n \"e\": [ 1 ] }"), "{\"a b\":\"c \\\" d\",\"e\":[1]}");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use crate::app::App;
 use crate::cli::Args;
 use crate::error::Result;
 use crate::table::{Listing, align_with, short_id};
-use crate::units::{self, human_size};
+use crate::units::{self, human_size, human_size3};
 use crate::value::Value;
 
 const HEADERS: &[(&str, &str)] = &[
@@ -95,20 +95,18 @@ fn verbose(usage: &Value) -> String {
     let mut out = String::from("Images space usage:\n\n");
     let mut text = String::from("REPOSITORY\tTAG\tIMAGE ID\tCREATED\tSIZE\tSHARED SIZE\tUNIQUE SIZE\tCONTAINERS\n");
     for i in usage.get("Images").list() {
-        let tags: Vec<&str> = i.get("RepoTags").list().iter().map(Value::str).collect();
-        for tag in if tags.is_empty() { vec!["<none>:<none>"] } else { tags } {
-            let (repository, tag) = super::commit::split_reference(tag);
-            let (size, shared) = (i.get("Size").float(), i.get("SharedSize").float().max(0.0));
-            text.push_str(&format!(
-                "{repository}\t{tag}\t{}\t{}\t{}\t{}\t{}\t{}\n",
-                short_id(i.text("Id")),
-                age(i),
-                human_size(size),
-                human_size(shared),
-                human_size(size - shared),
-                i.get("Containers").int().max(0)
-            ));
-        }
+        let tag = i.get("RepoTags").list().first().map_or("<none>:<none>", Value::str);
+        let (repository, tag) = super::commit::split_reference(tag);
+        let (size, shared) = (i.get("Size").float(), i.get("SharedSize").float().max(0.0));
+        text.push_str(&format!(
+            "{repository}\t{tag}\t{}\t{}\t{}\t{}\t{}\t{}\n",
+            short_id(i.text("Id")),
+            age(i),
+            human_size3(size),
+            human_size(shared),
+            human_size(size - shared),
+            i.get("Containers").int().max(0)
+        ));
     }
     out.push_str(&align_with(&text, 10, 3));
     out.push_str("\nContainers space usage:\n\n");
@@ -119,9 +117,9 @@ fn verbose(usage: &Value) -> String {
         text.push_str(&format!(
             "{}\t{}\t\"{}\"\t{local}\t{}\t{}\t{}\t{name}\n",
             short_id(c.text("Id")),
-            c.text("Image"),
+            if c.text("Image").starts_with("sha256:") { short_id(c.text("Image")) } else { c.text("Image").to_owned() },
             crate::table::ellipsis(c.text("Command"), 20),
-            human_size(c.get("SizeRw").float()),
+            human_size3(c.get("SizeRw").float()),
             age(c),
             c.text("Status")
         ));
@@ -135,6 +133,9 @@ fn verbose(usage: &Value) -> String {
     }
     out.push_str(&align_with(&text, 10, 3));
     let cache: f64 = usage.get("BuildCache").list().iter().map(|c| c.get("Size").float()).sum();
-    out.push_str(&format!("\nBuild cache usage: {}\n\n", human_size(cache)));
+    out.push_str(&format!(
+        "\nBuild cache usage: {}\n\nCACHE ID   CACHE TYPE   SIZE      CREATED   LAST USED   USAGE     SHARED\n",
+        human_size(cache)
+    ));
     out
 }

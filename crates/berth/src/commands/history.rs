@@ -21,7 +21,11 @@ pub(crate) async fn history(app: &'static App, args: Args) -> Result<u8> {
     let human = args.on("human");
     let no_trunc = args.on("no-trunc");
     let table = "{{.ID}}\t{{.CreatedSince}}\t{{.CreatedBy}}\t{{.Size}}\t{{.Comment}}";
-    let listing = Listing::new(args.text("format"), table, args.on("quiet").then_some("{{.ID}}"), HEADERS)?;
+    let mut headers = HEADERS.to_vec();
+    if !human {
+        headers[1].1 = "CREATED AT";
+    }
+    let listing = Listing::new(args.text("format"), table, args.on("quiet").then_some("{{.ID}}"), &headers)?;
     let layers = app.client.get_value(&image_path(&args.words[0], "/history")).await?;
     let now = units::now_seconds();
     let rows: Vec<Value> = layers

@@ -115,7 +115,7 @@ fn rows(image: &Value, no_trunc: bool, digests: bool, quiet: bool) -> Vec<Value>
                 ("CreatedAt".into(), units::local_time(created).into()),
                 ("Size".into(), size("Size").into()),
                 ("Containers".into(), containers.as_str().into()),
-                ("VirtualSize".into(), size("Size").into()),
+                ("VirtualSize".into(), units::human_size(image.get("Size").float()).into()),
                 ("SharedSize".into(), size("SharedSize").into()),
                 ("UniqueSize".into(), unique.as_str().into()),
             ])

@@ -63,22 +63,27 @@ fn render(i: &Value) -> String {
     line(1, "Cgroup Driver", i.text("CgroupDriver"));
     line(1, "Cgroup Version", i.text("CgroupVersion"));
     let plugins = i.get("Plugins");
-    line(1, "Volume plugins", &names(plugins.get("Volume")));
-    line(1, "Network plugins", &names(plugins.get("Network")));
-    line(1, "Log plugins", &names(plugins.get("Log")));
+    out.push_str(" Plugins:\n");
+    let mut line = |depth: usize, label: &str, value: &str| {
+        if !value.is_empty() {
+            out.push_str(&format!("{}{label}: {value}\n", " ".repeat(depth)));
+        }
+    };
+    line(2, "Volume", &names(plugins.get("Volume")));
+    line(2, "Network", &names(plugins.get("Network")));
+    line(2, "Log", &names(plugins.get("Log")));
+    line(1, "Swarm", i.at(&["Swarm", "LocalNodeState"]).str());
     let mut runtimes: Vec<&str> = i.get("Runtimes").map().iter().map(|(k, _)| k.as_str()).collect();
     runtimes.sort_unstable();
     line(1, "Runtimes", &runtimes.join(" "));
     line(1, "Default Runtime", i.text("DefaultRuntime"));
     line(1, "Init Binary", i.text("InitBinary"));
-    let options: Vec<&str> = i
-        .get("SecurityOptions")
-        .list()
-        .iter()
-        .flat_map(|o| o.str().split(','))
-        .filter_map(|o| o.strip_prefix("name="))
-        .collect();
-    line(1, "Security Options", &options.join(" "));
+    out.push_str(&security(i.get("SecurityOptions")));
+    let mut line = |depth: usize, label: &str, value: &str| {
+        if !value.is_empty() {
+            out.push_str(&format!("{}{label}: {value}\n", " ".repeat(depth)));
+        }
+    };
     line(1, "Kernel Version", i.text("KernelVersion"));
     line(1, "Operating System", i.text("OperatingSystem"));
     line(1, "OSType", i.text("OSType"));
@@ -92,5 +97,24 @@ fn render(i: &Value) -> String {
     line(1, "Experimental", if i.get("ExperimentalBuild").bool() { "true" } else { "false" });
     line(1, "Live Restore Enabled", if i.get("LiveRestoreEnabled").bool() { "true" } else { "false" });
     out.push('\n');
+    out
+}
+
+/// `name=seccomp,profile=builtin` as a name with its properties below it.
+fn security(options: &Value) -> String {
+    if options.list().is_empty() {
+        return String::new();
+    }
+    let mut out = String::from(" Security Options:\n");
+    for option in options.list() {
+        for pair in option.str().split(',') {
+            match pair.split_once('=') {
+                Some(("name", name)) => out.push_str(&format!("  {name}\n")),
+                Some(("profile", profile)) => out.push_str(&format!("   Profile: {profile}\n")),
+                Some((key, value)) => out.push_str(&format!("   {key}: {value}\n")),
+                None => out.push_str(&format!("  {pair}\n")),
+            }
+        }
+    }
     out
 }

@@ -67,7 +67,8 @@ async fn inspect(app: &App, args: &Args, types: &[Type], size: bool) -> Result<u
     let format = args.text("format");
     let template = match format {
         "" | "json" => None,
-        format => Some(Template::parse(format)?),
+        // Docker's exit code for a template that cannot be read.
+        format => Some(Template::parse(format).map_err(|e| CliError::from(e).with_code(64))?),
     };
     let (mut found, mut out, mut code) = (Vec::new(), String::new(), 0);
     for name in &args.words {
@@ -94,7 +95,7 @@ async fn inspect(app: &App, args: &Args, types: &[Type], size: bool) -> Result<u
     }
     if template.is_none() {
         let whole = format!("[{}]", found.iter().map(|f| f.trim()).collect::<Vec<_>>().join(","));
-        out = if format == "json" { whole } else { value::indent(&whole, 0) };
+        out = if format == "json" { value::compact(&whole) } else { value::indent(&whole, 0) };
         out.push('\n');
     }
     app.print(&out)?;

@@ -30,9 +30,14 @@ const HEADERS: &[(&str, &str)] = &[
 
 pub(crate) async fn ps(app: &'static App, args: Args) -> Result<u8> {
     let no_trunc = args.on("no-trunc");
-    let format = match args.text("format") {
-        "" if !args.on("quiet") => app.config.text("psFormat"),
-        format => format,
+    let format = match (args.text("format"), args.on("quiet")) {
+        ("", false) => app.config.text("psFormat"),
+        ("", true) => "",
+        (format, false) => format,
+        (_, true) => {
+            app.note("WARNING: Ignoring custom format, because both --format and --quiet are set.");
+            ""
+        }
     };
     let table = if args.on("size") { format!("{TABLE}\t{{{{.Size}}}}") } else { TABLE.to_owned() };
     let quiet = args.on("quiet").then_some("{{.ID}}");
@@ -91,8 +96,8 @@ fn row(c: &Value, now: i64, no_trunc: bool) -> Value {
         c.at(&["ImageManifestDescriptor", "platform", "os"]).str(),
         c.at(&["ImageManifestDescriptor", "platform", "architecture"]).str(),
     ) {
-        ("", _) => String::new(),
-        (os, arch) => format!("{os}/{arch}"),
+        ("", _) => Value::Null,
+        (os, arch) => Value::Str(format!("{os}/{arch}")),
     };
     Value::Map(vec![
         ("ID".into(), id.into()),
@@ -110,7 +115,7 @@ fn row(c: &Value, now: i64, no_trunc: bool) -> Value {
         ("Mounts".into(), mounts.join(",").into()),
         ("LocalVolumes".into(), local.to_string().into()),
         ("Networks".into(), networks.join(",").into()),
-        ("Platform".into(), platform.into()),
+        ("Platform".into(), platform),
     ])
 }
 
@@ -127,63 +132,45 @@ fn escape(s: &str) -> String {
         .collect()
 }
 
-/// `0.0.0.0:80->80/tcp, 443/tcp`, consecutive ports as one range.
+/// `0.0.0.0:80->80/tcp, 443/tcp`. Ports that are the same inside and outside, and unpublished ones, are
+/// gathered into ranges; those that differ come last, one by one.
 fn ports(ports: &[Value]) -> String {
-    #[derive(PartialEq, Clone)]
-    struct Run {
-        ip: String,
-        protocol: String,
+    struct Group<'a> {
+        ip: &'a str,
+        protocol: &'a str,
         first: i64,
         last: i64,
-        host_first: i64,
-        host_last: i64,
     }
-    let mut runs: Vec<Run> = ports
-        .iter()
-        .map(|p| {
-            let (inside, outside) = (p.get("PrivatePort").int(), p.get("PublicPort").int());
-            Run {
-                ip: p.text("IP").to_owned(),
-                protocol: p.text("Type").to_owned(),
-                first: inside,
-                last: inside,
-                host_first: outside,
-                host_last: outside,
+    let host = |ip: &str| if ip.contains(':') { format!("[{ip}]") } else { ip.to_owned() };
+    let show = |g: &Group<'_>| {
+        let range = if g.first == g.last { g.first.to_string() } else { format!("{}-{}", g.first, g.last) };
+        match g.ip {
+            "" => format!("{range}/{}", g.protocol),
+            ip => format!("{}:{range}->{range}/{}", host(ip), g.protocol),
+        }
+    };
+    let mut sorted: Vec<&Value> = ports.iter().collect();
+    sorted.sort_by_key(|p| (p.get("PrivatePort").int(), p.text("IP"), p.get("PublicPort").int(), p.text("Type")));
+    let (mut open, mut done, mut differing): (Vec<Group<'_>>, Vec<String>, Vec<String>) = Default::default();
+    for p in sorted {
+        let (ip, protocol) = (p.text("IP"), p.text("Type"));
+        let (inside, outside) = (p.get("PrivatePort").int(), p.get("PublicPort").int());
+        if !ip.is_empty() && inside != outside {
+            differing.push(format!("{}:{outside}->{inside}/{protocol}", host(ip)));
+            continue;
+        }
+        match open.iter_mut().find(|g| g.ip == ip && g.protocol == protocol) {
+            Some(group) if inside == group.last + 1 => group.last = inside,
+            Some(group) => {
+                done.push(show(group));
+                (group.first, group.last) = (inside, inside);
             }
-        })
-        .collect();
-    runs.sort_by(|a, b| (a.first, &a.ip, a.host_first, &a.protocol).cmp(&(b.first, &b.ip, b.host_first, &b.protocol)));
-    let mut merged: Vec<Run> = Vec::new();
-    for run in runs {
-        let next_to = merged.iter_mut().find(|m| {
-            m.ip == run.ip
-                && m.protocol == run.protocol
-                && run.first == m.last + 1
-                && match m.host_last {
-                    0 => run.host_first == 0,
-                    last => run.host_first == last + 1 && (m.host_first == m.first) == (run.host_first == run.first),
-                }
-        });
-        match next_to {
-            Some(m) => (m.last, m.host_last) = (run.last, run.host_last),
-            None => merged.push(run),
+            None => open.push(Group { ip, protocol, first: inside, last: inside }),
         }
     }
-    // Docker prints published ranges and single ports in the order of the port inside, unpublished last.
-    let range = |a: i64, b: i64| if a == b { a.to_string() } else { format!("{a}-{b}") };
-    merged
-        .iter()
-        .map(|m| {
-            let inside = format!("{}/{}", range(m.first, m.last), m.protocol);
-            if m.host_first == 0 {
-                return inside;
-            }
-            let ip = if m.ip.contains(':') { format!("[{}]", m.ip) } else { m.ip.clone() };
-            let outside = range(m.host_first, m.host_last);
-            if ip.is_empty() { format!("{outside}->{inside}") } else { format!("{ip}:{outside}->{inside}") }
-        })
-        .collect::<Vec<_>>()
-        .join(", ")
+    done.extend(open.iter().map(show));
+    done.extend(differing);
+    done.join(", ")
 }
 
 #[cfg(test)]
@@ -197,7 +184,7 @@ mod tests {
                 {"PrivatePort":90,"Type":"tcp"},{"PrivatePort":91,"Type":"tcp"},{"PrivatePort":53,"Type":"udp"}]"#,
         )
         .unwrap();
-        assert_eq!(ports(v.list()), "53/udp, 0.0.0.0:8080->80/tcp, [::]:8080->80/tcp, 90-91/tcp");
+        assert_eq!(ports(v.list()), "53/udp, 90-91/tcp, 0.0.0.0:8080->80/tcp, [::]:8080->80/tcp");
     }
 
     #[test]

@@ -4,29 +4,6 @@ use super::parse::{Base, Node, Operand, Pipeline};
 use super::{TemplateError, funcs};
 use crate::value::Value;
 
-/// Fields that are maps in the API: a missing key there is "no value", elsewhere it is a mistake.
-const MAPS: &[&str] = &[
-    "Labels",
-    "Ports",
-    "Networks",
-    "Volumes",
-    "Options",
-    "DriverOpts",
-    "Sysctls",
-    "Annotations",
-    "ExposedPorts",
-    "PortBindings",
-    "Tmpfs",
-    "StorageOpt",
-    "Containers",
-    "Config",
-    "Data",
-    "Attributes",
-    "Storage",
-    "LogOpts",
-    "Runtimes",
-];
-
 struct Exec<'a> {
     out: String,
     variables: Vec<(String, Value)>,
@@ -84,10 +61,9 @@ impl Exec<'_> {
             Node::Print(pipeline) => {
                 let found = self.pipeline(pipeline, dot)?;
                 if pipeline.variables.is_empty() {
-                    let text = match (&found.value, &found.name) {
-                        (Value::Null, Some(name)) if MAPS.contains(&name.as_str()) => "map[]".to_owned(),
-                        (Value::Null, Some(_)) => "[]".to_owned(),
-                        (value, _) => funcs::print(value),
+                    let text = match &found.name {
+                        Some(name) => funcs::print_field(name, &found.value),
+                        None => funcs::print(&found.value),
                     };
                     self.out.push_str(&text);
                 }
@@ -237,7 +213,13 @@ impl Exec<'_> {
 /// A key that a map lacks is no value; a field that is null is an empty list or map.
 fn field_of(from: &Value, operand: &Operand) -> Result<Found, TemplateError> {
     Ok(match follow(from, &operand.fields, operand)? {
-        Some(value) => Found { value: value.clone(), name: operand.fields.last().cloned() },
+        Some(value) => {
+            let name = match operand.fields.as_slice() {
+                [.., parent, last] if parent == "LogConfig" => Some(format!("{parent}.{last}")),
+                fields => fields.last().cloned(),
+            };
+            Found { value: value.clone(), name }
+        }
         None => Found::plain(Value::Null),
     })
 }
@@ -245,29 +227,30 @@ fn field_of(from: &Value, operand: &Operand) -> Result<Found, TemplateError> {
 /// What `.A.B.C` names. Go's field names differ from the JSON ones in case only (`.ID` and `.Id`,
 /// `.NanoCPUs` and `.NanoCpus`), so a name that is not there is tried without regard to case.
 fn follow<'v>(from: &'v Value, fields: &[String], operand: &Operand) -> Result<Option<&'v Value>, TemplateError> {
+    static NULL: Value = Value::Null;
     let mut value = from;
-    let mut parent = "";
+    let (mut parent, mut in_map) = ("", false);
     for name in fields {
         value = match value {
             Value::Map(map) => {
                 let exact = map.iter().find(|(k, _)| k == name);
                 match exact.or_else(|| map.iter().find(|(k, _)| k.eq_ignore_ascii_case(name))) {
                     Some((_, v)) => v,
-                    None if MAPS.contains(&parent) => return Ok(None),
+                    None if in_map => return Ok(None),
+                    None if funcs::POINTERS.contains(&name.as_str()) => &NULL,
                     None => return Err(exec_error(&describe(operand), format!("map has no entry for key {name:?}"))),
                 }
             }
-            Value::Null if MAPS.contains(&parent) => return Ok(None),
+            Value::Null if in_map => return Ok(None),
             Value::Null => {
                 return Err(exec_error(&describe(operand), format!("nil data; no entry for key {name:?}")));
             }
             _ => {
-                return Err(exec_error(
-                    &describe(operand),
-                    format!("can't evaluate field {name} in type {}", funcs::type_name(value)),
-                ));
+                let message = format!("can't evaluate field {name} in type {}", funcs::type_name(value));
+                return Err(exec_error(&describe(operand), message));
             }
         };
+        in_map = funcs::MAPS.contains(&name.as_str()) || (parent == "LogConfig" && name == "Config");
         parent = name;
     }
     Ok(Some(value))

@@ -39,6 +39,44 @@ pub(super) fn type_name(value: &Value) -> &'static str {
     }
 }
 
+/// Fields that are maps in the API; other objects are structs in Go, and look otherwise.
+pub(super) const MAPS: &[&str] = &[
+    "Labels",
+    "Ports",
+    "Networks",
+    "Volumes",
+    "Options",
+    "DriverOpts",
+    "Sysctls",
+    "Annotations",
+    "ExposedPorts",
+    "PortBindings",
+    "Tmpfs",
+    "StorageOpt",
+    "Containers",
+    "LogConfig.Config",
+    "Data",
+    "Attributes",
+    "Storage",
+    "LogOpts",
+    "Runtimes",
+];
+
+/// Fields that are pointers in Go: null or left out, they print as `<nil>`.
+pub(super) const POINTERS: &[&str] = &[
+    "Health",
+    "Init",
+    "Platform",
+    "PidsLimit",
+    "MemorySwappiness",
+    "OomKillDisable",
+    "IPAMConfig",
+    "Healthcheck",
+    "StopTimeout",
+    "SizeRw",
+    "SizeRootFs",
+];
+
 /// A value as `{{.}}` prints it.
 pub(super) fn print(value: &Value) -> String {
     match value {
@@ -47,7 +85,23 @@ pub(super) fn print(value: &Value) -> String {
     }
 }
 
-/// Inside a list or a map, null is `<nil>`.
+/// A value as `{{.Name}}` prints it, which depends on its type in Go.
+pub(super) fn print_field(name: &str, value: &Value) -> String {
+    let map = MAPS.contains(&name);
+    match value {
+        Value::Null if POINTERS.contains(&name) => "<nil>".to_owned(),
+        Value::Null if map => "map[]".to_owned(),
+        Value::Null => "[]".to_owned(),
+        Value::Map(fields) if map => {
+            let mut sorted: Vec<_> = fields.iter().collect();
+            sorted.sort_by(|a, b| a.0.cmp(&b.0));
+            format!("map[{}]", sorted.iter().map(|(k, v)| format!("{k}:{}", inner(v))).collect::<Vec<_>>().join(" "))
+        }
+        other => inner(other),
+    }
+}
+
+/// As part of something larger: objects are structs, whose fields Go prints without their names.
 pub(super) fn inner(value: &Value) -> String {
     match value {
         Value::Null => "<nil>".to_owned(),
@@ -57,9 +111,7 @@ pub(super) fn inner(value: &Value) -> String {
         Value::Str(s) => s.clone(),
         Value::List(items) => format!("[{}]", items.iter().map(inner).collect::<Vec<_>>().join(" ")),
         Value::Map(fields) => {
-            let mut sorted: Vec<_> = fields.iter().collect();
-            sorted.sort_by(|a, b| a.0.cmp(&b.0));
-            format!("map[{}]", sorted.iter().map(|(k, v)| format!("{k}:{}", inner(v))).collect::<Vec<_>>().join(" "))
+            format!("{{{}}}", fields.iter().map(|(k, v)| print_field(k, v)).collect::<Vec<_>>().join(" "))
         }
         Value::Lookup(_) => String::new(),
     }
@@ -133,7 +185,9 @@ pub(super) fn call(name: &str, mut args: Vec<Value>, header: bool) -> Result<Val
         "urlquery" => Ok(Value::Str(crate::client::encode(&spaced(&args, false)).replace("%20", "+"))),
         "json" => {
             want(1)?;
-            Ok(Value::Str(args[0].to_json()))
+            // A row of a list is an object of methods in Go, whose JSON is made elsewhere and escaped.
+            let is_row = args[0].map().iter().any(|(_, v)| matches!(v, Value::Lookup(_)));
+            Ok(Value::Str(if is_row { crate::table::sorted_json(&args[0]) } else { args[0].to_plain_json() }))
         }
         "lower" | "upper" | "title" => {
             want(1)?;
@@ -221,7 +275,8 @@ fn compare(a: &Value, b: &Value) -> Result<Ordering, String> {
 fn index(item: Value, key: &Value) -> Result<Value, String> {
     match (item, key) {
         (Value::Map(fields), Value::Str(key)) => {
-            Ok(fields.into_iter().find(|(k, _)| k == key).map_or(Value::Null, |(_, v)| v))
+            // Go gives the zero value of the map's type, which in this API nearly always is a string.
+            Ok(fields.into_iter().find(|(k, _)| k == key).map_or(Value::Str(String::new()), |(_, v)| v))
         }
         (Value::List(mut items), Value::Int(n)) => match usize::try_from(*n) {
             Ok(i) if i < items.len() => Ok(items.swap_remove(i)),
