@@ -28,7 +28,11 @@ pub(crate) async fn guess(app: &App, error: &CliError) -> Option<String> {
         ("no such network", Kind::Network),
         ("No such network: ", Kind::Network),
         ("No such object: ", Kind::Container),
+        (" not found", Kind::Network),
     ];
+    if !kinds.iter().take(7).any(|(m, _)| text.contains(m)) && !text.contains(": network ") {
+        return None;
+    }
     let (name, kind) = kinds.iter().find_map(|(marker, kind)| {
         let at = text.find(marker)?;
         let behind = text[at + marker.len()..].split_whitespace().next().unwrap_or_default();

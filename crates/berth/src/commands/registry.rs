@@ -89,9 +89,6 @@ pub(crate) async fn push(app: &'static App, args: Args) -> Result<u8> {
     let name = args.words[0].as_str();
     let (repository, tag) = split_reference(name);
     let tag = if tag.is_empty() && !args.on("all-tags") { "latest" } else { tag };
-    if !args.on("quiet") {
-        app.line(&format!("The push refers to repository [{repository}]"))?;
-    }
     let path = with_query(&image_path(repository, "/push"), &[("tag", tag), ("platform", args.text("platform"))]);
     stream(app, &path, &auth(app, name), args.on("quiet")).await?;
     Ok(0)

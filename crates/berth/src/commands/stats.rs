@@ -41,7 +41,7 @@ pub(crate) async fn stats(app: &'static App, args: Args) -> Result<u8> {
     let names = if args.words.is_empty() {
         let path = if args.on("all") { "/containers/json?all=1" } else { "/containers/json" };
         let all = app.client.get_value(path).await?;
-        all.list().iter().map(|c| c.text("Id").to_owned()).collect()
+        all.list().iter().map(|c| short_id(c.text("Id"))).collect()
     } else {
         let mut names = Vec::new();
         for name in &args.words {
