@@ -56,7 +56,13 @@ pub(crate) async fn attach(app: &'static App, args: Args) -> Result<u8> {
         detach_keys: args.text("detach-keys").to_owned(),
         proxy_signals: args.on("sig-proxy") && !tty,
     };
-    Session::open(app, info.text("Id"), &stream, "").await?.run().await
+    let session = Session::open(app, info.text("Id"), &stream, "").await?;
+    if let Some((rows, columns)) = tty::size().filter(|_| tty) {
+        // A program draws itself anew only when the size changes: one step off, and then the true size.
+        let path = format!("{}/resize?h={}&w={}", Target::Container(name).path(), rows + 1, columns + 1);
+        app.client.post(&path).await?;
+    }
+    session.run().await
 }
 
 /// The bytes to detach by: the flag, the configuration file, or ctrl-p ctrl-q.
