@@ -46,7 +46,8 @@ fn run(argv: Vec<String>) -> u8 {
 
 fn dispatch(global: &Global, words: Vec<String>) -> u8 {
     if global.version {
-        return show(&format!("Docker version 28.0.0-berth, build {}\n", env!("CARGO_PKG_VERSION")));
+        // Scripts read the number behind "Docker version" to know which flags they may use.
+        return show(concat!("Docker version 28.2.2, build berth-", env!("CARGO_PKG_VERSION"), "\n"));
     }
     let Some(first) = words.first() else { return show(&cli::help::top()) };
     if global.help {

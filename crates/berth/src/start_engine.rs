@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 
 /// A cold engine with many containers needs a second at most; a host that swaps may need a few.
 const DEADLINE: Duration = Duration::from_secs(15);
+/// How long the socket may still appear after our engine has ended.
+const AFTER_END: Duration = Duration::from_secs(1);
 const DATA_ROOT: &str = "/var/lib/berth";
 
 pub(crate) async fn start(endpoint: &Endpoint, why: &io::Error) -> Result<()> {
@@ -50,22 +52,24 @@ pub(crate) async fn start(endpoint: &Endpoint, why: &io::Error) -> Result<()> {
     };
     command.stdin(Stdio::null()).stdout(log).stderr(log_too).current_dir("/");
     let mut child = command.spawn().map_err(|e| CliError::io(format!("cannot start {}", program.display()), e))?;
-    let began = Instant::now();
-    loop {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-        if endpoint.try_open().await.is_ok() {
-            break;
-        }
-        let failed = |what: String| CliError::failed(what).with_hint(format!("its log: {}", log_path.display()));
-        // setsid(1) may fork and end with 0 while the engine lives on.
-        if let Ok(Some(status)) = child.try_wait()
-            && !status.success()
+    let mut deadline = Instant::now() + DEADLINE;
+    let mut ended = None;
+    while endpoint.try_open().await.is_err() {
+        // Another command may have started one at the same moment, which makes ours end: its socket counts too.
+        if ended.is_none()
+            && let Ok(Some(status)) = child.try_wait()
         {
-            return Err(failed(format!("{} ended at once ({status})", program.display())));
+            ended = Some(status);
+            deadline = deadline.min(Instant::now() + AFTER_END);
         }
-        if began.elapsed() > DEADLINE {
-            return Err(failed(format!("{} did not answer within {} s", program.display(), DEADLINE.as_secs())));
+        if Instant::now() > deadline {
+            let what = match ended {
+                Some(status) => format!("{} ended at once ({status})", program.display()),
+                None => format!("{} did not answer within {} s", program.display(), DEADLINE.as_secs()),
+            };
+            return Err(CliError::failed(what).with_hint(format!("its log: {}", log_path.display())));
         }
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
     drop(io::Write::write_all(
         &mut io::stderr(),

@@ -19,48 +19,28 @@ pub(crate) async fn why(app: &'static App, args: Args) -> Result<u8> {
     Ok(0)
 }
 
-/// The sentence first, then what proves it, then what to do. Field names are read without regard to case.
+/// The sentence, the facts that support it, what to do.
 fn render(answer: &Value) -> String {
-    let field =
-        |name: &str| answer.map().iter().find(|(k, _)| k.eq_ignore_ascii_case(name)).map_or(&Value::Null, |(_, v)| v);
-    let first = |names: &[&str]| names.iter().map(|n| field(n)).find(|v| !v.is_null()).cloned().unwrap_or_default();
-    let mut out = String::new();
-    let sentence = first(&["summary", "reason", "message", "why"]);
-    if !sentence.str().is_empty() {
-        out.push_str(&format!("{}\n", sentence.str()));
+    let mut out = format!("{}: {}\n", answer.text("name").trim_start_matches('/'), answer.text("summary"));
+    for detail in answer.get("details").list() {
+        out.push_str(&format!("  {}\n", detail.str()));
     }
-    let mut write = |label: &str, value: &Value| match value {
-        Value::Null => {}
-        Value::Str(s) if s.is_empty() => {}
-        Value::List(items) => {
-            for item in items {
-                let text = if item.str().is_empty() { item.to_json() } else { item.str().to_owned() };
-                out.push_str(&format!("  {label}: {text}\n"));
-            }
-        }
-        Value::Str(s) => out.push_str(&format!("  {label}: {s}\n")),
-        Value::Map(fields) => {
-            for (key, value) in fields {
-                let text = if let Value::Str(s) = value { s.clone() } else { value.to_json() };
-                out.push_str(&format!("  {key}: {text}\n"));
-            }
-        }
-        other => out.push_str(&format!("  {label}: {}\n", other.to_json())),
-    };
-    for (key, value) in answer.map() {
-        let known =
-            ["summary", "reason", "message", "why", "hint", "hints"].iter().any(|k| key.eq_ignore_ascii_case(k));
-        // A second sentence beside the first is detail.
-        if !known || (value != &sentence && !key.to_ascii_lowercase().starts_with("hint")) {
-            write(key, value);
-        }
-    }
-    for hint in [field("hint"), field("hints")] {
-        match hint {
-            Value::Str(s) if !s.is_empty() => out.push_str(&format!("hint: {s}\n")),
-            Value::List(items) => items.iter().for_each(|h| out.push_str(&format!("hint: {}\n", h.str()))),
-            _ => {}
-        }
+    if !answer.text("hint").is_empty() {
+        out.push_str(&format!("hint: {}\n", answer.text("hint")));
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reason_comes_first_and_the_way_out_last() {
+        let answer = br#"{"name":"web","id":"a","summary":"killed by the kernel: out of memory","details":["limit 64MiB","peak 64MiB"],"hint":"berth update --memory 128m web"}"#;
+        assert_eq!(
+            render(&Value::parse(answer).unwrap()),
+            "web: killed by the kernel: out of memory\n  limit 64MiB\n  peak 64MiB\nhint: berth update --memory 128m web\n"
+        );
+    }
 }
