@@ -62,6 +62,13 @@ fn input(mut socket: Raw, keys: Vec<u8>) -> io::Result<bool> {
             Ok(0) => break,
             Ok(n) => n,
             Err(rustix::io::Errno::INTR) => continue,
+            // Somebody who shares our stdin made it non-blocking.
+            Err(rustix::io::Errno::AGAIN) => {
+                let stdin = rustix::stdio::stdin();
+                let mut poll = [rustix::event::PollFd::from_borrowed_fd(stdin, rustix::event::PollFlags::IN)];
+                rustix::event::poll(&mut poll, None)?;
+                continue;
+            }
             // A stdin that is closed or in another process group's terminal gives no input.
             Err(_) => break,
         };
