@@ -57,13 +57,15 @@ pub struct Engine {
 struct Inner {
     config: EngineConfig,
     events: Events,
+    networks: Arc<crate::networks::Shared>,
 }
 
 impl Engine {
     /// Takes the folders' lock, reads the records, finds running containers again and finishes what an
     /// earlier engine left half done. Must be called within a tokio runtime.
     pub async fn open(config: EngineConfig) -> Result<Engine> {
-        Ok(Engine { inner: Arc::new(Inner { config, events: Events::new() }) })
+        let networks = crate::networks::Shared::open(&config)?;
+        Ok(Engine { inner: Arc::new(Inner { config, events: Events::new(), networks }) })
     }
 
     pub fn config(&self) -> &EngineConfig {
@@ -82,6 +84,10 @@ impl Engine {
         Networks::new(self.clone())
     }
 
+    pub(crate) fn network_state(&self) -> &Arc<crate::networks::Shared> {
+        &self.inner.networks
+    }
+
     pub fn volumes(&self) -> Volumes {
         Volumes::new(self.clone())
     }
@@ -95,5 +101,7 @@ impl Engine {
     }
 
     /// Lets go of everything in order; containers run on. The engine answers nothing afterwards.
-    pub async fn close(&self) {}
+    pub async fn close(&self) {
+        self.inner.networks.close();
+    }
 }

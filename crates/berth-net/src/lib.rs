@@ -1,1 +1,26 @@
-//! Networks, addresses, published ports, firewall
+//! Networks: namespaces, bridges, addresses, published ports, firewall.
+//!
+//! ```text
+//!  netlink   messages to the kernel and back, batched
+//!  route     bridges, veth pairs, addresses, routes         (NETLINK_ROUTE)
+//!  nft       tables, chains, rules, sets, elements          (NETLINK_NETFILTER)
+//!  firewall  our one table: what it holds and how it changes
+//!  slot      a network namespace with its interface, made ahead of time
+//!  addresses which address of a subnet is free, which subnet of a pool
+//!  ports     host ports kept for containers, and who holds one that is taken
+//!  files     /etc/hosts and /etc/resolv.conf of a container
+//! ```
+//!
+//! This crate changes the network namespace of the thread that opened its sockets and knows no containers:
+//! what belongs to whom is `berth-engine`'s. No program is started for any of it.
+
+pub mod addresses;
+pub mod files;
+pub mod firewall;
+pub mod netlink;
+pub mod nft;
+pub mod ports;
+pub mod route;
+pub mod slot;
+
+pub use rustix::io::Errno;

@@ -1,1 +1,3 @@
 //! Every system call and ioctl we make, safe to call; the only crate with unsafe
+
+pub mod netns;

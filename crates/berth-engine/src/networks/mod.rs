@@ -1,12 +1,40 @@
 //! Networks as the engine's users see them.
+//!
+//! ```text
+//!  Networks   the handle: attach, detach, recover, create, remove, connect, ...
+//!  state      who has which address, slot and port; one lock, no await under it
+//!  attach     a container joins: addresses, interfaces, published ports, or nothing
+//!  create     a network comes and goes
+//!  setup      bridges, table and leftovers when an engine starts
+//!  behind     the two threads that work off the answer's path: slots refilled, addresses given back,
+//!             and the firewall table put back when somebody flushes it
+//!  records    <data-root>/networks.json
+//! ```
+//!
+//! A slot is a namespace that is already on the default bridge with address, route and interface up; a
+//! container that starts there without wishes of its own takes one without a word to the kernel.
+//! Nothing of the host's network is touched before [`Networks::recover`] or the first attach.
 
-use crate::Engine;
-use berth_types::spec::{EndpointSpec, HostConfig, PortProto};
+mod attach;
+mod behind;
+mod create;
+mod records;
+mod setup;
+mod state;
+#[cfg(test)]
+mod tests;
+mod types;
+
+pub use berth_net::files;
+pub use types::*;
+
+pub(crate) use state::Shared;
+
+use crate::{Engine, Filters};
+use berth_types::spec::EndpointSpec;
 use berth_types::{ContainerId, Error, NetworkId, Result};
-use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// The engine's networks.
 #[derive(Clone)]
@@ -14,50 +42,13 @@ pub struct Networks {
     engine: Engine,
 }
 
-/// What a container asks of the network when it starts. `none`, `host` and `container:` modes never get
-/// here: the engine handles `host` and `container:`; `none` asks with no networks and gets a namespace with
-/// only loopback.
-#[derive(Debug)]
-pub struct AttachRequest<'a> {
-    pub id: &'a ContainerId,
-    pub name: &'a str,
-    /// Network name or id → how to join it, the primary network first by name in `primary`.
-    pub endpoints: &'a BTreeMap<String, EndpointSpec>,
-    pub primary: Option<&'a str>,
-    pub host: &'a HostConfig,
-    pub exposed_ports: &'a BTreeSet<PortProto>,
-}
-
-/// What a container has of the network; stored in its record, shown by `inspect`.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Attachment {
-    /// The network namespace, bind-mounted there.
-    pub netns: PathBuf,
-    /// By network name.
-    pub endpoints: BTreeMap<String, Endpoint>,
-    /// Published ports: where each listens on the host.
-    pub ports: BTreeMap<PortProto, Vec<(IpAddr, u16)>>,
-    /// Name servers, search domains and options for resolv.conf where the caller gave none; empty: the host's.
-    pub dns_servers: Vec<IpAddr>,
-    /// For `host-gateway` in extra hosts.
-    pub host_gateway: Option<IpAddr>,
-}
-
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Endpoint {
-    pub network_id: Option<NetworkId>,
-    /// 64 hexadecimal digits.
-    pub endpoint_id: String,
-    pub ipv4: Option<(Ipv4Addr, u8)>,
-    pub gateway: Option<Ipv4Addr>,
-    pub ipv6: Option<(Ipv6Addr, u8)>,
-    pub ipv6_gateway: Option<Ipv6Addr>,
-    pub mac_address: String,
-    pub aliases: Vec<String>,
-    pub dns_names: Vec<String>,
-    pub spec: EndpointSpec,
+/// Runs blocking work off the async threads: netlink answers in well under a millisecond, but the
+/// kernel's lock behind it may be held by others for longer.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(Error::internal(format!("network work ended early: {error}"))),
+    }
 }
 
 impl Networks {
@@ -65,25 +56,140 @@ impl Networks {
         Networks { engine }
     }
 
+    fn shared(&self) -> Arc<Shared> {
+        self.engine.network_state().clone()
+    }
+
     /// Namespace, addresses, routes, published ports: all of a container's network, or nothing.
     pub async fn attach(&self, request: AttachRequest<'_>) -> Result<Attachment> {
-        let _ = &self.engine;
-        Err(Error::not_implemented(format!("network of {}", request.name)))
+        let (shared, wanted) = (self.shared(), attach::Wanted::from(&request));
+        blocking(move || shared.attach(wanted)).await
     }
 
     /// Gives all of it back; goes on after failures, and what is already gone is done.
-    pub async fn detach(&self, _id: &ContainerId, _attachment: &Attachment) -> Result<()> {
-        Ok(())
+    pub async fn detach(&self, id: &ContainerId, _attachment: &Attachment) -> Result<()> {
+        let (shared, id) = (self.shared(), id.clone());
+        blocking(move || shared.detach(&id)).await
     }
 
     /// After a restart of the engine: `attached` (id, what it has) are running and keep what they have;
     /// everything else of ours (namespaces, veths, firewall entries, addresses) is removed.
-    pub async fn recover(&self, _attached: Vec<(ContainerId, Attachment)>) -> Result<()> {
-        Ok(())
+    pub async fn recover(&self, attached: Vec<(ContainerId, Attachment)>) -> Result<()> {
+        let shared = self.shared();
+        blocking(move || shared.recover(attached)).await
     }
 
     /// The name and id of the network that `reference` means, or `network x not found`.
     pub fn resolve(&self, reference: &str) -> Result<(String, NetworkId)> {
-        Err(Error::not_found(format!("network {reference} not found")))
+        self.shared().resolve(reference).map(|network| (network.name, network.id))
+    }
+
+    /// Keys: dangling, driver, id, label, name, scope, type.
+    pub fn list(&self, filters: &Filters) -> Result<Vec<NetworkView>> {
+        filters.only(&["dangling", "driver", "id", "label", "label!", "name", "scope", "type"])?;
+        let dangling = filters.boolean("dangling")?;
+        for kind in filters.get("type") {
+            if !matches!(kind.as_str(), "custom" | "builtin") {
+                return Err(Error::invalid(format!("invalid filter 'type={kind}'")));
+            }
+        }
+        let matches = |view: &NetworkView| {
+            let network = &view.network;
+            filters.exact("driver", network.driver.as_str())
+                && filters.fuzzy("id", network.id.as_str())
+                && filters.fuzzy("name", &network.name)
+                && filters.labels(&network.labels)
+                && filters.exact("scope", "local")
+                && filters.exact("type", if network.is_predefined() { "builtin" } else { "custom" })
+                && dangling.is_none_or(|wanted| wanted == (!network.is_predefined() && view.containers.is_empty()))
+        };
+        Ok(self.shared().views().into_iter().filter(matches).collect())
+    }
+
+    pub fn inspect(&self, reference: &str) -> Result<NetworkView> {
+        let network = self.shared().resolve(reference)?;
+        let view = self.shared().views().into_iter().find(|view| view.network.id == network.id);
+        view.ok_or_else(|| Error::not_found(format!("network {reference} not found")))
+    }
+
+    pub async fn create(&self, spec: NetworkSpec) -> Result<NetworkId> {
+        let shared = self.shared();
+        let network = blocking(move || shared.create(spec)).await?;
+        self.tell("create", &network, None);
+        Ok(network.id)
+    }
+
+    pub async fn remove(&self, reference: &str) -> Result<()> {
+        let (shared, reference) = (self.shared(), reference.to_owned());
+        let network = blocking(move || shared.remove(&reference)).await?;
+        self.tell("destroy", &network, None);
+        Ok(())
+    }
+
+    /// Removes the networks that nobody is on; answers their names. Keys: label, until.
+    pub async fn prune(&self, filters: &Filters, in_use: &[String]) -> Result<Vec<String>> {
+        filters.only(&["label", "label!", "until"])?;
+        let mut pruned = Vec::new();
+        for view in self.shared().views() {
+            let network = view.network;
+            let used = in_use.iter().any(|name| *name == network.name || *name == network.id.as_str());
+            if network.is_predefined() || used || !view.containers.is_empty() || !filters.labels(&network.labels) {
+                continue;
+            }
+            match self.remove(network.id.as_str()).await {
+                Ok(()) => pruned.push(network.name),
+                // Somebody joined or removed it meanwhile.
+                Err(error) => tracing::info!(network = network.name, %error, "network not pruned"),
+            }
+        }
+        Ok(pruned)
+    }
+
+    /// A running container joins one more network. `netns`: its namespace's file, for one that an
+    /// earlier engine started.
+    pub async fn connect(
+        &self,
+        id: &ContainerId,
+        network: &str,
+        spec: EndpointSpec,
+        netns: PathBuf,
+    ) -> Result<Attachment> {
+        let (shared, id, reference) = (self.shared(), id.clone(), network.to_owned());
+        let (container, network) = (id.clone(), self.shared().resolve(network)?);
+        let attachment = blocking(move || shared.connect(&id, &reference, spec, &netns)).await?;
+        self.tell("connect", &network, Some(&container));
+        Ok(attachment)
+    }
+
+    /// A running container leaves a network.
+    pub async fn disconnect(&self, id: &ContainerId, network: &str) -> Result<Attachment> {
+        let (shared, id, reference) = (self.shared(), id.clone(), network.to_owned());
+        let (container, network) = (id.clone(), self.shared().resolve(network)?);
+        let attachment = blocking(move || shared.disconnect(&id, &reference)).await?;
+        self.tell("disconnect", &network, Some(&container));
+        Ok(attachment)
+    }
+
+    /// A running container got another name.
+    pub fn renamed(&self, id: &ContainerId, name: &str) {
+        self.shared().renamed(id, name);
+    }
+
+    /// The counters of a running container's interfaces.
+    pub async fn counters(&self, id: &ContainerId) -> Result<Vec<InterfaceCounters>> {
+        let (shared, id) = (self.shared(), id.clone());
+        blocking(move || shared.counters(&id)).await
+    }
+
+    fn tell(&self, action: &str, network: &Network, container: Option<&ContainerId>) {
+        let mut attributes = std::collections::BTreeMap::from([
+            ("name".to_owned(), network.name.clone()),
+            ("type".to_owned(), network.driver.as_str().to_owned()),
+        ]);
+        if let Some(container) = container {
+            attributes.insert("container".to_owned(), container.to_string());
+        }
+        let kind = crate::events::EventKind::Network;
+        self.engine.events().publish(kind, action, network.id.as_str(), attributes);
     }
 }

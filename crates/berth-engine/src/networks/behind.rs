@@ -1,0 +1,174 @@
+//! Work off the answer's path, on two small threads.
+//!
+//! `networks`: keeps [`SLOTS`] namespaces ready, takes leftover interfaces apart and gives their addresses
+//! back once they are gone: an address is never handed out while an old interface still answers for it.
+//! `firewall`: waits for the kernel to tell that our table was deleted and puts it back whole.
+
+use super::attach::build_endpoint;
+use super::state::{Leaving, Shared, Slot, State};
+use berth_net::firewall::Watch;
+use berth_net::netlink::Batch;
+use berth_net::route::{self, Route};
+use berth_net::slot::Namespace;
+use berth_types::spec::EndpointSpec;
+use berth_types::{Error, Result};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+/// Namespaces ready for the next containers. Each costs the kernel about 150 KB, four bear a burst of starts.
+pub(super) const SLOTS: usize = 4;
+/// The kernel takes a namespace apart within a few milliseconds after its last user; look that often.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// An interface still there after so long is kept by somebody who joined the namespace.
+const PATIENCE: Duration = Duration::from_millis(250);
+/// After a failure to make a slot: not at once again, the host is short of something.
+const AFTER_FAILURE: Duration = Duration::from_secs(1);
+/// The threads go a few calls deep and keep nothing large on the stack.
+const STACK_BYTES: usize = 256 * 1024;
+
+impl Shared {
+    pub(super) fn start_behind(&self) -> Result<()> {
+        let spawn = |name: &str, work: fn(Weak<Shared>)| {
+            let me = self.me.clone();
+            let builder = std::thread::Builder::new().name(name.to_owned()).stack_size(STACK_BYTES);
+            builder.spawn(move || work(me)).map(drop)
+        };
+        spawn("networks", keep_up)
+            .and_then(|()| spawn("firewall", watch_table))
+            .map_err(|error| Error::because(berth_types::ErrorKind::Internal, "cannot start a thread", &error))
+    }
+}
+
+fn keep_up(shared: Weak<Shared>) {
+    while let Some(shared) = shared.upgrade() {
+        if !turn(&shared) {
+            return;
+        }
+    }
+}
+
+/// One round; false: the engine is closing.
+fn turn(shared: &Arc<Shared>) -> bool {
+    // An address only: what a container waits for goes first, the rest when there is time.
+    let (leaving, short) = {
+        let mut state = shared.lock();
+        if state.closing {
+            return false;
+        }
+        (std::mem::take(&mut state.leaving), state.slots.len() < SLOTS)
+    };
+    let mut pause = if leaving.is_empty() { Duration::from_secs(5) } else { LOOK_AGAIN };
+    if !leaving.is_empty() {
+        settle(shared, leaving);
+    }
+    if short {
+        match fill(shared) {
+            Ok(()) => pause = Duration::ZERO,
+            Err(error) => {
+                tracing::warn!(%error, "cannot prepare a network namespace");
+                pause = AFTER_FAILURE;
+            }
+        }
+    }
+    if pause > Duration::ZERO {
+        let state = shared.lock();
+        let idle = |state: &mut State| !state.closing && state.slots.len() >= SLOTS && state.leaving.is_empty();
+        if pause == LOOK_AGAIN || pause == AFTER_FAILURE {
+            // Only time helps; new work waits these milliseconds.
+            drop(shared.work.wait_timeout(state, pause));
+        } else {
+            drop(shared.work.wait_timeout_while(state, pause, idle));
+        }
+    }
+    true
+}
+
+/// Gives back the addresses of interfaces that are gone, and ends those that stay too long.
+fn settle(shared: &Shared, leaving: Vec<Leaving>) {
+    let links = Route::open().and_then(|mut route| Ok((route.links()?, route)));
+    let (links, mut route) = match links {
+        Ok(found) => found,
+        Err(error) => {
+            tracing::warn!(%error, "cannot list interfaces");
+            shared.lock().leaving.extend(leaving);
+            return;
+        }
+    };
+    let (still, gone): (Vec<_>, Vec<_>) =
+        leaving.into_iter().partition(|one| links.iter().any(|link| link.name == one.host_name));
+    for one in still.iter().filter(|one| one.since.elapsed() > PATIENCE) {
+        let mut batch = Batch::default();
+        route::delete_link(&mut batch, &one.host_name);
+        // Whether it worked shows in the next round's list.
+        route.run(batch).ok();
+    }
+    let mut state = shared.lock();
+    for one in gone {
+        if let Some(live) = state.networks.get_mut(&one.network) {
+            one.addresses.into_iter().for_each(|address| live.give_back(address));
+        }
+    }
+    state.leaving.extend(still);
+}
+
+fn fill(shared: &Shared) -> Result<()> {
+    let failed = |error: &(dyn std::error::Error + 'static)| {
+        Error::because(berth_types::ErrorKind::Internal, "cannot make a network slot", error)
+    };
+    let (endpoint, bridge, mtu) = {
+        let mut state = shared.lock();
+        let live = state.networks.values_mut().find(|live| live.network.name == "bridge");
+        let live = live.ok_or_else(|| Error::internal("no default bridge"))?;
+        (live.take_endpoint(&EndpointSpec::default(), "eth0")?, live.bridge_index, live.mtu())
+    };
+    let mac = berth_net::addresses::parse_mac(&endpoint.mac_address).unwrap_or_default();
+    let made = Namespace::create().and_then(|namespace| {
+        let mut route = Route::open()
+            .map_err(|source| berth_net::slot::SlotError::Interface { name: endpoint.interface.clone(), source })?;
+        build_endpoint(&namespace, &mut route, &endpoint, bridge, mtu, mac).map(|()| namespace)
+    });
+    let mut state = shared.lock();
+    match made {
+        Ok(namespace) if !state.closing => {
+            state.slots.push(Slot { namespace, endpoint });
+            Ok(())
+        }
+        Ok(_) => Ok(()),
+        Err(error) => {
+            state.leave(&endpoint);
+            Err(failed(&error))
+        }
+    }
+}
+
+fn watch_table(shared: Weak<Shared>) {
+    let Some(table) = shared.upgrade().map(|shared| shared.table()) else { return };
+    let mut watch = match Watch::open(&table) {
+        Ok(watch) => watch,
+        Err(error) => {
+            tracing::warn!(%error, "the firewall table is not watched");
+            return;
+        }
+    };
+    loop {
+        let deleted = watch.wait();
+        let Some(shared) = shared.upgrade() else { return };
+        let mut state = shared.lock();
+        if state.closing {
+            return;
+        }
+        let healed = match (deleted, &mut state.ready) {
+            (Ok(true), Some(ready)) => ready.firewall.heal(),
+            (Ok(_), _) => continue,
+            (Err(error), _) => {
+                tracing::warn!(%error, "the firewall table is not watched any more");
+                return;
+            }
+        };
+        match healed {
+            Ok(true) => tracing::warn!(table, "somebody deleted the firewall table; it is back"),
+            Ok(false) => (),
+            Err(error) => tracing::error!(%error, table, "the firewall table is gone and cannot be put back"),
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! A network comes and goes.
+
+use super::setup::{block_of, busy_subnets, choice_lock};
+use super::state::{Live, Shared, host_error, random_id};
+use super::types::{AddressBlock, Driver, Network, NetworkSpec, is_predefined};
+use crate::events::now_unix_nanos;
+use berth_net::addresses::{Subnet, free_subnet};
+use berth_net::netlink::Batch;
+use berth_net::route::{self, Route};
+use berth_types::{Error, ErrorKind, NetworkId, Result};
+
+/// Where user networks get their blocks: one pool, /26 each, a thousand and more of them.
+const POOLS: [&str; 3] = ["172.31.0.0/16", "172.30.0.0/16", "192.168.0.0/16"];
+const BLOCK_PREFIX: u8 = 26;
+/// Docker's own limit for names of objects does not exist; ours keeps records and messages sane.
+const NAME_BYTES_MAX: usize = 255;
+
+impl Shared {
+    pub(super) fn create(&self, spec: NetworkSpec) -> Result<Network> {
+        check_name(&spec.name)?;
+        match spec.driver.as_str() {
+            "" | "default" | "bridge" => (),
+            "host" | "null" | "none" => {
+                let driver = if spec.driver == "none" { "null" } else { &spec.driver };
+                return Err(Error::new(
+                    ErrorKind::Forbidden,
+                    format!("only one instance of \"{driver}\" network is allowed"),
+                ));
+            }
+            other => return Err(Error::not_found(format!("plugin \"{other}\" not found"))),
+        }
+        if spec.enable_ipv6 || spec.blocks.iter().any(|b| b.subnet.is_some_and(|s| s.address.is_ipv6())) {
+            return Err(Error::not_implemented("IPv6 networks are not supported yet"));
+        }
+        let mut state = self.ready()?;
+        if is_predefined(&spec.name) {
+            return Err(Error::new(
+                ErrorKind::Forbidden,
+                format!("operation is not permitted on predefined {} network", spec.name),
+            ));
+        }
+        if state.networks.values().any(|live| live.network.name == spec.name) {
+            return Err(Error::conflict(format!("network with name {} already exists", spec.name)));
+        }
+        let failed = |error: &(dyn std::error::Error + 'static)| {
+            host_error(format!("cannot create network {}", spec.name), error)
+        };
+        let mut route = Route::open().map_err(|error| failed(&error))?;
+        let _choosing = choice_lock();
+        let mut taken: Vec<Subnet> = busy_subnets(&mut route, "")?;
+        let networks = state.networks.values().filter(|live| live.network.driver.has_interface());
+        taken.extend(networks.flat_map(|live| live.network.blocks.iter().map(|block| block.subnet)));
+        let blocks = choose_blocks(&spec, &taken)?;
+
+        let id = NetworkId::from_bytes(random_id()?);
+        let named = spec.options.get("com.docker.network.bridge.name").filter(|name| !name.is_empty());
+        let bridge = named.cloned().unwrap_or_else(|| format!("br-{}", id.short()));
+        if bridge.len() > 15 || bridge.contains(['/', ' ']) {
+            return Err(Error::invalid(format!("invalid bridge name: {bridge}")));
+        }
+        let network = Network {
+            id: id.clone(),
+            name: spec.name.clone(),
+            driver: Driver::Bridge,
+            created_unix_nanos: now_unix_nanos(),
+            blocks,
+            internal: spec.internal,
+            attachable: spec.attachable,
+            enable_ipv6: false,
+            labels: spec.labels.clone(),
+            options: spec.options.clone(),
+            bridge,
+        };
+        // The record first: a crash from here on leaves a network that the next start completes.
+        state.networks.insert(id.clone(), Live::new(network.clone(), 0));
+        let result = self.save(&state).and_then(|()| {
+            let links = route.links().map_err(|error| failed(&error))?;
+            if links.iter().any(|link| link.name == network.bridge) {
+                return Err(Error::conflict(format!("interface {} already exists", network.bridge)));
+            }
+            let index = self.raise(&mut route, &links, &network)?;
+            let live = state.networks.get_mut(&id).expect("inserted above under the same lock");
+            live.bridge_index = index;
+            let zone = live.zone();
+            let ready = state.ready.as_mut().expect("`ready` returned a state that is");
+            ready.firewall.add_network(zone).map_err(|error| {
+                let mut batch = Batch::default();
+                route::delete_link(&mut batch, &network.bridge);
+                // The reason worth telling is the first one.
+                route.run(batch).ok();
+                failed(&error)
+            })
+        });
+        if let Err(error) = result {
+            state.networks.remove(&id);
+            self.save(&state)?;
+            return Err(error);
+        }
+        Ok(network)
+    }
+
+    pub(super) fn remove(&self, reference: &str) -> Result<Network> {
+        let mut state = self.ready()?;
+        let network = state.find(reference)?.network.clone();
+        if network.is_predefined() {
+            return Err(Error::new(
+                ErrorKind::Forbidden,
+                format!("{} is a pre-defined network and cannot be removed", network.name),
+            ));
+        }
+        let on = |held: &&super::state::Held| {
+            held.attachment.endpoints.values().any(|endpoint| endpoint.network_id.as_ref() == Some(&network.id))
+        };
+        if let Some(held) = state.held.values().find(on) {
+            return Err(Error::new(
+                ErrorKind::Forbidden,
+                format!(
+                    "error while removing network: network {} has active endpoints (name:\"{}\")",
+                    network.name, held.name
+                ),
+            ));
+        }
+        state.networks.remove(&network.id);
+        self.save(&state)?;
+        let ready = state.ready.as_mut().expect("`ready` returned a state that is");
+        let closed = ready.firewall.remove_network(&network.bridge);
+        let mut batch = Batch::default();
+        route::delete_link(&mut batch, &network.bridge);
+        let deleted = match ready.route.run(batch) {
+            Err(error) if error.errno() != Some(berth_net::Errno::NODEV) => Err(error),
+            _ => Ok(()),
+        };
+        closed
+            .and(deleted)
+            .map(|()| network.clone())
+            .map_err(|error| host_error(format!("network {} is removed but left something", network.name), &error))
+    }
+}
+
+fn check_name(name: &str) -> Result<()> {
+    let first = name.bytes().next();
+    let good = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
+    if name.trim().is_empty() {
+        return Err(Error::invalid("network name is required"));
+    }
+    if !first.is_some_and(|b| b.is_ascii_alphanumeric()) || !name.bytes().all(good) || name.len() > NAME_BYTES_MAX {
+        return Err(Error::invalid(format!(
+            "invalid network name: {name}: only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed"
+        )));
+    }
+    Ok(())
+}
+
+/// The blocks asked for, checked against each other and what is `taken`; one of our choice where none is.
+fn choose_blocks(spec: &NetworkSpec, taken: &[Subnet]) -> Result<Vec<AddressBlock>> {
+    let mut blocks: Vec<AddressBlock> = Vec::new();
+    for wanted in &spec.blocks {
+        let Some(subnet) = wanted.subnet else {
+            if wanted.range.is_some() || wanted.gateway.is_some() || !wanted.auxiliary.is_empty() {
+                return Err(Error::invalid(
+                    "invalid network config:\ninvalid subnet : a gateway, range or auxiliary address needs a subnet",
+                ));
+            }
+            continue;
+        };
+        if subnet.prefix_len > 30 {
+            return Err(Error::invalid(format!("invalid subnet {subnet}: it has no room for containers")));
+        }
+        let own = blocks.iter().map(|block| block.subnet);
+        if let Some(other) = taken.iter().copied().chain(own).find(|other| other.overlaps(subnet)) {
+            return Err(Error::new(
+                ErrorKind::Forbidden,
+                "invalid pool request: Pool overlaps with other one on this address space",
+            )
+            .with_hint(format!("{subnet} overlaps {other}, which the host or another network uses")));
+        }
+        let mut block = block_of(subnet)?;
+        if let Some(gateway) = wanted.gateway {
+            block.gateway = gateway;
+        }
+        for (what, address) in [("gateway", Some(block.gateway)), ("range", wanted.range.map(|range| range.address))]
+            .into_iter()
+            .chain(wanted.auxiliary.values().map(|address| ("auxiliary address", Some(*address))))
+        {
+            if let Some(address) = address.filter(|address| !subnet.contains(*address)) {
+                return Err(Error::invalid(format!(
+                    "invalid network config:\n{what} {address} is not in subnet {subnet}"
+                )));
+            }
+        }
+        if wanted.range.is_some_and(|range| range.prefix_len < subnet.prefix_len) {
+            return Err(Error::invalid(format!("invalid network config:\nrange is larger than subnet {subnet}")));
+        }
+        block.range = wanted.range;
+        block.auxiliary = wanted.auxiliary.clone();
+        blocks.push(block);
+    }
+    if blocks.is_empty() {
+        let pools: Vec<Subnet> = POOLS.iter().filter_map(|pool| pool.parse().ok()).collect();
+        let subnet = free_subnet(&pools, BLOCK_PREFIX, taken).ok_or_else(|| {
+            Error::internal("could not find an available, non-overlapping IPv4 address pool among the defaults to assign to the network")
+                .with_hint("give one with --subnet, or remove networks that nobody uses")
+        })?;
+        blocks.push(block_of(subnet)?);
+    }
+    Ok(blocks)
+}

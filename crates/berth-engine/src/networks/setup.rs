@@ -1,0 +1,332 @@
+//! What happens when an engine starts: bridges, table, leftovers.
+//!
+//! Containers of the engine before keep running, and so do their interfaces and open ports: bridges that are
+//! there stay, and the table is replaced by its equal in one transaction. What nobody owns goes: ports of
+//! our bridges without a container, bridges without a record.
+
+use super::records;
+use super::state::{Held, Live, Ready, Shared, State, host_error, host_name, random_id};
+use super::types::{AddressBlock, Attachment, Driver, Network};
+use crate::events::now_unix_nanos;
+use berth_net::addresses::{Subnet, free_subnet, mac_of};
+use berth_net::firewall::{Firewall, Publication};
+use berth_net::netlink::{Batch, NetlinkError};
+use berth_net::ports;
+use berth_net::route::{self, Link, Range, Route};
+use berth_types::{ContainerId, Error, NetworkId, Result};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
+
+/// Where the default bridge's /16 is looked for.
+const DEFAULT_BRIDGE_POOL: &str = "172.16.0.0/12";
+const DEFAULT_BRIDGE_PREFIX: u8 = 16;
+
+/// A lock among engines of one host while they choose subnets; without it two could choose the same.
+const CHOICE_LOCK: &str = "/run/berth-subnets.lock";
+
+fn pool(text: &str) -> Vec<Subnet> {
+    text.parse().into_iter().collect()
+}
+
+impl Shared {
+    /// The table's name: the bridge's interface name is one engine's only.
+    pub(super) fn table(&self) -> String {
+        format!("berth_{}", self.bridge_name)
+    }
+
+    /// Written into a bridge's alias: whose it is.
+    fn mark(&self) -> String {
+        format!("berth {}", self.bridge_name)
+    }
+
+    pub(super) fn recover(&self, attached: Vec<(ContainerId, Attachment)>) -> Result<()> {
+        let mut state = self.lock();
+        if state.ready.is_some() {
+            return Ok(());
+        }
+        let failed = |error: NetlinkError| host_error("cannot reach the host's network", &error);
+        let mut route = Route::open().map_err(failed)?;
+        let _choosing = choice_lock();
+        self.add_predefined(&mut state, &mut route)?;
+        self.adopt(&mut state, attached);
+        forward_packets()?;
+
+        let links = route.links().map_err(failed)?;
+        for live in state.networks.values_mut().filter(|live| live.network.driver.has_interface()) {
+            match self.raise(&mut route, &links, &live.network) {
+                Ok(index) => live.bridge_index = index,
+                // One network that cannot be had must not cost the others.
+                Err(error) if !live.network.is_predefined() => {
+                    tracing::error!(network = live.network.name, %error, "network is not usable");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        self.clear_leftovers(&state, &mut route, &links).map_err(failed)?;
+
+        let zones = state.networks.values().filter(|live| live.network.driver.has_interface()).map(Live::zone);
+        let publications: Vec<Publication> =
+            state.held.values().flat_map(|held| held.publications.iter().copied()).collect();
+        let firewall = Firewall::open_with(&self.table(), zones.collect(), &publications).map_err(|error| {
+            host_error("cannot set up the firewall table", &error)
+                .with_hint("the kernel needs nf_tables with NAT: load the modules nf_tables, nft_chain_nat, nft_masq, nft_fib_inet")
+        })?;
+        state.ready = Some(Ready { route, firewall });
+        drop(state);
+        self.start_behind()
+    }
+
+    /// `bridge`, `host` and `none`, made once and remembered.
+    fn add_predefined(&self, state: &mut State, route: &mut Route) -> Result<()> {
+        let mut changed = false;
+        for (name, driver) in [("host", Driver::Host), ("none", Driver::Null)] {
+            if state.find(name).is_err() {
+                let network = predefined(name, driver)?;
+                state.networks.insert(network.id.clone(), Live::new(network, 0));
+                changed = true;
+            }
+        }
+        let configured = self.bridge_subnet.as_deref().map(configured_block).transpose()?;
+        let old = state.find("bridge").ok().map(|live| live.network.clone());
+        let busy: Vec<Subnet> = busy_subnets(route, &self.bridge_name)?;
+        let keep = old.as_ref().and_then(|network| network.blocks.first()).is_some_and(|block| match &configured {
+            Some(wanted) => wanted == block,
+            None => !busy.iter().any(|taken| taken.overlaps(block.subnet)),
+        });
+        if !keep || old.as_ref().is_some_and(|network| network.bridge != self.bridge_name) {
+            let block = match configured {
+                Some(block) => block,
+                None => self.choose_default(&busy, state)?,
+            };
+            let id = match &old {
+                Some(network) => network.id.clone(),
+                None => NetworkId::from_bytes(random_id()?),
+            };
+            let network = Network {
+                id,
+                bridge: self.bridge_name.clone(),
+                blocks: vec![block],
+                ..predefined("bridge", Driver::Bridge)?
+            };
+            state.networks.insert(network.id.clone(), Live::new(network, 0));
+            changed = true;
+        }
+        if changed {
+            let all: Vec<&Network> = state.networks.values().map(|live| &live.network).collect();
+            records::save(&self.records, &all)?;
+        }
+        Ok(())
+    }
+
+    fn choose_default(&self, busy: &[Subnet], state: &State) -> Result<AddressBlock> {
+        let mut taken = busy.to_vec();
+        taken.extend(state.networks.values().flat_map(|live| live.network.blocks.iter().map(|block| block.subnet)));
+        // 172.16 stays free for people who number by hand; Docker begins at 172.17 too.
+        taken.extend(pool("172.16.0.0/16"));
+        let subnet = free_subnet(&pool(DEFAULT_BRIDGE_POOL), DEFAULT_BRIDGE_PREFIX, &taken)
+            .or_else(|| free_subnet(&pool("10.0.0.0/8"), DEFAULT_BRIDGE_PREFIX, &taken))
+            .ok_or_else(|| {
+                Error::internal("could not find an available, non-overlapping IPv4 address pool for the default bridge")
+                    .with_hint("give one with --bridge-subnet")
+            })?;
+        block_of(subnet)
+    }
+
+    /// Running containers keep what they have.
+    fn adopt(&self, state: &mut State, attached: Vec<(ContainerId, Attachment)>) {
+        for (id, attachment) in attached {
+            let mut publications = Vec::new();
+            for endpoint in attachment.endpoints.values() {
+                if let Some(live) = endpoint.network_id.as_ref().and_then(|id| state.networks.get_mut(id)) {
+                    for address in endpoint.addresses() {
+                        for pool in live.pools.iter_mut().filter(|pool| pool.subnet().contains(address)) {
+                            // Two containers with one address cannot be; if records say so, both run on.
+                            pool.take(address).ok();
+                        }
+                    }
+                }
+            }
+            let target = attachment.endpoints.values().find(|endpoint| endpoint.gateway.is_some());
+            for (port, listeners) in &attachment.ports {
+                for &(host, host_port) in listeners {
+                    let own = target.and_then(|endpoint| match host {
+                        IpAddr::V4(_) => endpoint.ipv4.map(|(address, _)| IpAddr::V4(address)),
+                        IpAddr::V6(_) => endpoint.ipv6.map(|(address, _)| IpAddr::V6(address)),
+                    });
+                    publications.extend(own.map(|container| Publication {
+                        protocol: port.protocol,
+                        host,
+                        host_port,
+                        container,
+                        container_port: port.port,
+                    }));
+                }
+            }
+            // A port that somebody took while no engine held it stays the container's: packets reach it first.
+            let keep = |p: &Publication| ports::reserve(p.protocol, p.host, p.host_port).ok();
+            let reservations = publications.iter().filter_map(keep).collect();
+            let name = attachment.endpoints.values().find_map(|endpoint| endpoint.dns_names.first().cloned());
+            let held = Held {
+                name: name.unwrap_or_else(|| id.short().to_owned()),
+                attachment,
+                namespace: None,
+                publications,
+                reservations,
+            };
+            state.held.insert(id, held);
+        }
+    }
+
+    /// The bridge of `network`, made or found; answers its interface index.
+    pub(super) fn raise(&self, route: &mut Route, links: &[Link], network: &Network) -> Result<u32> {
+        let name = network.bridge.as_str();
+        let failed = |error: NetlinkError| host_error(format!("cannot set up bridge {name}"), &error);
+        let found = links.iter().find(|link| link.name == name);
+        if let Some(link) = found
+            && (link.kind != "bridge" || !(link.alias.is_empty() || link.alias == self.mark()))
+        {
+            return Err(Error::conflict(format!("interface {name} belongs to somebody else"))
+                .with_hint("choose another name for the engine's bridge"));
+        }
+        if found.is_none() {
+            let v4 = network.blocks.iter().find_map(|block| match block.gateway {
+                IpAddr::V4(address) => Some(address),
+                IpAddr::V6(_) => None,
+            });
+            let mac = mac_of(v4.unwrap_or(Ipv4Addr::LOCALHOST));
+            let mtu = network.options.get("com.docker.network.driver.mtu").and_then(|text| text.parse().ok());
+            let mut batch = Batch::default();
+            route::add_bridge(&mut batch, name, mac, mtu.unwrap_or(1500), &self.mark());
+            route.run(batch).map_err(failed)?;
+        }
+        let link = route.link(name).map_err(failed)?;
+        let index = link.ok_or_else(|| Error::internal(format!("bridge {name} vanished")))?.index;
+        // Published loopback ports need it; the firewall closes what it opens (berth_net::firewall).
+        write_sysctl(&format!("/proc/sys/net/ipv4/conf/{name}/route_localnet"), "1")?;
+        // Containers do not advertise routes to the host. Absent on hosts without IPv6.
+        write_sysctl(&format!("/proc/sys/net/ipv6/conf/{name}/accept_ra"), "0").ok();
+
+        let mut batch = Batch::default();
+        let wanted: Vec<(IpAddr, u8)> =
+            network.blocks.iter().map(|block| (block.gateway, block.subnet.prefix_len)).collect();
+        for range in route.ranges().map_err(failed)?.iter().filter(|range| range.index == index) {
+            let stale = is_interface_address(range) && !wanted.contains(&(range.address, range.prefix_len));
+            if stale {
+                route::delete_address(&mut batch, index, range.address, range.prefix_len);
+            }
+        }
+        // Routes of the bridge are in the list too and are no addresses: their refusal means nothing.
+        route.run(batch).ok();
+        let mut batch = Batch::default();
+        for (address, prefix_len) in wanted {
+            route::add_address(&mut batch, index, address, prefix_len);
+        }
+        route::set_up(&mut batch, index);
+        route.run(batch).map_err(failed)?;
+        Ok(index)
+    }
+
+    fn clear_leftovers(&self, state: &State, route: &mut Route, links: &[Link]) -> Result<(), NetlinkError> {
+        let bridges: BTreeSet<u32> =
+            state.networks.values().map(|live| live.bridge_index).filter(|&index| index != 0).collect();
+        let held = state.held.values().flat_map(|held| held.attachment.endpoints.values());
+        let ours: BTreeSet<String> = held.map(|endpoint| host_name(&endpoint.endpoint_id)).collect();
+        for link in links {
+            let orphan_port =
+                bridges.contains(&link.master) && link.name.starts_with("bv") && !ours.contains(&link.name);
+            let orphan_bridge = link.kind == "bridge" && link.alias == self.mark() && !bridges.contains(&link.index);
+            if orphan_port || orphan_bridge {
+                let mut batch = Batch::default();
+                route::delete_link(&mut batch, &link.name);
+                match route.run(batch) {
+                    Ok(()) => tracing::info!(interface = link.name, "removed what an earlier engine left"),
+                    // The kernel was taking it apart already.
+                    Err(error) if error.errno() == Some(berth_net::Errno::NODEV) => (),
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_interface_address(range: &Range) -> bool {
+    match range.address {
+        IpAddr::V4(_) => true,
+        IpAddr::V6(address) => !address.is_unicast_link_local() && !address.is_multicast(),
+    }
+}
+
+fn predefined(name: &str, driver: Driver) -> Result<Network> {
+    let mut options = BTreeMap::new();
+    if driver == Driver::Bridge {
+        for (key, value) in [
+            ("com.docker.network.bridge.default_bridge", "true"),
+            ("com.docker.network.bridge.enable_icc", "true"),
+            ("com.docker.network.bridge.enable_ip_masquerade", "true"),
+            ("com.docker.network.bridge.host_binding_ipv4", "0.0.0.0"),
+            ("com.docker.network.driver.mtu", "1500"),
+        ] {
+            options.insert(key.to_owned(), value.to_owned());
+        }
+    }
+    Ok(Network {
+        id: NetworkId::from_bytes(random_id()?),
+        name: name.to_owned(),
+        driver,
+        created_unix_nanos: now_unix_nanos(),
+        blocks: Vec::new(),
+        internal: false,
+        attachable: false,
+        enable_ipv6: false,
+        labels: BTreeMap::new(),
+        options,
+        bridge: String::new(),
+    })
+}
+
+/// `172.20.0.1/16`: subnet and gateway; `172.20.0.0/16`: the first address is the gateway.
+fn configured_block(text: &str) -> Result<AddressBlock> {
+    let subnet: Subnet = text.parse().map_err(|error| Error::invalid(format!("bad bridge subnet: {error}")))?;
+    let mut block = block_of(subnet)?;
+    if let Some(address) = text.split('/').next().and_then(|address| address.parse().ok())
+        && address != subnet.address
+    {
+        block.gateway = address;
+    }
+    Ok(block)
+}
+
+/// The whole of `subnet` with its first address as gateway.
+pub(super) fn block_of(subnet: Subnet) -> Result<AddressBlock> {
+    let gateway = subnet.nth(1).ok_or_else(|| Error::invalid(format!("subnet {subnet} is too small")))?;
+    Ok(AddressBlock { subnet, range: None, gateway, auxiliary: BTreeMap::new() })
+}
+
+/// What the host uses, apart from the bridge `own`.
+pub(super) fn busy_subnets(route: &mut Route, own: &str) -> Result<Vec<Subnet>> {
+    let failed = |error: NetlinkError| host_error("cannot list the host's addresses and routes", &error);
+    let own = route.link(own).map_err(failed)?.map(|link| link.index);
+    let ranges = route.ranges().map_err(failed)?;
+    let others = ranges.iter().filter(|range| own.is_none_or(|own| range.index != own));
+    Ok(others.filter_map(|range| Subnet::around(range.address, range.prefix_len)).collect())
+}
+
+/// Held until dropped. Engines without /run choose unguarded.
+pub(super) fn choice_lock() -> Option<std::fs::File> {
+    let file = std::fs::File::create(CHOICE_LOCK).ok()?;
+    file.lock().ok()?;
+    Some(file)
+}
+
+fn forward_packets() -> Result<()> {
+    write_sysctl("/proc/sys/net/ipv4/ip_forward", "1")
+}
+
+fn write_sysctl(path: &str, value: &str) -> Result<()> {
+    if std::fs::read_to_string(path).is_ok_and(|old| old.trim_end() == value) {
+        return Ok(());
+    }
+    std::fs::write(path, value)
+        .map_err(|error| host_error(format!("cannot set {path}"), &error).with_hint(format!("echo {value} > {path}")))
+}

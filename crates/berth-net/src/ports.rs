@@ -1,0 +1,170 @@
+//! Host ports kept for containers.
+//!
+//! A published port is translated before any socket is looked for, so a container's port and a host
+//! program's would silently shadow each other. A [`Reservation`] is a bound socket that nobody listens on:
+//! host programs and other engines get `address already in use`, and so do we when they were first.
+//!
+//! The socket listens for a moment: only a listener conflicts with a listener whose owner asked for
+//! `SO_REUSEADDR`, and without that option a port would stay unusable for a minute after its last
+//! connections. Afterwards it neither listens nor allows reuse (socket(7), ip(7)).
+
+use berth_types::spec::Protocol;
+use rustix::fd::OwnedFd;
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, Shutdown, SocketFlags, SocketType, bind, ipproto, listen, shutdown, socket_with, sockopt,
+};
+use std::net::{IpAddr, SocketAddr};
+
+/// A host port that is ours until this is dropped.
+#[derive(Debug)]
+pub struct Reservation {
+    /// `None` where the host has no sockets of that protocol (SCTP without its module): then nobody else can
+    /// have one either.
+    _socket: Option<OwnedFd>,
+}
+
+/// Why a port cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum PortError {
+    #[error("port is already allocated{}", holder.as_ref().map(|name| format!(" (held by process {name})")).unwrap_or_default())]
+    InUse { holder: Option<String> },
+    #[error("cannot assign requested address")]
+    NoSuchAddress,
+    #[error("cannot keep port {port}/{protocol} on {address}")]
+    Failed {
+        address: IpAddr,
+        port: u16,
+        protocol: Protocol,
+        #[source]
+        errno: Errno,
+    },
+}
+
+/// Keeps `port` on `address`.
+pub fn reserve(protocol: Protocol, address: IpAddr, port: u16) -> Result<Reservation, PortError> {
+    match try_reserve(protocol, address, port) {
+        Ok(socket) => Ok(Reservation { _socket: Some(socket) }),
+        Err(Errno::PROTONOSUPPORT | Errno::AFNOSUPPORT | Errno::SOCKTNOSUPPORT) if protocol == Protocol::Sctp => {
+            Ok(Reservation { _socket: None })
+        }
+        Err(Errno::ADDRINUSE) => Err(PortError::InUse { holder: holder(protocol, port) }),
+        Err(Errno::ADDRNOTAVAIL | Errno::AFNOSUPPORT) => Err(PortError::NoSuchAddress),
+        Err(errno) => Err(PortError::Failed { address, port, protocol, errno }),
+    }
+}
+
+fn try_reserve(protocol: Protocol, address: IpAddr, port: u16) -> Result<OwnedFd, Errno> {
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let (kind, number) = match protocol {
+        Protocol::Tcp => (SocketType::STREAM, ipproto::TCP),
+        Protocol::Udp => (SocketType::DGRAM, ipproto::UDP),
+        Protocol::Sctp => (SocketType::STREAM, ipproto::SCTP),
+    };
+    let socket = socket_with(family, kind, SocketFlags::CLOEXEC, Some(number))?;
+    if address.is_ipv6() {
+        sockopt::set_ipv6_v6only(&socket, true)?;
+    }
+    if protocol == Protocol::Udp {
+        bind(&socket, &SocketAddr::new(address, port))?;
+        return Ok(socket);
+    }
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    bind(&socket, &SocketAddr::new(address, port))?;
+    listen(&socket, 1)?;
+    if protocol == Protocol::Tcp {
+        shutdown(&socket, Shutdown::Read)?;
+        sockopt::set_socket_reuseaddr(&socket, false)?;
+    }
+    Ok(socket)
+}
+
+/// The ports to choose from when the caller leaves the choice to us: the host's own ephemeral range.
+pub fn ephemeral_range() -> (u16, u16) {
+    const DEFAULT: (u16, u16) = (32768, 60999);
+    let Ok(text) = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range") else { return DEFAULT };
+    let mut numbers = text.split_whitespace().filter_map(|number| number.parse().ok());
+    match (numbers.next(), numbers.next()) {
+        (Some(first), Some(last)) if first <= last => (first, last),
+        _ => DEFAULT,
+    }
+}
+
+/// Name and pid of the process that holds `port`; best effort, for messages.
+fn holder(protocol: Protocol, port: u16) -> Option<String> {
+    let tables = match protocol {
+        Protocol::Tcp => ["/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"],
+        Protocol::Udp => ["/proc/thread-self/net/udp", "/proc/thread-self/net/udp6"],
+        Protocol::Sctp => return None,
+    };
+    let inode =
+        tables.iter().filter_map(|path| std::fs::read_to_string(path).ok()).find_map(|table| inode_of(&table, port))?;
+    let wanted = format!("socket:[{inode}]");
+    for process in std::fs::read_dir("/proc").ok()?.flatten() {
+        let Some(pid) = process.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+        let Ok(descriptors) = std::fs::read_dir(process.path().join("fd")) else { continue };
+        for descriptor in descriptors.flatten() {
+            if std::fs::read_link(descriptor.path()).is_ok_and(|link| link.as_os_str() == wanted.as_str()) {
+                let name = std::fs::read_to_string(process.path().join("comm")).unwrap_or_default();
+                return Some(format!("{} (pid {pid})", name.trim_end()));
+            }
+        }
+    }
+    None
+}
+
+/// The inode of the socket at local `port` that is not merely a connection, in the format of proc_net(5).
+fn inode_of(table: &str, port: u16) -> Option<u64> {
+    const TCP_LISTEN: &str = "0A";
+    const CLOSE: &str = "07";
+    let wanted = format!(":{port:04X}");
+    table.lines().skip(1).find_map(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let (local, state) = (fields.get(1)?, fields.get(3)?);
+        if !local.ends_with(&wanted) || !matches!(*state, TCP_LISTEN | CLOSE) {
+            return None;
+        }
+        fields.get(9)?.parse().ok().filter(|&inode| inode != 0)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{Ipv4Addr, TcpListener, UdpSocket};
+
+    const LOCAL: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+    #[test]
+    fn a_reserved_port_is_refused_to_listeners_and_to_other_engines_and_free_afterwards() {
+        let port = TcpListener::bind((LOCAL, 0)).unwrap().local_addr().unwrap().port();
+        let kept = reserve(Protocol::Tcp, LOCAL, port).unwrap();
+        assert_eq!(TcpListener::bind((LOCAL, port)).unwrap_err().kind(), std::io::ErrorKind::AddrInUse);
+        assert!(matches!(reserve(Protocol::Tcp, LOCAL, port), Err(PortError::InUse { .. })));
+        // It does not listen: a client hears so at once.
+        assert!(std::net::TcpStream::connect((LOCAL, port)).is_err());
+        drop(kept);
+        TcpListener::bind((LOCAL, port)).unwrap();
+    }
+
+    #[test]
+    fn a_port_that_a_program_listens_on_names_the_program() {
+        let listener = TcpListener::bind((LOCAL, 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        match reserve(Protocol::Tcp, LOCAL, port) {
+            Err(PortError::InUse { holder: Some(holder) }) => {
+                assert!(holder.contains(&format!("pid {}", std::process::id())), "{holder}");
+            }
+            other => panic!("{other:?}"),
+        }
+        let socket = UdpSocket::bind((LOCAL, 0)).unwrap();
+        let port = socket.local_addr().unwrap().port();
+        assert!(matches!(reserve(Protocol::Udp, LOCAL, port), Err(PortError::InUse { .. })));
+    }
+
+    #[test]
+    fn an_address_of_another_host_cannot_be_published() {
+        let address = "203.0.113.77".parse().unwrap();
+        assert!(matches!(reserve(Protocol::Tcp, address, 8080), Err(PortError::NoSuchAddress)));
+    }
+}

@@ -1,0 +1,202 @@
+//! A network namespace with its interface, made ahead of time.
+//!
+//! ```text
+//!  engine's namespace                      slot's namespace
+//!  bridge ── bv<11 digits>  ~~~ veth ~~~   eth0  address, default route, up
+//!                                          lo    up
+//!                                          sysctls: ports from 0 and ping for everybody
+//! ```
+//!
+//! **Namespaces are kept by descriptor, not by a bind mount.** [`Namespace::path`] is
+//! `/proc/<engine>/fd/<n>`, which a runtime opens like any other namespace file. Reasons: a mount per container would be
+//! copied into the mount namespace of every later container, so the 200th would start slower than the
+//! first; it would need the engine and its shims to share a mount namespace (systemd's `PrivateMounts=`
+//! breaks that); and it would outlive a killed engine. With descriptors the kernel itself
+//! takes back every namespace that no process of a container entered, with its veth pair. What it
+//! costs: the path is good only while this engine runs. A running container's namespace is found again
+//! through `/proc/<its pid>/ns/net`.
+//!
+//! A thread that has moved into a namespace ends with its work; nothing ever moves back.
+
+use crate::netlink::{Batch, NetlinkError};
+use crate::route::{self, Route, Veth};
+use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+/// The threads here call a few functions deep and keep no buffers on the stack.
+const THREAD_STACK_BYTES: usize = 256 * 1024;
+
+/// A step of making or entering a network namespace that failed.
+#[derive(Debug, thiserror::Error)]
+pub enum SlotError {
+    #[error("cannot start a thread for a network namespace")]
+    Thread(#[source] std::io::Error),
+    #[error("cannot make a network namespace")]
+    Unshare(#[source] Errno),
+    #[error("cannot open network namespace {}", path.display())]
+    Open {
+        path: PathBuf,
+        #[source]
+        errno: Errno,
+    },
+    #[error("cannot enter a network namespace")]
+    Enter(#[source] Errno),
+    #[error("cannot set {path}")]
+    Sysctl {
+        path: &'static str,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("cannot set up interface {name}")]
+    Interface {
+        name: String,
+        #[source]
+        source: NetlinkError,
+    },
+    #[error("interface {0} is not where it was put")]
+    Lost(String),
+}
+
+impl From<std::io::Error> for SlotError {
+    fn from(error: std::io::Error) -> SlotError {
+        SlotError::Thread(error)
+    }
+}
+
+/// A network namespace, there as long as this or a process in it lives.
+#[derive(Debug)]
+pub struct Namespace {
+    fd: OwnedFd,
+}
+
+/// A veth pair's end in a namespace, as it is to be.
+#[derive(Debug, Clone)]
+pub struct Interface<'a> {
+    /// The end on the host.
+    pub host_name: &'a str,
+    /// The bridge's interface index.
+    pub bridge: u32,
+    pub mtu: u32,
+    /// The end in the namespace: `eth0`.
+    pub name: &'a str,
+    pub mac: [u8; 6],
+    pub addresses: &'a [(IpAddr, u8)],
+    /// Default routes to set.
+    pub gateways: &'a [IpAddr],
+}
+
+impl Namespace {
+    /// A fresh namespace: loopback up, sysctls as Docker sets them.
+    pub fn create() -> Result<Namespace, SlotError> {
+        in_thread(|| {
+            berth_sys::netns::unshare_network().map_err(SlotError::Unshare)?;
+            let namespace = Namespace::open(Path::new("/proc/thread-self/ns/net"))?;
+            // Everybody in a container may listen on port 80 and ping, without capabilities.
+            sysctl("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0")?;
+            // Refused where the user namespace maps fewer groups; then ping needs CAP_NET_RAW as ever.
+            sysctl("/proc/sys/net/ipv4/ping_group_range", "0 2147483647").ok();
+            // Interfaces get IPv6 when their network has it; ::1 stays. Absent on hosts without IPv6.
+            sysctl("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1").ok();
+            sysctl("/proc/sys/net/ipv6/conf/default/accept_ra", "0").ok();
+            let mut batch = Batch::default();
+            route::set_up(&mut batch, 1);
+            let run = Route::open().and_then(|mut route| route.run(batch));
+            run.map_err(|source| SlotError::Interface { name: "lo".to_owned(), source })?;
+            Ok(namespace)
+        })
+    }
+
+    /// The namespace behind a file: `/proc/<pid>/ns/net`, for example.
+    pub fn open(path: &Path) -> Result<Namespace, SlotError> {
+        let fd = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(|errno| SlotError::Open { path: path.to_owned(), errno })?;
+        Ok(Namespace { fd })
+    }
+
+    /// Where others open it while this process lives.
+    pub fn path(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), self.fd.as_raw_fd()))
+    }
+
+    /// Runs `work` on a thread inside.
+    pub fn enter<T: Send>(&self, work: impl FnOnce() -> Result<T, SlotError> + Send) -> Result<T, SlotError> {
+        let fd = self.fd.as_fd();
+        in_thread(move || {
+            let kind = rustix::thread::LinkNameSpaceType::Network;
+            rustix::thread::move_into_link_name_space(fd, Some(kind)).map_err(SlotError::Enter)?;
+            work()
+        })
+    }
+
+    /// Puts an interface into it: pair made, ends up, addresses and routes set. `host` is a route socket of
+    /// the namespace that has the bridge. After a failure nothing is left of the pair.
+    pub fn add_interface(&self, host: &mut Route, interface: &Interface<'_>) -> Result<(), SlotError> {
+        let failed = |source| SlotError::Interface { name: interface.host_name.to_owned(), source };
+        let mut batch = Batch::default();
+        route::add_veth(&mut batch, veth(interface, self.fd.as_fd()));
+        host.run(batch).map_err(failed)?;
+        let configured = self.enter(|| configure(interface));
+        if configured.is_err() {
+            let mut batch = Batch::default();
+            route::delete_link(&mut batch, interface.host_name);
+            // The reason worth telling is the first one.
+            host.run(batch).ok();
+        }
+        configured
+    }
+
+    /// Interface names in it.
+    pub fn links(&self) -> Result<Vec<route::Link>, SlotError> {
+        self.enter(|| {
+            let links = Route::open().and_then(|mut route| route.links());
+            links.map_err(|source| SlotError::Interface { name: "list".to_owned(), source })
+        })
+    }
+}
+
+fn veth<'a>(interface: &Interface<'a>, netns: BorrowedFd<'a>) -> Veth<'a> {
+    Veth {
+        name: interface.host_name,
+        master: interface.bridge,
+        mtu: interface.mtu,
+        peer_name: interface.name,
+        peer_mac: interface.mac,
+        peer_netns: netns,
+    }
+}
+
+/// Addresses and routes of an interface, on a thread inside its namespace.
+fn configure(interface: &Interface<'_>) -> Result<(), SlotError> {
+    let failed = |source| SlotError::Interface { name: interface.name.to_owned(), source };
+    let mut route = Route::open().map_err(failed)?;
+    let link = route.link(interface.name).map_err(failed)?;
+    let index = link.ok_or_else(|| SlotError::Lost(interface.name.to_owned()))?.index;
+    if interface.addresses.iter().any(|(address, _)| address.is_ipv6()) {
+        std::fs::write(format!("/proc/sys/net/ipv6/conf/{}/disable_ipv6", interface.name), "0")
+            .map_err(|source| SlotError::Sysctl { path: "net.ipv6.conf.<interface>.disable_ipv6", source })?;
+    }
+    let mut batch = Batch::default();
+    route::set_up(&mut batch, index);
+    for &(address, prefix_len) in interface.addresses {
+        route::add_address(&mut batch, index, address, prefix_len);
+    }
+    for &gateway in interface.gateways {
+        route::set_default_route(&mut batch, gateway, index);
+    }
+    route.run(batch).map_err(failed)
+}
+
+fn sysctl(path: &'static str, value: &str) -> Result<(), SlotError> {
+    std::fs::write(path, value).map_err(|source| SlotError::Sysctl { path, source })
+}
+
+fn in_thread<T: Send>(work: impl FnOnce() -> Result<T, SlotError> + Send) -> Result<T, SlotError> {
+    std::thread::scope(|scope| {
+        let builder = std::thread::Builder::new().name("netns".to_owned()).stack_size(THREAD_STACK_BYTES);
+        let thread = builder.spawn_scoped(scope, work)?;
+        thread.join().expect("the thread returns errors and does not panic")
+    })
+}

@@ -1,0 +1,38 @@
+//! Network namespaces of a thread, and the socket option that `rustix` lacks for netlink.
+
+use rustix::io::Errno;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+/// Moves the calling thread, and only it, into a fresh network namespace.
+///
+/// The thread stays there: callers use a thread of their own for it.
+pub fn unshare_network() -> Result<(), Errno> {
+    // SAFETY: CLONE_NEWNET changes which network stack this thread's later calls see and nothing else;
+    // descriptors stay shared with the other threads, which is what the safety note of `unshare` is about.
+    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }
+}
+
+/// `setsockopt(fd, SOL_NETLINK, option, value)` for the options that take an integer.
+pub fn set_netlink_option(fd: BorrowedFd<'_>, option: NetlinkOption, value: bool) -> Result<(), Errno> {
+    let value: libc::c_int = value.into();
+    let length = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: the kernel copies four bytes from `value`, which lives until the call returns; the borrow
+    // keeps `fd` open.
+    let ret = unsafe {
+        libc::setsockopt(fd.as_raw_fd(), libc::SOL_NETLINK, option as libc::c_int, (&raw const value).cast(), length)
+    };
+    if ret == 0 {
+        return Ok(());
+    }
+    Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::INVAL))
+}
+
+/// The options of netlink(7) that we set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(i32)]
+pub enum NetlinkOption {
+    /// Do not send the request back with its acknowledgement.
+    CapAck = libc::NETLINK_CAP_ACK,
+    /// Say in words what was wrong with a request.
+    ExtAck = libc::NETLINK_EXT_ACK,
+}
