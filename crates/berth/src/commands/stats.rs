@@ -38,8 +38,9 @@ pub(crate) async fn stats(app: &'static App, args: Args) -> Result<u8> {
     };
     let listing = Listing::new(format, TABLE, None, HEADERS)?;
     let no_trunc = args.on("no-trunc");
+    let path = if args.on("all") { "/containers/json?all=1" } else { "/containers/json" };
+    let list = args.words.is_empty().then_some(path);
     let names = if args.words.is_empty() {
-        let path = if args.on("all") { "/containers/json?all=1" } else { "/containers/json" };
         let all = app.client.get_value(path).await?;
         all.list().iter().map(|c| short_id(c.text("Id"))).collect()
     } else {
@@ -61,50 +62,73 @@ pub(crate) async fn stats(app: &'static App, args: Args) -> Result<u8> {
         app.print(&listing.render(&rows)?)?;
         return Ok(0);
     }
-    follow(app, &listing, names, no_trunc).await
+    follow(app, &listing, names, no_trunc, list).await
 }
 
 async fn once(app: &App, name: &str) -> Result<Value> {
     app.client.get_value(&format!("/containers/{}/stats?stream=false", encode(name))).await
 }
 
-/// Rows by container, in the order of the list; None until the first reading.
-type Rows = Rc<RefCell<Vec<Option<Value>>>>;
+/// A container that is followed: its newest reading, and its end.
+struct Followed {
+    name: String,
+    row: Rc<RefCell<Option<Value>>>,
+    task: tokio::task::JoinHandle<Result<()>>,
+}
 
-async fn follow(app: &'static App, listing: &Listing, names: Vec<String>, no_trunc: bool) -> Result<u8> {
-    let rows: Rows = Rc::new(RefCell::new(vec![None; names.len()]));
-    let failures: Rc<RefCell<Option<CliError>>> = Rc::default();
-    let mut tasks = Vec::new();
-    for (i, name) in names.into_iter().enumerate() {
-        let (rows, failures) = (Rc::clone(&rows), Rc::clone(&failures));
-        tasks.push(tokio::task::spawn_local(async move {
-            let path = format!("/containers/{}/stats?stream=true", encode(&name));
-            let result: Result<()> = async {
-                let mut answer = app.client.send(Method::GET, &path, &[], Body::empty()).await?;
-                let mut buffer = Vec::new();
-                while let Some(value) = answer.json(&mut buffer).await? {
-                    rows.borrow_mut()[i] = Some(row(&value, &name, no_trunc));
-                }
-                Ok(())
+impl Followed {
+    fn start(app: &'static App, name: String, no_trunc: bool) -> Followed {
+        let row_now = Rc::new(RefCell::new(None));
+        let (slot, container) = (Rc::clone(&row_now), name.clone());
+        let task = tokio::task::spawn_local(async move {
+            let path = format!("/containers/{}/stats?stream=true", encode(&container));
+            let mut answer = app.client.send(Method::GET, &path, &[], Body::empty()).await?;
+            let mut buffer = Vec::new();
+            while let Some(value) = answer.json(&mut buffer).await? {
+                *slot.borrow_mut() = Some(row(&value, &container, no_trunc));
             }
-            .await;
-            rows.borrow_mut()[i] = None;
-            if let Err(error) = result {
-                failures.borrow_mut().get_or_insert(error);
-            }
-        }));
+            *slot.borrow_mut() = None;
+            Ok(())
+        });
+        Followed { name, row: row_now, task }
     }
+}
+
+/// `list`: the path that lists whom to follow, asked again so that new containers appear; none when they
+/// were named, and then the command ends with the last of them.
+async fn follow(
+    app: &'static App,
+    listing: &Listing,
+    names: Vec<String>,
+    no_trunc: bool,
+    list: Option<&str>,
+) -> Result<u8> {
+    let mut followed: Vec<Followed> = names.into_iter().map(|n| Followed::start(app, n, no_trunc)).collect();
     let clear = if crate::tty::stdout_is_terminal() { "\x1b[H\x1b[J" } else { "" };
     loop {
         tokio::time::sleep(REDRAW).await;
-        let present: Vec<Value> = rows.borrow().iter().flatten().cloned().collect();
-        app.print(&format!("{clear}{}", listing.render(&present)?))?;
-        if tasks.iter().all(|t| t.is_finished()) {
-            return match failures.borrow_mut().take() {
-                Some(error) => Err(error),
-                None => Ok(0),
-            };
+        match list {
+            Some(path) => {
+                let now = app.client.get_value(path).await?;
+                let ids: Vec<String> = now.list().iter().map(|c| short_id(c.text("Id"))).collect();
+                followed.retain(|f| ids.contains(&f.name));
+                for id in ids {
+                    if !followed.iter().any(|f| f.name == id && !f.task.is_finished()) {
+                        followed.retain(|f| f.name != id);
+                        followed.push(Followed::start(app, id, no_trunc));
+                    }
+                }
+            }
+            None if followed.iter().all(|f| f.task.is_finished()) => {
+                for f in followed {
+                    f.task.await.map_err(|_| CliError::failed("a reading was cancelled"))??;
+                }
+                return Ok(0);
+            }
+            None => {}
         }
+        let rows: Vec<Value> = followed.iter().filter_map(|f| f.row.borrow().clone()).collect();
+        app.print(&format!("{clear}{}", listing.render(&rows)?))?;
     }
 }
 
