@@ -8,7 +8,7 @@ fn berth(words: &[&str]) -> Output {
         .env("DOCKER_HOST", "unix:///nonexistent/berth.sock")
         .env_remove("BERTH_HOST")
         .output()
-        .unwrap()
+        .expect("the program was built for this test")
 }
 
 fn text(bytes: &[u8]) -> String {
