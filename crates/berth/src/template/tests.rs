@@ -107,3 +107,101 @@ fn a_template_nested_without_end_is_refused_not_followed() {
     let deep = "{{if 1}}".repeat(5000);
     assert!(run(&deep, "{}").contains("nested too deeply"));
 }
+
+/// A small generator with a fixed start: the same texts on every run.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from(self.0 % n as u64).unwrap()
+    }
+}
+
+#[test]
+fn no_text_makes_the_interpreter_panic() {
+    const PARTS: &[&str] = &[
+        "{{",
+        "}}",
+        "{{-",
+        "-}}",
+        " ",
+        ".",
+        "$",
+        "$x",
+        ":=",
+        "=",
+        "|",
+        "(",
+        ")",
+        ",",
+        "\"a\"",
+        "\"",
+        "`",
+        "'",
+        "'é'",
+        "é",
+        "1",
+        "-1",
+        "0x",
+        "1e9",
+        "range",
+        "if",
+        "else",
+        "end",
+        "with",
+        "break",
+        "continue",
+        "and",
+        "or",
+        "not",
+        "eq",
+        "lt",
+        "index",
+        "slice",
+        "len",
+        "print",
+        "printf",
+        "json",
+        "split",
+        "join",
+        "upper",
+        "title",
+        "pad",
+        "truncate",
+        ".State",
+        ".Config.Env",
+        ".Name",
+        ".Mounts",
+        "\\",
+        "%",
+        "\"%5.*d%q%x%s%v%e\"",
+        "nil",
+        "true",
+        "/*",
+        "*/",
+        "\n",
+        "99999999999999999999",
+    ];
+    let data = Value::parse(CONTAINER.as_bytes()).unwrap();
+    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    let mut executed = 0;
+    for _ in 0..30_000 {
+        let mut text = String::new();
+        for _ in 0..random.below(14) {
+            text.push_str(PARTS[random.below(PARTS.len())]);
+            if random.below(3) > 0 {
+                text.push(' ');
+            }
+        }
+        // Half of them well-formed on the outside, or nothing would ever be executed.
+        let text = if random.below(2) == 0 { format!("{{{{{text}}}}}") } else { text };
+        if let Ok(template) = Template::parse(&text) {
+            executed += usize::from(template.execute(&data).is_ok());
+            template.mentions("Name");
+        }
+    }
+    assert!(executed > 1000, "only {executed} ran");
+}
