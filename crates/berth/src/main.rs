@@ -15,6 +15,7 @@ mod commands;
 mod error;
 mod names;
 mod opts;
+mod plugin;
 mod progress;
 mod session;
 mod start_engine;
@@ -62,7 +63,12 @@ fn dispatch(global: &Global, words: Vec<String>) -> u8 {
             None => show(&cli::help::top()),
         };
     }
-    let Some((command, used)) = cli::find(&words) else { return unknown(&words) };
+    let Some((command, used)) = cli::find(&words) else {
+        return match plugin(global, &words) {
+            Some(code) => code,
+            None => unknown(&words),
+        };
+    };
     let rest = words[used..].to_vec();
     let args = match cli::parse_command(command, rest) {
         Ok(Some(args)) => args,
@@ -90,6 +96,14 @@ fn dispatch(global: &Global, words: Vec<String>) -> u8 {
             }
         }
     })
+}
+
+/// Runs a plugin of that name; none when there is none.
+fn plugin(global: &Global, words: &[String]) -> Option<u8> {
+    let app = App::new(global).ok()?;
+    let program = plugin::find(&app, &words[0])?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
+    Some(say(&runtime.block_on(plugin::run(&app, program, words))))
 }
 
 fn unknown(words: &[String]) -> u8 {

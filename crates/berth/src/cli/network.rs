@@ -23,7 +23,10 @@ pub(super) const COMMANDS: &[Command] = &[
         paths: &["network create"],
         usage: "[OPTIONS] NETWORK",
         about: "Create a network",
-        flags: r#"    --attachable  Enable manual container attachment
+        flags: r#"    --config-from string  The network from which to copy the configuration
+    --config-only  Create a configuration only network
+    --ingress  Create swarm routing-mesh network
+    --attachable  Enable manual container attachment
     --aux-address map  Auxiliary IPv4 or IPv6 addresses used by Network driver
 -d, --driver string  Driver to manage the Network (default "bridge")
     --gateway strings  IPv4 or IPv6 Gateway for the master subnet

@@ -18,6 +18,7 @@ const HEADERS: &[(&str, &str)] = &[
 ];
 
 pub(crate) async fn history(app: &'static App, args: Args) -> Result<u8> {
+    super::images::one_platform(&args)?;
     let human = args.on("human");
     let no_trunc = args.on("no-trunc");
     let table = "{{.ID}}\t{{.CreatedSince}}\t{{.CreatedBy}}\t{{.Size}}\t{{.Comment}}";

@@ -130,7 +130,16 @@ pub(crate) async fn tag(app: &'static App, args: Args) -> Result<u8> {
     Ok(0)
 }
 
+/// Images here have one platform, so choosing one of several is refused instead of being ignored.
+pub(crate) fn one_platform(args: &Args) -> Result<()> {
+    match args.text("platform") {
+        "" => Ok(()),
+        _ => Err(CliError::usage("--platform is not supported by this command: every image here has one platform")),
+    }
+}
+
 pub(crate) async fn remove(app: &'static App, args: Args) -> Result<u8> {
+    one_platform(&args)?;
     let on = |flag: &str| if args.on(flag) { "1" } else { "" };
     let query = [("force", on("force")), ("noprune", on("no-prune"))];
     let force = args.on("force");

@@ -38,6 +38,7 @@ pub(crate) async fn container(app: &'static App, args: Args) -> Result<u8> {
 }
 
 pub(crate) async fn image(app: &'static App, args: Args) -> Result<u8> {
+    super::images::one_platform(&args)?;
     inspect(app, &args, &[Type::Image], false).await
 }
 

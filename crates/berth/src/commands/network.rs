@@ -155,9 +155,9 @@ pub(crate) async fn create(app: &'static App, args: Args) -> Result<u8> {
         "IPAM": {"Driver": ipam_driver, "Options": pairs(&args, "ipam-opt"), "Config": ipam(&args)?},
         "Internal": args.on("internal"),
         "Attachable": args.on("attachable"),
-        "Ingress": false,
-        "ConfigOnly": false,
-        "ConfigFrom": null,
+        "Ingress": args.on("ingress"),
+        "ConfigOnly": args.on("config-only"),
+        "ConfigFrom": if args.changed("config-from") { json!({"Network": args.text("config-from")}) } else { Json::Null },
         "Options": pairs(&args, "opt"),
         "Labels": pairs(&args, "label"),
     });

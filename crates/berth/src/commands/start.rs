@@ -7,7 +7,7 @@ use crate::client::encode;
 use crate::error::{CliError, Result};
 
 pub(crate) async fn start(app: &'static App, args: Args) -> Result<u8> {
-    if !args.text("checkpoint").is_empty() {
+    if args.changed("checkpoint") || args.changed("checkpoint-dir") {
         return Err(CliError::failed("checkpoints are not supported by this engine yet"));
     }
     if args.on("attach") || args.on("interactive") {

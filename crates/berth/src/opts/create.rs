@@ -36,6 +36,10 @@ fn list_or_null<T: serde::Serialize>(list: Vec<T>) -> Json {
 pub(crate) fn create(args: &Args, detach: bool) -> Result<Create> {
     let (image, command) = args.words.split_first().expect("the table asks for an image");
     let here = std::env::current_dir().map_err(|e| CliError::io("cannot tell the working directory", e))?;
+    if args.on("use-api-socket") {
+        return Err(usage("--use-api-socket is not supported".to_owned())
+            .with_hint("mount the socket yourself: -v /run/berth/berth.sock:/var/run/docker.sock"));
+    }
     let tty = args.on("tty");
     let interactive = args.on("interactive");
     let (mut stdin, mut stdout, mut stderr) = (false, false, false);

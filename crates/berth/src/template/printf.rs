@@ -89,10 +89,10 @@ fn one(verb: char, arg: &Value, spec: &Spec) -> String {
         }
         ('t', Value::Bool(b)) => b.to_string(),
         ('d', Value::Int(n)) => signed(n.to_string(), *n < 0),
-        ('x', Value::Int(n)) => format!("{}{n:x}", if spec.sharp { "0x" } else { "" }),
-        ('X', Value::Int(n)) => format!("{}{n:X}", if spec.sharp { "0X" } else { "" }),
-        ('o', Value::Int(n)) => format!("{n:o}"),
-        ('b', Value::Int(n)) => format!("{n:b}"),
+        ('x', Value::Int(n)) => based(*n, if spec.sharp { "0x" } else { "" }, format!("{:x}", n.unsigned_abs())),
+        ('X', Value::Int(n)) => based(*n, if spec.sharp { "0X" } else { "" }, format!("{:X}", n.unsigned_abs())),
+        ('o', Value::Int(n)) => based(*n, if spec.sharp { "0" } else { "" }, format!("{:o}", n.unsigned_abs())),
+        ('b', Value::Int(n)) => based(*n, if spec.sharp { "0b" } else { "" }, format!("{:b}", n.unsigned_abs())),
         ('c', Value::Int(n)) => u32::try_from(*n).ok().and_then(char::from_u32).unwrap_or('\u{fffd}').to_string(),
         ('x', Value::Str(s)) => s.bytes().map(|b| format!("{b:02x}")).collect(),
         ('X', Value::Str(s)) => s.bytes().map(|b| format!("{b:02X}")).collect(),
@@ -105,6 +105,11 @@ fn one(verb: char, arg: &Value, spec: &Spec) -> String {
         ('T', value) => funcs::type_name(value).to_owned(),
         (verb, value) => format!("%!{verb}({}={})", funcs::type_name(value), funcs::inner(value)),
     }
+}
+
+/// Go writes negative numbers of any base with a sign.
+fn based(n: i64, prefix: &str, digits: String) -> String {
+    format!("{}{prefix}{digits}", if n < 0 { "-" } else { "" })
 }
 
 fn cut(s: &str, spec: &Spec) -> String {

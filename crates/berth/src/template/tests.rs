@@ -62,6 +62,7 @@ fn templates_give_what_go_gives() {
             "{{printf \"%5d|%-5d|%05d|%x|%q|%.2f|%v|%t\" 42 42 42 255 \"a\" 1.5 .Config.Env true}}",
             "   42|42   |00042|ff|\"a\"|1.50|[A=1 B=two words]|true",
         ),
+        ("{{printf \"%x %b %#x\" -3 5 255}}", "-3 101 0xff"),
         ("{{printf \"%s\"}}", "%!s(MISSING)"),
         ("{{printf \"%d\" \"x\"}}", "%!d(string=x)"),
         ("{{print 1 2 \"a\" \"b\" 3}}", "1 2ab3"),
