@@ -120,7 +120,7 @@ pub(crate) const ABSENT: &[(&str, &str)] = &[
     ("builder", "building is not supported by this engine yet"),
     ("buildx", "building is not supported by this engine yet"),
     ("build", "building is not supported by this engine yet"),
-    ("compose", "use the docker compose plugin with DOCKER_HOST set to this engine's socket"),
+    ("compose", "the compose plugin is not installed (docker-compose in a cli-plugins folder)"),
 ];
 
 #[cfg(test)]

@@ -293,6 +293,9 @@ fn host_config(args: &Args, binds: Vec<String>, bindings: Map<String, Json>, mod
         set("StorageOpt", object(args.list("storage-opt").into_iter().map(key_value)));
     }
     if args.changed("sysctl") {
+        for text in args.list("sysctl") {
+            limits::sysctl(text).map_err(|e| args.because("sysctl", text, &e))?;
+        }
         set("Sysctls", object(args.list("sysctl").into_iter().map(key_value)));
     }
     if args.changed("tmpfs") {

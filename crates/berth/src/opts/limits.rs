@@ -105,6 +105,17 @@ pub(crate) fn device_rule(text: &str) -> Result<String, String> {
     if ok { Ok(text.to_owned()) } else { Err(format!("invalid device cgroup format '{text}'")) }
 }
 
+/// Only what a container has for itself can be set.
+pub(crate) fn sysctl(text: &str) -> Result<(), String> {
+    const NAMES: &[&str] = &["msgmax", "msgmnb", "msgmni", "sem", "shmall", "shmmax", "shmmni", "shm_rmid_forced"];
+    let name = text.split('=').next().unwrap_or_default();
+    let own = name.strip_prefix("kernel.").is_some_and(|n| NAMES.contains(&n));
+    match own || name.starts_with("net.") || name.starts_with("fs.mqueue.") {
+        true if text.contains('=') => Ok(()),
+        _ => Err(format!("sysctl '{text}' is not allowed")),
+    }
+}
+
 /// `/dev/sda:1mb`, `/dev/sda:100`: a path and a rate.
 pub(crate) fn throttle(text: &str, bytes: bool) -> Result<Json, String> {
     let (path, rate) = text.split_once(':').ok_or_else(|| format!("bad format: {text}"))?;
@@ -204,6 +215,8 @@ mod tests {
         assert_eq!(throttle("/dev/sda:1mb", true).unwrap()["Rate"], 1 << 20);
         assert!(throttle("/dev/sda:1mb", false).is_err() && throttle("sda:1", true).is_err());
         assert!(blkio_weight("/dev/sda:5").is_err());
+        assert!(sysctl("net.core.somaxconn=1").is_ok() && sysctl("kernel.shmmax=1").is_ok());
+        assert!(sysctl("kernel.hostname=x").is_err() && sysctl("vm.swappiness=1").is_err() && sysctl("net.x").is_err());
         assert_eq!(gpus("all").unwrap()["Count"], -1);
         assert_eq!(gpus("device=1").unwrap()["DeviceIDs"], json!(["1"]));
     }
