@@ -1,1 +1,3 @@
 //! The Docker Engine API: translates, nothing more
+
+pub mod networks;

@@ -120,18 +120,21 @@ impl std::fmt::Display for Subnet {
 
 /// The first block of `prefix_len` in `pools` that overlaps nothing in `taken`.
 pub fn free_subnet(pools: &[Subnet], prefix_len: u8, taken: &[Subnet]) -> Option<Subnet> {
-    for pool in pools.iter().filter(|pool| pool.prefix_len <= prefix_len) {
-        let mut next = Some(pool.address);
-        while let Some(candidate) = next.filter(|address| pool.contains(*address)) {
-            let candidate = Subnet { address: candidate, prefix_len };
-            match taken.iter().filter(|taken| taken.overlaps(candidate)).max_by_key(|taken| taken.last()) {
-                None => return Some(candidate),
-                // Behind the larger of the two; a smaller block would be met again at the next step.
-                Some(busy) => {
-                    let wider = if busy.prefix_len < prefix_len { *busy } else { candidate };
-                    next = wider.after();
-                }
+    let mut taken = taken.to_vec();
+    taken.sort();
+    'pools: for pool in pools.iter().filter(|pool| pool.prefix_len <= prefix_len) {
+        let mut candidate = Subnet { address: pool.address, prefix_len };
+        // In order of their first addresses: what was passed once is never met again. A block that is
+        // nested in another sorts behind it and lies before the candidate by then.
+        for busy in taken.iter().filter(|busy| busy.overlaps(*pool)) {
+            if busy.overlaps(candidate) {
+                let wider = if busy.prefix_len < prefix_len { *busy } else { candidate };
+                let Some(after) = wider.after() else { continue 'pools };
+                candidate.address = after;
             }
+        }
+        if pool.contains(candidate.address) {
+            return Some(candidate);
         }
     }
     None

@@ -156,6 +156,23 @@ pub fn add_veth(batch: &mut Batch, veth: Veth<'_>) {
     });
 }
 
+/// Lets a bridge send a frame back out of the port it came in by.
+///
+/// Where bridged packets pass the host's packet filter (`bridge-nf-call-iptables`), a container that asks
+/// for its own published port is translated inside the bridge and has to come back by its own port.
+pub fn set_hairpin(batch: &mut Batch, name: &str) {
+    const IFLA_INFO_SLAVE_KIND: u16 = 4;
+    const IFLA_INFO_SLAVE_DATA: u16 = 5;
+    const IFLA_BRPORT_MODE: u16 = 4;
+    batch.message(RTM_NEWLINK, ACK, &ifinfo(0, 0, 0), |a| {
+        a.text(IFLA_IFNAME, name);
+        a.nest(IFLA_LINKINFO, |a| {
+            a.bytes(IFLA_INFO_SLAVE_KIND, b"bridge");
+            a.nest(IFLA_INFO_SLAVE_DATA, |a| a.bytes(IFLA_BRPORT_MODE, &[1]));
+        });
+    });
+}
+
 pub fn set_up(batch: &mut Batch, index: u32) {
     batch.message(RTM_NEWLINK, ACK, &ifinfo(index, IFF_UP, IFF_UP), |_| ());
 }

@@ -63,6 +63,8 @@ struct Planned {
     mtu: u32,
     mac: [u8; 6],
     internal: bool,
+    /// Where ports are published that name no address.
+    host_binding: Option<IpAddr>,
     /// Made ahead of time.
     done: bool,
 }
@@ -280,6 +282,7 @@ fn plan_of(live: &Live, endpoint: Endpoint) -> Planned {
         mtu: live.mtu(),
         mac: parse_mac(&endpoint.mac_address).unwrap_or_default(),
         internal: live.network.internal,
+        host_binding: live.host_binding(),
         endpoint,
         done: false,
     }
@@ -465,7 +468,7 @@ fn publish(state: &mut State, wanted: &Wanted, planned: &[Planned]) -> Result<Pu
     for (port, binding) in &wanted.ports {
         let mut pairs: Vec<(IpAddr, IpAddr)> = Vec::new();
         let (v4, v6) = (endpoint.ipv4.map(|a| a.0), endpoint.ipv6.map(|a| a.0));
-        match (binding.host_ip, v4, v6) {
+        match (binding.host_ip.or(target.host_binding), v4, v6) {
             (None, v4, v6) => {
                 pairs.extend(v4.map(|own| (Ipv4Addr::UNSPECIFIED.into(), own.into())));
                 pairs.extend(v6.map(|own| (Ipv6Addr::UNSPECIFIED.into(), own.into())));

@@ -8,6 +8,7 @@ use berth_net::addresses::{Subnet, free_subnet};
 use berth_net::netlink::Batch;
 use berth_net::route::{self, Route};
 use berth_types::{Error, ErrorKind, NetworkId, Result};
+use std::collections::BTreeMap;
 
 /// Where user networks get their blocks: one pool, /26 each, a thousand and more of them.
 const POOLS: [&str; 3] = ["172.31.0.0/16", "172.30.0.0/16", "192.168.0.0/16"];
@@ -32,6 +33,7 @@ impl Shared {
         if spec.enable_ipv6 || spec.blocks.iter().any(|b| b.subnet.is_some_and(|s| s.address.is_ipv6())) {
             return Err(Error::not_implemented("IPv6 networks are not supported yet"));
         }
+        check_options(&spec.options)?;
         let mut state = self.ready()?;
         if is_predefined(&spec.name) {
             return Err(Error::new(
@@ -135,6 +137,28 @@ impl Shared {
             .map(|()| network.clone())
             .map_err(|error| host_error(format!("network {} is removed but left something", network.name), &error))
     }
+}
+
+/// Options are honoured or refused.
+fn check_options(options: &BTreeMap<String, String>) -> Result<()> {
+    let boolean = |text: &str| matches!(text, "1" | "t" | "T" | "true" | "TRUE" | "True" | "0" | "f" | "F" | "false" | "FALSE" | "False");
+    for (name, value) in options {
+        let good = match name.as_str() {
+            "com.docker.network.bridge.enable_icc" | "com.docker.network.bridge.enable_ip_masquerade" => boolean(value),
+            "com.docker.network.driver.mtu" => value.parse().is_ok_and(|mtu: u32| (68..=65535).contains(&mtu)),
+            "com.docker.network.bridge.host_binding_ipv4" => value.parse::<std::net::Ipv4Addr>().is_ok(),
+            "com.docker.network.bridge.gateway_mode_ipv4" => value == "nat",
+            "com.docker.network.bridge.name" => true,
+            other if other.starts_with("com.docker.network.") => {
+                return Err(Error::not_implemented(format!("network option {other} is not supported")));
+            }
+            _ => true,
+        };
+        if !good {
+            return Err(Error::invalid(format!("invalid value for network option {name}: {value}")));
+        }
+    }
+    Ok(())
 }
 
 fn check_name(name: &str) -> Result<()> {

@@ -30,9 +30,10 @@ pub use types::*;
 
 pub(crate) use state::Shared;
 
+use crate::containers::ListOptions;
 use crate::{Engine, Filters};
 use berth_types::spec::EndpointSpec;
-use berth_types::{ContainerId, Error, NetworkId, Result};
+use berth_types::{ContainerId, Error, NetworkId, Phase, Result};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -126,14 +127,25 @@ impl Networks {
         Ok(())
     }
 
-    /// Removes the networks that nobody is on; answers their names. Keys: label, until.
-    pub async fn prune(&self, filters: &Filters, in_use: &[String]) -> Result<Vec<String>> {
+    /// Removes the networks that nobody runs on or is set to join; answers their names. Keys: label, until.
+    pub async fn prune(&self, filters: &Filters) -> Result<Vec<String>> {
         filters.only(&["label", "label!", "until"])?;
+        let until = match filters.get("until").first() {
+            Some(text) => Some(until_nanos(text)?),
+            None => None,
+        };
+        let all = ListOptions { all: true, ..ListOptions::default() };
+        let containers = self.engine.containers().list(&all).await?;
         let mut pruned = Vec::new();
         for view in self.shared().views() {
             let network = view.network;
-            let used = in_use.iter().any(|name| *name == network.name || *name == network.id.as_str());
-            if network.is_predefined() || used || !view.containers.is_empty() || !filters.labels(&network.labels) {
+            let set_to_join = |name: &str| name == network.name || name == network.id.as_str();
+            let used = containers.iter().any(|container| {
+                set_to_join(&container.network_mode) || container.network.endpoints.contains_key(&network.name)
+            });
+            let young = until.is_some_and(|until| network.created_unix_nanos > until);
+            if network.is_predefined() || used || young || !view.containers.is_empty() || !filters.labels(&network.labels)
+            {
                 continue;
             }
             match self.remove(network.id.as_str()).await {
@@ -145,29 +157,39 @@ impl Networks {
         Ok(pruned)
     }
 
-    /// A running container joins one more network. `netns`: its namespace's file, for one that an
-    /// earlier engine started.
-    pub async fn connect(
-        &self,
-        id: &ContainerId,
-        network: &str,
-        spec: EndpointSpec,
-        netns: PathBuf,
-    ) -> Result<Attachment> {
-        let (shared, id, reference) = (self.shared(), id.clone(), network.to_owned());
-        let (container, network) = (id.clone(), self.shared().resolve(network)?);
-        let attachment = blocking(move || shared.connect(&id, &reference, spec, &netns)).await?;
-        self.tell("connect", &network, Some(&container));
+    /// A running container joins one more network.
+    pub async fn connect(&self, container: &str, network: &str, spec: EndpointSpec) -> Result<Attachment> {
+        let found = self.shared().resolve(network)?;
+        let (id, pid) = self.running(container).await?;
+        if !matches!(found.driver, Driver::Bridge) {
+            return Err(Error::invalid(format!("container cannot be connected to {} network while it runs", found.name)));
+        }
+        let netns = PathBuf::from(format!("/proc/{pid}/ns/net"));
+        let (shared, reference, to) = (self.shared(), id.clone(), found.id.to_string());
+        let attachment = blocking(move || shared.connect(&reference, &to, spec, &netns)).await?;
+        self.tell("connect", &found, Some(&id));
         Ok(attachment)
     }
 
     /// A running container leaves a network.
-    pub async fn disconnect(&self, id: &ContainerId, network: &str) -> Result<Attachment> {
-        let (shared, id, reference) = (self.shared(), id.clone(), network.to_owned());
-        let (container, network) = (id.clone(), self.shared().resolve(network)?);
-        let attachment = blocking(move || shared.disconnect(&id, &reference)).await?;
-        self.tell("disconnect", &network, Some(&container));
+    pub async fn disconnect(&self, container: &str, network: &str) -> Result<Attachment> {
+        let found = self.shared().resolve(network)?;
+        let (id, _) = self.running(container).await?;
+        let (shared, reference, from) = (self.shared(), id.clone(), found.id.to_string());
+        let attachment = blocking(move || shared.disconnect(&reference, &from)).await?;
+        self.tell("disconnect", &found, Some(&id));
         Ok(attachment)
+    }
+
+    async fn running(&self, container: &str) -> Result<(ContainerId, i64)> {
+        let found = self.engine.containers().inspect(container, false).await?;
+        match found.state.phase {
+            Phase::Running { pid } | Phase::Paused { pid } => Ok((found.id, i64::from(pid))),
+            _ => Err(Error::not_implemented(format!(
+                "networks of container {} can be changed while it runs; it does not",
+                found.name
+            ))),
+        }
     }
 
     /// A running container got another name.
@@ -192,4 +214,18 @@ impl Networks {
         let kind = crate::events::EventKind::Network;
         self.engine.events().publish(kind, action, network.id.as_str(), attributes);
     }
+}
+
+/// A moment as `until` filters write it: a Unix time, an RFC 3339 time, or so long ago (`10m`, `1h30m`).
+fn until_nanos(text: &str) -> Result<i64> {
+    let invalid = || Error::invalid(format!("invalid filter 'until={text}'"));
+    if let Ok(seconds) = text.parse::<f64>() {
+        return Ok((seconds * 1e9) as i64);
+    }
+    if let Ok(moment) = text.parse::<jiff::Timestamp>() {
+        return i64::try_from(moment.as_nanosecond()).map_err(|_| invalid());
+    }
+    let ago: jiff::SignedDuration = text.parse().map_err(|_| invalid())?;
+    let ago = i64::try_from(ago.as_nanos()).map_err(|_| invalid())?;
+    Ok(crate::events::now_unix_nanos().saturating_sub(ago))
 }

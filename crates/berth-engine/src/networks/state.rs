@@ -110,7 +110,7 @@ impl Live {
 
     pub(super) fn zone(&self) -> Zone {
         let option = |name: &str, default: bool| match self.network.options.get(name).map(String::as_str) {
-            Some("false" | "0" | "False" | "FALSE") => false,
+            Some("false" | "0" | "False" | "FALSE" | "f" | "F") => false,
             Some(_) => true,
             None => default,
         };
@@ -121,6 +121,12 @@ impl Live {
             masquerade: option("com.docker.network.bridge.enable_ip_masquerade", true),
             inter_container: option("com.docker.network.bridge.enable_icc", true),
         }
+    }
+
+    /// `None`: every address.
+    pub(super) fn host_binding(&self) -> Option<IpAddr> {
+        let option = self.network.options.get("com.docker.network.bridge.host_binding_ipv4")?;
+        option.parse().ok().filter(|address: &IpAddr| !address.is_unspecified())
     }
 
     pub(super) fn mtu(&self) -> u32 {
