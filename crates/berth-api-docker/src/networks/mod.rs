@@ -95,7 +95,10 @@ fn parse<T: DeserializeOwned>(body: &Bytes) -> Result<T, Error> {
 }
 
 /// `GET /networks`.
-async fn list(State(engine): State<Engine>, Query(query): Query<FilterQuery>) -> Result<Json<Vec<NetworkJson>>, Refusal> {
+async fn list(
+    State(engine): State<Engine>,
+    Query(query): Query<FilterQuery>,
+) -> Result<Json<Vec<NetworkJson>>, Refusal> {
     let views = engine.networks().list(&parse_filters(&query.filters)?)?;
     Ok(Json(views.iter().map(NetworkJson::without_containers).collect()))
 }

@@ -317,7 +317,9 @@ mod tests {
 
     #[test]
     fn nothing_that_is_asked_for_is_silently_dropped() {
-        for body in [r#"{"Name":"n","Ingress":true}"#, r#"{"Name":"n","EnableIPv4":false}"#, r#"{"Name":"n","Scope":"swarm"}"#] {
+        for body in
+            [r#"{"Name":"n","Ingress":true}"#, r#"{"Name":"n","EnableIPv4":false}"#, r#"{"Name":"n","Scope":"swarm"}"#]
+        {
             assert!(serde_json::from_str::<CreateBody>(body).unwrap().into_spec().is_err(), "{body}");
         }
     }

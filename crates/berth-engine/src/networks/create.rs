@@ -141,7 +141,9 @@ impl Shared {
 
 /// Options are honoured or refused.
 fn check_options(options: &BTreeMap<String, String>) -> Result<()> {
-    let boolean = |text: &str| matches!(text, "1" | "t" | "T" | "true" | "TRUE" | "True" | "0" | "f" | "F" | "false" | "FALSE" | "False");
+    let boolean = |text: &str| {
+        matches!(text, "1" | "t" | "T" | "true" | "TRUE" | "True" | "0" | "f" | "F" | "false" | "FALSE" | "False")
+    };
     for (name, value) in options {
         let good = match name.as_str() {
             "com.docker.network.bridge.enable_icc" | "com.docker.network.bridge.enable_ip_masquerade" => boolean(value),

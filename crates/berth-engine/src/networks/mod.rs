@@ -144,7 +144,11 @@ impl Networks {
                 set_to_join(&container.network_mode) || container.network.endpoints.contains_key(&network.name)
             });
             let young = until.is_some_and(|until| network.created_unix_nanos > until);
-            if network.is_predefined() || used || young || !view.containers.is_empty() || !filters.labels(&network.labels)
+            if network.is_predefined()
+                || used
+                || young
+                || !view.containers.is_empty()
+                || !filters.labels(&network.labels)
             {
                 continue;
             }
@@ -162,7 +166,10 @@ impl Networks {
         let found = self.shared().resolve(network)?;
         let (id, pid) = self.running(container).await?;
         if !matches!(found.driver, Driver::Bridge) {
-            return Err(Error::invalid(format!("container cannot be connected to {} network while it runs", found.name)));
+            return Err(Error::invalid(format!(
+                "container cannot be connected to {} network while it runs",
+                found.name
+            )));
         }
         let netns = PathBuf::from(format!("/proc/{pid}/ns/net"));
         let (shared, reference, to) = (self.shared(), id.clone(), found.id.to_string());
