@@ -22,7 +22,7 @@ pub(crate) enum CliError {
     Failed { message: String, hint: Option<String> },
     #[error("template parsing error: {0}")]
     Template(#[from] TemplateError),
-    #[error("{doing}: {source}")]
+    #[error("{doing}: {}", plain(source))]
     Io { doing: String, source: io::Error },
     #[error("the engine's answer is not understood: {0}")]
     Answer(#[from] serde_json::Error),
@@ -105,4 +105,10 @@ impl CliError {
             _ => 1,
         }
     }
+}
+
+/// The system's words without Rust's "(os error 2)", in lower case as Docker prints them.
+pub(crate) fn plain(error: &io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error").next().unwrap_or(&text).to_lowercase()
 }

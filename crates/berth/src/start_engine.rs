@@ -5,7 +5,7 @@
 //! command waits until it answers, at most [`DEADLINE`].
 
 use crate::client::endpoint::Endpoint;
-use crate::error::{CliError, Result};
+use crate::error::{CliError, Result, plain};
 use std::fs::OpenOptions;
 use std::io;
 use std::os::unix::process::CommandExt;
@@ -21,7 +21,7 @@ const DATA_ROOT: &str = "/var/lib/berth";
 
 pub(crate) async fn start(endpoint: &Endpoint, why: &io::Error) -> Result<()> {
     let no_engine =
-        || format!("Cannot connect to the Docker daemon at {endpoint}. Is the docker daemon running? ({why})");
+        || format!("Cannot connect to the Docker daemon at {endpoint}. Is the docker daemon running? ({})", plain(why));
     if !rustix::process::geteuid().is_root() {
         return Err(
             CliError::failed(no_engine()).with_hint("as root, berth starts an engine by itself: sudo berth ...")

@@ -6,7 +6,7 @@
 use super::Stream;
 use crate::app::Config;
 use crate::cli::Global;
-use crate::error::{CliError, Result};
+use crate::error::{CliError, Result, plain};
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
@@ -110,12 +110,15 @@ impl Endpoint {
         let what = match error.kind() {
             // The words that scripts wait for.
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
-                format!("Cannot connect to the Docker daemon at {self}. Is the docker daemon running? ({error})")
+                format!(
+                    "Cannot connect to the Docker daemon at {self}. Is the docker daemon running? ({})",
+                    plain(error)
+                )
             }
             io::ErrorKind::PermissionDenied => {
                 format!("permission denied while trying to connect to the Docker daemon socket at {self}")
             }
-            _ => format!("cannot connect to the engine at {self}: {error}"),
+            _ => format!("cannot connect to the engine at {self}: {}", plain(error)),
         };
         CliError::failed(what).with_hint(hint)
     }

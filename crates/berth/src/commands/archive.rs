@@ -4,7 +4,7 @@ use crate::app::App;
 use crate::cli::Args;
 use crate::client::body::Body;
 use crate::client::{Answer, encode, encode_name, with_query};
-use crate::error::{CliError, Result};
+use crate::error::{CliError, Result, plain};
 use crate::progress::{Counted, Line, while_counting};
 use crate::tty;
 use crate::value::Value;
@@ -111,12 +111,6 @@ fn source(path: &str) -> Result<Source> {
     let total = meta.is_file().then_some(meta.len());
     let (reader, count) = Counted::new(file);
     Ok(Source { body: Body::reader(reader, total), count, total })
-}
-
-/// The system's words without Rust's "(os error 2)", in the case that Docker prints them.
-pub(crate) fn plain(error: &io::Error) -> String {
-    let text = error.to_string();
-    text.split(" (os error").next().unwrap_or(&text).to_lowercase()
 }
 
 pub(crate) async fn load(app: &'static App, args: Args) -> Result<u8> {

@@ -20,7 +20,7 @@ use crate::app::App;
 use crate::cli::Args;
 use crate::client::body::Body;
 use crate::client::{encode, with_query};
-use crate::error::{CliError, Result};
+use crate::error::{CliError, Result, plain};
 use crate::units::human_size3;
 use crate::value::Value;
 use base64::Engine as _;
@@ -228,13 +228,12 @@ async fn to_container(app: &App, args: &Args, name: &str, from: &str, to: &str) 
         (to.clone(), Body::reader(std::io::stdin(), None), None)
     } else {
         let source = if args.on("follow-link") {
-            std::fs::canonicalize(from)
-                .map_err(|e| CliError::failed(format!("{from}: {}", super::archive::plain(&e))))?
+            std::fs::canonicalize(from).map_err(|e| CliError::failed(format!("{from}: {}", plain(&e))))?
         } else {
             from.into()
         };
-        let meta = std::fs::symlink_metadata(&source)
-            .map_err(|e| CliError::failed(format!("lstat {from}: {}", super::archive::plain(&e))))?;
+        let meta =
+            std::fs::symlink_metadata(&source).map_err(|e| CliError::failed(format!("lstat {from}: {}", plain(&e))))?;
         let base =
             |path: &str| Path::new(path).file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
         let parent = |path: &str| Path::new(path).parent().unwrap_or(Path::new("/")).to_string_lossy().into_owned();
@@ -278,7 +277,7 @@ async fn to_container(app: &App, args: &Args, name: &str, from: &str, to: &str) 
             Ok(None)
         }
         (_, Some(Err(error))) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(CliError::failed(format!("cannot read {from}: {error}")))
+            Err(CliError::failed(format!("cannot read {}", plain(&error))))
         }
         (Err(error), _) => Err(error),
         (Ok(_), Some(Err(error))) => Err(CliError::io("cannot send the archive", error)),
