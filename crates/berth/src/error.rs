@@ -107,8 +107,34 @@ impl CliError {
     }
 }
 
-/// The system's words without Rust's "(os error 2)", in lower case as Docker prints them.
+/// The system's words without Rust's "(os error 2)", beginning in lower case as Docker prints them. A text of
+/// our own may begin with a path and is left alone.
 pub(crate) fn plain(error: &io::Error) -> String {
     let text = error.to_string();
-    text.split(" (os error").next().unwrap_or(&text).to_lowercase()
+    let text = text.split(" (os error").next().unwrap_or(&text);
+    match (error.raw_os_error(), text.chars().next()) {
+        (Some(_), Some(first)) => first.to_lowercase().chain(text.chars().skip(1)).collect(),
+        _ => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn system_errors_read_as_sentences_and_paths_keep_their_case() {
+        assert_eq!(plain(&io::Error::from_raw_os_error(2)), "no such file or directory");
+        assert_eq!(plain(&io::Error::other("/A/B: Is a directory (os error 21)")), "/A/B: Is a directory");
+        let io = CliError::io("cannot open /X", io::Error::from_raw_os_error(13));
+        assert_eq!(io.to_string(), "cannot open /X: permission denied");
+    }
+
+    #[test]
+    fn codes_and_hints_survive_wrapping() {
+        let error = CliError::usage("bad").with_hint("good").with_code(126);
+        assert_eq!((error.exit_code(), error.hint(), error.to_string()), (126, Some("good"), "bad".to_owned()));
+        assert_eq!(CliError::usage("x").exit_code(), 125);
+        assert_eq!(CliError::failed("x").exit_code(), 1);
+    }
 }
