@@ -19,8 +19,8 @@
 //!
 //! Every change is one transaction on elements of maps: the 10,000th port costs what the first did, and no
 //! packet sees half a change. [`Firewall`] remembers what it put there, so that it can be put back
-//! whole when somebody flushes the host's rules ([`Firewall::restore`]). Nothing outside our table is
-//! touched; other tables' verdicts stay theirs, so a host firewall that drops forwarded packets does.
+//! whole when somebody flushes the host's rules ([`Firewall::restore`]). Outside our table nothing is
+//! touched but forward chains whose policy is to drop (see `foreign`).
 //!
 //! **Loopback.** `127.0.0.1:8080` on the host reaches a container without a proxy: the bridge gets
 //! `route_localnet`, and packets that leave through a bridge with a loopback source are
@@ -29,6 +29,7 @@
 //! reach a port that is published on loopback only.
 
 use crate::addresses::Subnet;
+use crate::foreign;
 use crate::netlink::{NetlinkError, Socket};
 use crate::nft::expr::{self, Base, ConntrackKey, Expression, MetaKey, REG, Verdict};
 use crate::nft::{self, DataType, Element, Hook, SetShape, Transaction, Value};
@@ -135,6 +136,7 @@ impl Firewall {
             publications: publications.iter().map(|p| ((p.protocol, p.host, p.host_port), *p)).collect(),
         };
         firewall.restore()?;
+        firewall.pass_foreign_chains()?;
         Ok(firewall)
     }
 
@@ -160,6 +162,13 @@ impl Firewall {
         change.commit(&mut self.socket)
     }
 
+    /// Lets our bridges pass other people's forward chains that drop by policy; answers whether
+    /// something had to be done.
+    pub fn pass_foreign_chains(&mut self) -> Result<bool, NetlinkError> {
+        let bridges = self.zones.keys().cloned().collect();
+        foreign::open(&mut self.socket, &self.table, &bridges)
+    }
+
     /// Puts the table back if it is gone, and says whether it was.
     pub fn heal(&mut self) -> Result<bool, NetlinkError> {
         if nft::table_exists(&mut self.socket, &self.table)? {
@@ -174,14 +183,15 @@ impl Firewall {
         add_zone(&mut change, &zone);
         change.commit(&mut self.socket)?;
         self.zones.insert(zone.bridge.clone(), zone);
-        Ok(())
+        self.pass_foreign_chains().map(drop)
     }
 
     pub fn remove_network(&mut self, bridge: &str) -> Result<(), NetlinkError> {
         let Some(zone) = self.zones.remove(bridge) else { return Ok(()) };
         let mut change = Transaction::new(&self.table);
         remove_zone(&mut change, &zone);
-        change.commit(&mut self.socket)
+        change.commit(&mut self.socket)?;
+        self.pass_foreign_chains().map(drop)
     }
 
     /// All of them or none.
@@ -215,6 +225,8 @@ impl Firewall {
 
     /// Removes the table; for engines that end for good, and tests.
     pub fn remove(mut self) -> Result<(), NetlinkError> {
+        self.zones.clear();
+        self.pass_foreign_chains()?;
         let mut change = Transaction::new(&self.table);
         change.table();
         change.delete_table();
@@ -392,9 +404,7 @@ fn add_zone(change: &mut Transaction, zone: &Zone) {
     from_loopback.push(Expression::Masquerade);
     change.rule(nat, &from_loopback);
     // Between containers of one network nothing else is changed, also where bridged packets pass here.
-    let mut rest = vec![];
-    rest.push(verdict(Verdict::Accept));
-    change.rule(nat, &rest);
+    change.rule(nat, &[verdict(Verdict::Accept)]);
 
     for (map, elements) in zone_elements(zone) {
         change.add_elements(map, &elements);
@@ -430,11 +440,22 @@ fn remove_zone(change: &mut Transaction, zone: &Zone) {
     }
 }
 
-/// Hears when a table is deleted: by `nft flush ruleset`, or by a firewall service that restarts.
+/// Hears of changes to the host's rules by others: `nft flush ruleset`, a firewall service that restarts,
+/// another engine that comes up.
 #[derive(Debug)]
 pub struct Watch {
     socket: Socket,
     table: String,
+}
+
+/// What others did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Notice {
+    /// Our table is gone, or we may have missed that.
+    TableDeleted,
+    /// A chain came or changed, or a rule went.
+    Changed,
+    Nothing,
 }
 
 impl Watch {
@@ -444,12 +465,16 @@ impl Watch {
         Ok(Watch { socket, table: table.to_owned() })
     }
 
-    /// Blocks until notices came; true if they tell of our table's deletion, or if some were lost.
-    pub fn wait(&mut self) -> Result<bool, NetlinkError> {
+    /// Blocks until notices came.
+    pub fn wait(&mut self) -> Result<Notice, NetlinkError> {
         match self.socket.notices() {
-            Ok(notices) => Ok(notices.iter().any(|notice| nft::tells_deletion(notice, &self.table))),
+            Ok(notices) if notices.iter().any(|notice| nft::tells_deletion(notice, &self.table)) => {
+                Ok(Notice::TableDeleted)
+            }
+            Ok(notices) if notices.iter().any(nft::tells_foreign_change) => Ok(Notice::Changed),
+            Ok(_) => Ok(Notice::Nothing),
             // The kernel had more to say than we read: look for ourselves.
-            Err(NetlinkError::Receive(rustix::io::Errno::NOBUFS)) => Ok(true),
+            Err(NetlinkError::Receive(rustix::io::Errno::NOBUFS)) => Ok(Notice::TableDeleted),
             Err(error) => Err(error),
         }
     }

@@ -5,6 +5,7 @@
 //!  route     bridges, veth pairs, addresses, routes         (NETLINK_ROUTE)
 //!  nft       tables, chains, rules, sets, elements          (NETLINK_NETFILTER)
 //!  firewall  our one table: what it holds and how it changes
+//!  foreign   two rules per bridge in chains of others that drop what they do not know
 //!  slot      a network namespace with its interface, made ahead of time
 //!  addresses which address of a subnet is free, which subnet of a pool
 //!  ports     host ports kept for containers, and who holds one that is taken
@@ -17,6 +18,7 @@
 pub mod addresses;
 pub mod files;
 pub mod firewall;
+mod foreign;
 pub mod netlink;
 pub mod nft;
 pub mod ports;

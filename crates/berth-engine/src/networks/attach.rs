@@ -17,7 +17,7 @@ use berth_net::route::Route;
 use berth_net::slot::{Interface, Namespace};
 use berth_types::spec::{EndpointSpec, PortBinding, PortProto, Protocol};
 use berth_types::{ContainerId, Error, ErrorKind, NetworkId, Result};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
@@ -147,6 +147,7 @@ impl Shared {
 
         let mut state = self.lock();
         let (publications, reservations, ports) = publish(&mut state, wanted, planned)?;
+        state.claim(&wanted.id, &publications);
         let attachment = Attachment {
             netns: namespace.path(),
             endpoints: planned.iter().map(|plan| (plan.network.clone(), plan.endpoint.clone())).collect(),
@@ -169,6 +170,7 @@ impl Shared {
     pub(super) fn detach(&self, id: &ContainerId) -> Result<()> {
         let mut state = self.lock();
         let Some(held) = state.held.remove(id) else { return Ok(()) };
+        state.unclaim(id, &held.publications);
         for endpoint in held.attachment.endpoints.values() {
             state.leave(endpoint);
         }
@@ -255,6 +257,7 @@ impl Shared {
             held.reservations.clear();
         }
         let attachment = held.attachment.clone();
+        state.unclaim(id, &gone);
         state.leave(&endpoint);
         let withdrawn = match &mut state.ready {
             Some(ready) => {
@@ -452,6 +455,9 @@ fn neighbours(state: &State, planned: &[Planned]) -> Vec<(IpAddr, String)> {
     all
 }
 
+/// What the same container publishes already.
+type Own = HashSet<(Protocol, IpAddr, u16)>;
+
 type Published = (Vec<Publication>, Vec<Reservation>, BTreeMap<PortProto, Vec<(IpAddr, u16)>>);
 
 /// Keeps the host's ports and opens them in one transaction.
@@ -465,6 +471,7 @@ fn publish(state: &mut State, wanted: &Wanted, planned: &[Planned]) -> Result<Pu
         "driver failed programming external connectivity on endpoint {} ({})",
         wanted.name, endpoint.endpoint_id
     );
+    let mut own = Own::new();
     for (port, binding) in &wanted.ports {
         let mut pairs: Vec<(IpAddr, IpAddr)> = Vec::new();
         let (v4, v6) = (endpoint.ipv4.map(|a| a.0), endpoint.ipv6.map(|a| a.0));
@@ -481,10 +488,11 @@ fn publish(state: &mut State, wanted: &Wanted, planned: &[Planned]) -> Result<Pu
             }
         }
         let hosts: Vec<IpAddr> = pairs.iter().map(|pair| pair.0).collect();
-        let (host_port, kept) = choose_port(state, &all.0, port.protocol, &hosts, binding.host_port)
+        let (host_port, kept) = choose_port(state, &own, port.protocol, &hosts, binding.host_port)
             .map_err(|e| e.context(prefix.clone()))?;
         all.1.extend(kept);
         for (host, container) in pairs {
+            own.insert((port.protocol, host, host_port));
             all.0.push(Publication { protocol: port.protocol, host, host_port, container, container_port: port.port });
             all.2.entry(*port).or_default().push((host, host_port));
         }
@@ -497,7 +505,7 @@ fn publish(state: &mut State, wanted: &Wanted, planned: &[Planned]) -> Result<Pu
 
 fn choose_port(
     state: &mut State,
-    own: &[Publication],
+    own: &Own,
     protocol: Protocol,
     hosts: &[IpAddr],
     range: (u16, u16),
@@ -526,36 +534,27 @@ fn choose_port(
 }
 
 /// `port` on all of `hosts`, or on none.
-fn keep(
-    state: &State,
-    own: &[Publication],
-    protocol: Protocol,
-    hosts: &[IpAddr],
-    port: u16,
-) -> Result<Vec<Reservation>> {
+fn keep(state: &State, own: &Own, protocol: Protocol, hosts: &[IpAddr], port: u16) -> Result<Vec<Reservation>> {
     let mut kept = Vec::new();
     for &host in hosts {
         let bind = format!("Bind for {} failed", std::net::SocketAddr::new(host, port));
-        let clashes = |p: &&Publication| {
-            let same_address = p.host == host || p.host.is_unspecified() || host.is_unspecified();
-            p.protocol == protocol && p.host_port == port && p.host.is_ipv4() == host.is_ipv4() && same_address
-        };
-        let holder = state.held.values().find(|held| held.publications.iter().any(|p| clashes(&p)));
-        if let Some(holder) = holder {
-            return Err(Error::internal(format!("{bind}: port is already allocated"))
-                .with_hint(format!("container {} holds it; stop {0}, or publish another port", holder.name)));
+        let allocated = || Error::internal(format!("{bind}: port is already allocated"));
+        if let Some(holder) = state.claimant(protocol, host, port) {
+            let holder = state.held.get(holder).map_or(holder.short(), |held| held.name.as_str());
+            return Err(
+                allocated().with_hint(format!("container {holder} holds it; stop {holder}, or publish another port"))
+            );
         }
-        if own.iter().any(|p| clashes(&p)) {
-            return Err(Error::internal(format!("{bind}: port is already allocated"))
-                .with_hint("this container publishes it twice"));
+        let any: IpAddr = if host.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        if own.contains(&(protocol, host, port)) || own.contains(&(protocol, any, port)) {
+            return Err(allocated().with_hint("this container publishes it twice"));
         }
         match ports::reserve(protocol, host, port) {
             Ok(reservation) => kept.push(reservation),
             Err(PortError::InUse { holder }) => {
-                let error = Error::internal(format!("{bind}: port is already allocated"));
                 return Err(match holder {
-                    Some(holder) => error.with_hint(format!("process {holder} of the host listens there")),
-                    None => error,
+                    Some(holder) => allocated().with_hint(format!("process {holder} of the host has it")),
+                    None => allocated(),
                 });
             }
             Err(error) => return Err(host_error(bind, &error)),

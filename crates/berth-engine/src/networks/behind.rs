@@ -6,7 +6,7 @@
 
 use super::attach::build_endpoint;
 use super::state::{Leaving, Shared, Slot, State};
-use berth_net::firewall::Watch;
+use berth_net::firewall::{Notice, Watch};
 use berth_net::netlink::Batch;
 use berth_net::route::{self, Route};
 use berth_net::slot::Namespace;
@@ -151,20 +151,26 @@ fn watch_table(shared: Weak<Shared>) {
         }
     };
     loop {
-        let deleted = watch.wait();
+        let notice = watch.wait();
         let Some(shared) = shared.upgrade() else { return };
-        let mut state = shared.lock();
-        if state.closing {
-            return;
-        }
-        let healed = match (deleted, &mut state.ready) {
-            (Ok(true), Some(ready)) => ready.firewall.heal(),
-            (Ok(_), _) => continue,
-            (Err(error), _) => {
+        let notice = match notice {
+            Ok(Notice::Nothing) => continue,
+            Ok(notice) => notice,
+            Err(error) => {
                 tracing::warn!(%error, "the firewall table is not watched any more");
                 return;
             }
         };
+        let mut state = shared.lock();
+        if state.closing {
+            return;
+        }
+        let Some(ready) = &mut state.ready else { continue };
+        // A flush takes the rules in other people's chains along.
+        if let Err(error) = ready.firewall.pass_foreign_chains() {
+            tracing::warn!(%error, "cannot pass the host's forward chains");
+        }
+        let healed = if notice == Notice::TableDeleted { ready.firewall.heal() } else { Ok(false) };
         match healed {
             Ok(true) => tracing::warn!(table, "somebody deleted the firewall table; it is back"),
             Ok(false) => (),

@@ -173,6 +173,7 @@ impl Shared {
                 publications,
                 reservations,
             };
+            state.claim(&id, &held.publications);
             state.held.insert(id, held);
         }
     }

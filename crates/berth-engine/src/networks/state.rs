@@ -10,6 +10,7 @@ use berth_net::firewall::{Firewall, Publication, Zone};
 use berth_net::ports::Reservation;
 use berth_net::route::Route;
 use berth_net::slot::Namespace;
+use berth_types::spec::Protocol;
 use berth_types::{ContainerId, Error, ErrorKind, NetworkId, Result};
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -36,6 +37,8 @@ pub(super) struct State {
     pub(super) networks: BTreeMap<NetworkId, Live>,
     pub(super) held: HashMap<ContainerId, Held>,
     pub(super) slots: Vec<Slot>,
+    /// Published host ports: the addresses they are published on, and by whom.
+    pub(super) claims: HashMap<(Protocol, u16), Vec<(IpAddr, ContainerId)>>,
     /// Addresses whose interfaces are on their way out.
     pub(super) leaving: Vec<Leaving>,
     /// Where the search for the next port of our choice begins.
@@ -160,6 +163,34 @@ impl State {
                 Err(Error::invalid(format!("network {reference} is ambiguous (2 matches found based on ID prefix)")))
             }
             (None, _) => Err(Error::not_found(format!("network {reference} not found"))),
+        }
+    }
+
+    /// Who publishes `port` on an address that meets `host`.
+    pub(super) fn claimant(&self, protocol: Protocol, host: IpAddr, port: u16) -> Option<&ContainerId> {
+        let claims = self.claims.get(&(protocol, port))?;
+        let meets = |other: &IpAddr| {
+            let same = *other == host || other.is_unspecified() || host.is_unspecified();
+            same && other.is_ipv4() == host.is_ipv4()
+        };
+        claims.iter().find(|(other, _)| meets(other)).map(|(_, id)| id)
+    }
+
+    pub(super) fn claim(&mut self, id: &ContainerId, publications: &[Publication]) {
+        for p in publications {
+            self.claims.entry((p.protocol, p.host_port)).or_default().push((p.host, id.clone()));
+        }
+    }
+
+    pub(super) fn unclaim(&mut self, id: &ContainerId, publications: &[Publication]) {
+        for p in publications {
+            let key = (p.protocol, p.host_port);
+            if let Some(claims) = self.claims.get_mut(&key) {
+                claims.retain(|(_, holder)| holder != id);
+                if claims.is_empty() {
+                    self.claims.remove(&key);
+                }
+            }
         }
     }
 

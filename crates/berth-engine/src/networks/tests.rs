@@ -122,9 +122,7 @@ fn ask(to: SocketAddr, patience: Duration) -> std::io::Result<String> {
 
 fn ask_from(namespace: &Namespace, to: &str, patience: Duration) -> std::io::Result<String> {
     let to = to.parse().unwrap();
-    let mut result = None;
-    namespace.enter(|| Ok(result = Some(ask(to, patience)))).unwrap();
-    result.unwrap()
+    namespace.enter(|| Ok(ask(to, patience))).unwrap()
 }
 
 /// A machine at 198.51.100.2, next to the host at 198.51.100.1.
@@ -320,6 +318,38 @@ fn udp_works_and_a_flushed_table_is_back_by_itself() {
             assert!(since.elapsed() < DEADLINE, "the table did not come back");
         }
         eprintln!("table deleted to first answer: {:?}", since.elapsed());
+        shared.close();
+    });
+}
+
+#[test]
+fn a_host_that_drops_what_it_forwards_lets_our_bridges_pass_early_or_late() {
+    in_private_network(|folder| {
+        let drop_forwarded = || {
+            let mut change = berth_net::nft::Transaction::new("host_filter");
+            change.table();
+            change.dropping_forward_chain("FORWARD");
+            change.commit(&mut berth_net::netlink::Socket::netfilter().unwrap()).unwrap();
+        };
+        let shared = engine(&folder);
+        let machine = outside();
+        let web = start(&shared, 1, &Ask::on("bridge").port("80/tcp", None, 8080)).unwrap();
+        serve(&inside(&web), 80);
+        serve(&machine, 7000);
+        // Somebody's firewall comes up after us.
+        drop_forwarded();
+        let since = Instant::now();
+        while ask_from(&machine, "198.51.100.1:8080", SHORT).is_err() {
+            assert!(since.elapsed() < DEADLINE, "published ports are blocked by the host's policy");
+        }
+        assert!(ask_from(&inside(&web), "198.51.100.2:7000", DEADLINE).is_ok());
+        // What is not ours it still drops, and what our table forbids stays forbidden.
+        let direct = format!("{}:80", address(&web, "bridge"));
+        assert!(ask_from(&machine, &direct, SHORT).is_err());
+        // And with a network that comes after it.
+        shared.create(NetworkSpec { name: "later".to_owned(), ..NetworkSpec::default() }).unwrap();
+        let later = start(&shared, 2, &Ask::on("later")).unwrap();
+        assert!(ask_from(&inside(&later), "198.51.100.2:7000", DEADLINE).is_ok());
         shared.close();
     });
 }

@@ -10,7 +10,7 @@
 
 pub mod expr;
 
-use crate::netlink::{ACK, APPEND, Attributes, Batch, CREATE, NetlinkError, Socket};
+use crate::netlink::{ACK, APPEND, Attributes, Batch, CREATE, NetlinkError, Reply, Socket};
 use expr::{Expression, Verdict};
 
 const SUBSYSTEM: u16 = 10 << 8;
@@ -22,8 +22,10 @@ const NEW_TABLE: u16 = 0;
 const GET_TABLE: u16 = 1;
 const DELETE_TABLE: u16 = 2;
 const NEW_CHAIN: u16 = 3;
+const GET_CHAIN: u16 = 4;
 const DELETE_CHAIN: u16 = 5;
 const NEW_RULE: u16 = 6;
+const GET_RULE: u16 = 7;
 const DELETE_RULE: u16 = 8;
 const NEW_SET: u16 = 9;
 const NEW_ELEMENT: u16 = 12;
@@ -114,6 +116,7 @@ pub struct Hook {
 /// Changes to one table, done together or not at all.
 #[derive(Debug, Clone)]
 pub struct Transaction {
+    family: u8,
     table: String,
     batch: Batch,
 }
@@ -124,10 +127,15 @@ fn nfgen(family: u8, resource: u16) -> [u8; 4] {
 }
 
 impl Transaction {
+    /// On a table of the family `inet`, as ours is.
     pub fn new(table: &str) -> Transaction {
+        Transaction::in_family(FAMILY_INET, table)
+    }
+
+    pub(crate) fn in_family(family: u8, table: &str) -> Transaction {
         let mut batch = Batch::default();
         batch.message(BATCH_BEGIN, 0, &nfgen(0, SUBSYSTEM >> 8), |_| ());
-        Transaction { table: table.to_owned(), batch }
+        Transaction { family, table: table.to_owned(), batch }
     }
 
     pub fn is_empty(&self) -> bool {
@@ -136,7 +144,7 @@ impl Transaction {
 
     fn message(&mut self, kind: u16, flags: u16, fill: impl FnOnce(&mut Attributes<'_>)) {
         let table = self.table.clone();
-        self.batch.message(SUBSYSTEM | kind, flags, &nfgen(FAMILY_INET, 0), |a| {
+        self.batch.message(SUBSYSTEM | kind, flags, &nfgen(self.family, 0), |a| {
             a.text(1, &table);
             fill(a);
         });
@@ -166,6 +174,20 @@ impl Transaction {
         });
     }
 
+    /// A forward chain that drops what no rule decides, as a host's firewall may have; for tests.
+    #[doc(hidden)]
+    pub fn dropping_forward_chain(&mut self, name: &str) {
+        self.message(NEW_CHAIN, CREATE, |a| {
+            a.text(3, name);
+            a.nest(4, |a| {
+                a.be32(1, 2);
+                a.be32(2, 0);
+            });
+            a.be32(5, 0);
+            a.text(7, "filter");
+        });
+    }
+
     /// Removes all rules of a chain.
     pub fn flush_chain(&mut self, name: &str) {
         self.message(DELETE_RULE, 0, |a| a.text(2, name));
@@ -184,6 +206,26 @@ impl Transaction {
                     a.nest(1, |a| expression.write(a));
                 }
             });
+        });
+    }
+
+    /// In front of the chain's rules, with `user_data` to know it by.
+    pub(crate) fn insert_rule(&mut self, chain: &str, expressions: &[Expression], user_data: &[u8]) {
+        self.message(NEW_RULE, CREATE, |a| {
+            a.text(2, chain);
+            a.nest(4, |a| {
+                for expression in expressions {
+                    a.nest(1, |a| expression.write(a));
+                }
+            });
+            a.bytes(7, user_data);
+        });
+    }
+
+    pub(crate) fn delete_rule(&mut self, chain: &str, handle: u64) {
+        self.message(DELETE_RULE, 0, |a| {
+            a.text(2, chain);
+            a.bytes(3, &handle.to_be_bytes());
         });
     }
 
@@ -250,8 +292,36 @@ pub fn table_exists(socket: &mut Socket, table: &str) -> Result<bool, NetlinkErr
     }
 }
 
+/// All chains of all families.
+pub(crate) fn dump_chains(socket: &mut Socket, flags: u16) -> Result<Vec<Reply>, NetlinkError> {
+    let mut batch = Batch::default();
+    batch.message(SUBSYSTEM | GET_CHAIN, flags, &nfgen(0, 0), |_| ());
+    socket.query(batch)
+}
+
+/// The rules of one chain.
+pub(crate) fn dump_rules(
+    socket: &mut Socket,
+    flags: u16,
+    family: u8,
+    table: &str,
+    chain: &str,
+) -> Result<Vec<Reply>, NetlinkError> {
+    let mut batch = Batch::default();
+    batch.message(SUBSYSTEM | GET_RULE, flags, &nfgen(family, 0), |a| {
+        a.text(1, table);
+        a.text(2, chain);
+    });
+    socket.query(batch)
+}
+
+/// Whether a notice tells of a chain that came or changed, or of a rule that went.
+pub(crate) fn tells_foreign_change(reply: &Reply) -> bool {
+    reply.kind == SUBSYSTEM | NEW_CHAIN || reply.kind == SUBSYSTEM | DELETE_RULE
+}
+
 /// Whether a notice from the nf_tables group tells that `table` was deleted.
-pub(crate) fn tells_deletion(reply: &crate::netlink::Reply, table: &str) -> bool {
+pub(crate) fn tells_deletion(reply: &Reply, table: &str) -> bool {
     let name = || crate::netlink::attributes(reply.payload.get(4..).unwrap_or_default()).find(|a| a.0 == 1);
     reply.kind == SUBSYSTEM | DELETE_TABLE
         && reply.payload.first() == Some(&FAMILY_INET)
