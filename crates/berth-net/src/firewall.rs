@@ -29,7 +29,7 @@
 //! reach a port that is published on loopback only.
 
 use crate::addresses::Subnet;
-use crate::foreign;
+use crate::{conntrack, foreign};
 use crate::netlink::{NetlinkError, Socket};
 use crate::nft::expr::{self, Base, ConntrackKey, Expression, MetaKey, REG, Verdict};
 use crate::nft::{self, DataType, Element, Hook, SetShape, Transaction, Value};
@@ -202,7 +202,7 @@ impl Firewall {
         }
         change.commit(&mut self.socket)?;
         self.publications.extend(publications.iter().map(|p| ((p.protocol, p.host, p.host_port), *p)));
-        Ok(())
+        conntrack::forget(&mut self.socket, &conntrack::ports(publications))
     }
 
     /// Those that are not published any more are none of our business.
@@ -220,7 +220,7 @@ impl Firewall {
         for p in &there {
             self.publications.remove(&(p.protocol, p.host, p.host_port));
         }
-        Ok(())
+        conntrack::forget(&mut self.socket, &conntrack::ports(&there))
     }
 
     /// Removes the table; for engines that end for good, and tests.

@@ -5,6 +5,7 @@
 //!  route     bridges, veth pairs, addresses, routes         (NETLINK_ROUTE)
 //!  nft       tables, chains, rules, sets, elements          (NETLINK_NETFILTER)
 //!  firewall  our one table: what it holds and how it changes
+//!  conntrack UDP flows that outlive a change of ports
 //!  foreign   two rules per bridge in chains of others that drop what they do not know
 //!  slot      a network namespace with its interface, made ahead of time
 //!  addresses which address of a subnet is free, which subnet of a pool
@@ -16,6 +17,7 @@
 //! what belongs to whom is `berth-engine`'s. No program is started for any of it.
 
 pub mod addresses;
+mod conntrack;
 pub mod files;
 pub mod firewall;
 mod foreign;

@@ -312,6 +312,17 @@ fn udp_works_and_a_flushed_table_is_back_by_itself() {
         let (length, from) = client.recv_from(&mut buffer).unwrap();
         assert_eq!((&buffer[..length], from.to_string().as_str()), (&b"answer"[..], "198.51.100.1:5353"));
 
+        // The same client goes on; another container takes the port over.
+        shared.detach(&id(1)).unwrap();
+        client.send_to(b"nobody", "198.51.100.1:5353").unwrap();
+        let dns = start(&shared, 2, &ask).unwrap();
+        serve(&inside(&dns), 80);
+        let server = inside(&dns).enter(|| Ok(UdpSocket::bind("0.0.0.0:53").unwrap())).unwrap();
+        server.set_read_timeout(Some(DEADLINE)).unwrap();
+        client.send_to(b"again", "198.51.100.1:5353").unwrap();
+        let (length, _) = server.recv_from(&mut buffer).unwrap();
+        assert_eq!(&buffer[..length], b"again");
+
         berth_net::firewall::Firewall::open("berth_btest0").unwrap().remove().unwrap();
         let since = Instant::now();
         while ask_from(&machine, "198.51.100.1:8080", SHORT).is_err() {
