@@ -29,10 +29,10 @@
 //! reach a port that is published on loopback only.
 
 use crate::addresses::Subnet;
-use crate::{conntrack, foreign};
 use crate::netlink::{NetlinkError, Socket};
 use crate::nft::expr::{self, Base, ConntrackKey, Expression, MetaKey, REG, Verdict};
 use crate::nft::{self, DataType, Element, Hook, SetShape, Transaction, Value};
+use crate::{conntrack, foreign};
 use berth_types::spec::Protocol;
 use std::collections::BTreeMap;
 use std::net::IpAddr;

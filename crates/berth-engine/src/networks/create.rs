@@ -30,9 +30,6 @@ impl Shared {
             }
             other => return Err(Error::not_found(format!("plugin \"{other}\" not found"))),
         }
-        if spec.enable_ipv6 || spec.blocks.iter().any(|b| b.subnet.is_some_and(|s| s.address.is_ipv6())) {
-            return Err(Error::not_implemented("IPv6 networks are not supported yet"));
-        }
         check_options(&spec.options)?;
         let mut state = self.ready()?;
         if is_predefined(&spec.name) {
@@ -65,10 +62,10 @@ impl Shared {
             name: spec.name.clone(),
             driver: Driver::Bridge,
             created_unix_nanos: now_unix_nanos(),
+            enable_ipv6: blocks_have_ipv6(&blocks),
             blocks,
             internal: spec.internal,
             attachable: spec.attachable,
-            enable_ipv6: false,
             labels: spec.labels.clone(),
             options: spec.options.clone(),
             bridge,
@@ -189,7 +186,12 @@ fn choose_blocks(spec: &NetworkSpec, taken: &[Subnet]) -> Result<Vec<AddressBloc
             }
             continue;
         };
-        if subnet.prefix_len > 30 {
+        if subnet.address.is_ipv6() && !spec.enable_ipv6 {
+            return Err(Error::invalid(format!(
+                "invalid network config:\nsubnet {subnet} needs IPv6 enabled (--ipv6)"
+            )));
+        }
+        if subnet.prefix_len > if subnet.address.is_ipv4() { 30 } else { 126 } {
             return Err(Error::invalid(format!("invalid subnet {subnet}: it has no room for containers")));
         }
         let own = blocks.iter().map(|block| block.subnet);
@@ -221,7 +223,7 @@ fn choose_blocks(spec: &NetworkSpec, taken: &[Subnet]) -> Result<Vec<AddressBloc
         block.auxiliary = wanted.auxiliary.clone();
         blocks.push(block);
     }
-    if blocks.is_empty() {
+    if !blocks.iter().any(|block| block.subnet.address.is_ipv4()) {
         let pools: Vec<Subnet> = POOLS.iter().filter_map(|pool| pool.parse().ok()).collect();
         let subnet = free_subnet(&pools, BLOCK_PREFIX, taken).ok_or_else(|| {
             Error::internal("could not find an available, non-overlapping IPv4 address pool among the defaults to assign to the network")
@@ -229,5 +231,21 @@ fn choose_blocks(spec: &NetworkSpec, taken: &[Subnet]) -> Result<Vec<AddressBloc
         })?;
         blocks.push(block_of(subnet)?);
     }
+    if spec.enable_ipv6 && !blocks_have_ipv6(&blocks) {
+        blocks.push(block_of(unique_local_subnet()?)?);
+    }
     Ok(blocks)
+}
+
+fn blocks_have_ipv6(blocks: &[AddressBlock]) -> bool {
+    blocks.iter().any(|block| block.subnet.address.is_ipv6())
+}
+
+/// A /64 of addresses that nobody else has: fd, then random digits (RFC 4193, 3.2.2).
+fn unique_local_subnet() -> Result<Subnet> {
+    let random = random_id()?;
+    let mut octets = [0; 16];
+    octets[0] = 0xfd;
+    octets[1..8].copy_from_slice(&random[..7]);
+    Subnet::around(std::net::Ipv6Addr::from(octets).into(), 64).ok_or_else(|| Error::internal("no subnet of 64 bits"))
 }

@@ -207,6 +207,11 @@ impl Shared {
         // Containers do not advertise routes to the host. Absent on hosts without IPv6.
         write_sysctl(&format!("/proc/sys/net/ipv6/conf/{name}/accept_ra"), "0").ok();
 
+        if network.enable_ipv6 {
+            forward_ipv6()?;
+            write_sysctl(&format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"), "0")?;
+        }
+
         let mut batch = Batch::default();
         let wanted: Vec<(IpAddr, u8)> =
             network.blocks.iter().map(|block| (block.gateway, block.subnet.prefix_len)).collect();
@@ -322,6 +327,25 @@ pub(super) fn choice_lock() -> Option<std::fs::File> {
 
 fn forward_packets() -> Result<()> {
     write_sysctl("/proc/sys/net/ipv4/ip_forward", "1")
+}
+
+/// Lets IPv6 packets through without costing the host its own routes: an interface that forwards ignores
+/// router advertisements unless `accept_ra` is 2 (kernel's ip-sysctl, `accept_ra`), and the default route
+/// learnt from them would run out.
+fn forward_ipv6() -> Result<()> {
+    const ALL: &str = "/proc/sys/net/ipv6/conf/all/forwarding";
+    let interfaces = std::fs::read_dir("/proc/sys/net/ipv6/conf")
+        .map_err(|error| host_error("this host has no IPv6", &error).with_hint("make the network without --ipv6"))?;
+    if std::fs::read_to_string(ALL).is_ok_and(|text| text.trim_end() == "1") {
+        return Ok(());
+    }
+    for interface in interfaces.flatten() {
+        let accept = interface.path().join("accept_ra");
+        if interface.file_name() != "all" && std::fs::read_to_string(&accept).is_ok_and(|text| text.trim_end() == "1") {
+            write_sysctl(&accept.to_string_lossy(), "2")?;
+        }
+    }
+    write_sysctl(ALL, "1")
 }
 
 fn write_sysctl(path: &str, value: &str) -> Result<()> {

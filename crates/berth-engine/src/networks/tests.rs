@@ -293,6 +293,56 @@ fn fixed_addresses_are_kept_and_clashes_are_refused() {
 }
 
 #[test]
+fn a_network_with_ipv6_is_published_on_both_families_and_goes_out() {
+    in_private_network(|folder| {
+        let shared = engine(&folder);
+        let machine = outside();
+        // The wire speaks IPv6 too.
+        let mut route = Route::open().unwrap();
+        let wire = route.link("wire0").unwrap().unwrap().index;
+        let mut batch = Batch::default();
+        route::add_address(&mut batch, wire, "2001:db8::1".parse().unwrap(), 64);
+        route.run(batch).unwrap();
+        machine
+            .enter(|| {
+                std::fs::write("/proc/sys/net/ipv6/conf/eth0/disable_ipv6", "0").unwrap();
+                let mut route = Route::open().unwrap();
+                let eth0 = route.link("eth0").unwrap().unwrap().index;
+                let mut batch = Batch::default();
+                route::add_address(&mut batch, eth0, "2001:db8::2".parse().unwrap(), 64);
+                route::set_default_route(&mut batch, "2001:db8::1".parse().unwrap(), eth0);
+                route.run(batch).unwrap();
+                Ok(())
+            })
+            .unwrap();
+        let spec = NetworkSpec { name: "six".to_owned(), enable_ipv6: true, ..NetworkSpec::default() };
+        let network = shared.create(spec).unwrap();
+        assert!(network.enable_ipv6 && network.blocks.len() == 2);
+        let web = start(&shared, 1, &Ask::on("six").port("80/tcp", None, 8080)).unwrap();
+        assert_eq!(web.ports.values().next().unwrap().len(), 2);
+        let own = web.endpoints["six"].ipv6.unwrap().0;
+        let serve6 = |namespace: &Namespace, port: u16| {
+            let listener = namespace.enter(|| Ok(TcpListener::bind(("::", port)).unwrap())).unwrap();
+            std::thread::spawn(move || {
+                for stream in listener.incoming() {
+                    let mut stream = stream.unwrap();
+                    let peer = stream.peer_addr().unwrap().ip().to_canonical().to_string();
+                    stream.write_all(peer.as_bytes()).ok();
+                }
+            });
+        };
+        serve6(&inside(&web), 80);
+        assert_eq!(ask_from(&machine, "[2001:db8::1]:8080", DEADLINE).unwrap(), "2001:db8::2");
+        assert_eq!(ask_from(&machine, "198.51.100.1:8080", DEADLINE).unwrap(), "198.51.100.2");
+        assert!(ask_from(&machine, &format!("[{own}]:80"), SHORT).is_err(), "unpublished, directly");
+        serve6(&machine, 7000);
+        assert_eq!(ask_from(&inside(&web), "[2001:db8::2]:7000", DEADLINE).unwrap(), "2001:db8::1");
+        eprintln!("through ::1: {:?}", ask("[::1]:8080".parse().unwrap(), SHORT));
+        shared.close();
+    });
+}
+
+#[test]
 fn udp_works_and_a_flushed_table_is_back_by_itself() {
     in_private_network(|folder| {
         let shared = engine(&folder);
