@@ -1,3 +1,4 @@
 //! Every system call and ioctl we make, safe to call; the only crate with unsafe
 
+pub mod handed_over;
 pub mod netns;

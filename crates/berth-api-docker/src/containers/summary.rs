@@ -1,0 +1,120 @@
+//! A container in a list.
+
+use berth_engine::containers::{MountPoint, Summary};
+use berth_engine::networks::{Attachment, Endpoint};
+use berth_types::spec::MountKind;
+use serde_json::{Map, Value, json};
+
+/// One entry of `GET /containers/json`.
+pub(crate) fn render_summary(summary: &Summary, now_unix_nanos: i64) -> Value {
+    let mut value = json!({
+        "Id": summary.id.to_string(),
+        "Names": [format!("/{}", summary.name)],
+        "Image": summary.image,
+        "ImageID": summary.image_id.as_ref().map_or(String::new(), |id| id.to_string()),
+        "Command": command(&summary.command),
+        "Created": summary.created_unix_nanos / 1_000_000_000,
+        "Ports": ports(summary),
+        "Labels": summary.labels,
+        "State": summary.state.word().as_str(),
+        "Status": summary.state.status_text(now_unix_nanos),
+        "HostConfig": {"NetworkMode": summary.network_mode},
+        "NetworkSettings": {"Networks": endpoints(&summary.network)},
+        "Mounts": summary.mounts.iter().map(render_mount).collect::<Vec<_>>(),
+    });
+    if let Some(bytes) = summary.size_rw_bytes {
+        value["SizeRw"] = json!(bytes);
+    }
+    if let Some(bytes) = summary.size_root_bytes {
+        value["SizeRootFs"] = json!(bytes);
+    }
+    value
+}
+
+/// Program and arguments as dockerd joins them: those with blanks quoted.
+fn command(words: &[String]) -> String {
+    let quoted = words.iter().enumerate().map(|(index, word)| match index > 0 && word.contains(' ') {
+        true => format!("'{word}'"),
+        false => word.clone(),
+    });
+    quoted.collect::<Vec<_>>().join(" ")
+}
+
+fn ports(summary: &Summary) -> Vec<Value> {
+    let mut ports = Vec::new();
+    for (port, bindings) in &summary.network.ports {
+        for (address, public) in bindings {
+            ports.push(json!({
+                "IP": address.to_string(), "PrivatePort": port.port, "PublicPort": public,
+                "Type": port.protocol.as_str(),
+            }));
+        }
+    }
+    for port in &summary.exposed_ports {
+        if summary.network.ports.get(port).is_none_or(Vec::is_empty) {
+            ports.push(json!({"PrivatePort": port.port, "Type": port.protocol.as_str()}));
+        }
+    }
+    ports
+}
+
+pub(crate) fn render_mount(mount: &MountPoint) -> Value {
+    let kind = match mount.kind {
+        MountKind::Bind => "bind",
+        MountKind::Volume => "volume",
+        MountKind::Tmpfs => "tmpfs",
+        MountKind::Image => "image",
+    };
+    let mut value = json!({
+        "Type": kind, "Source": mount.source, "Destination": mount.target, "Mode": mount.mode,
+        "RW": mount.read_write, "Propagation": mount.propagation,
+    });
+    if !mount.name.is_empty() {
+        value["Name"] = json!(mount.name);
+    }
+    if !mount.driver.is_empty() {
+        value["Driver"] = json!(mount.driver);
+    }
+    value
+}
+
+/// `NetworkSettings.Networks`
+pub(crate) fn endpoints(attachment: &Attachment) -> Map<String, Value> {
+    attachment.endpoints.iter().map(|(name, endpoint)| (name.clone(), render_endpoint(endpoint))).collect()
+}
+
+fn render_endpoint(endpoint: &Endpoint) -> Value {
+    let text = |address: Option<String>| address.unwrap_or_default();
+    let list = |list: &Vec<String>| if list.is_empty() { Value::Null } else { json!(list) };
+    let spec = &endpoint.spec;
+    let ipam = match spec.ipv4_address.is_some() || spec.ipv6_address.is_some() {
+        false => Value::Null,
+        true => {
+            let mut ipam = Map::new();
+            if let Some(address) = spec.ipv4_address {
+                ipam.insert("IPv4Address".to_owned(), json!(address));
+            }
+            if let Some(address) = spec.ipv6_address {
+                ipam.insert("IPv6Address".to_owned(), json!(address));
+            }
+            Value::Object(ipam)
+        }
+    };
+    json!({
+        "IPAMConfig": ipam,
+        "Links": list(&spec.links),
+        "Aliases": list(&endpoint.aliases),
+        "MacAddress": endpoint.mac_address,
+        "DriverOpts": if spec.driver_options.is_empty() { Value::Null } else { json!(spec.driver_options) },
+        "GwPriority": spec.gateway_priority,
+        "NetworkID": endpoint.network_id.as_ref().map_or(String::new(), |id| id.to_string()),
+        "EndpointID": endpoint.endpoint_id,
+        "Gateway": text(endpoint.gateway.map(|a| a.to_string())),
+        "IPAddress": text(endpoint.ipv4.map(|(a, _)| a.to_string())),
+        "IPPrefixLen": endpoint.ipv4.map_or(0, |(_, bits)| bits),
+        "IPv6Gateway": text(endpoint.ipv6_gateway.map(|a| a.to_string())),
+        "GlobalIPv6Address": text(endpoint.ipv6.map(|(a, _)| a.to_string())),
+        "GlobalIPv6PrefixLen": endpoint.ipv6.map_or(0, |(_, bits)| bits),
+        "DNSNames": list(&endpoint.dns_names),
+    })
+}

@@ -1,0 +1,165 @@
+//! `/info`, `/version`, `/_ping`, `/system/df`, and what this engine clearly says no to.
+
+use crate::error::{ApiResult, plain};
+use crate::params::Params;
+use crate::version::{CURRENT, OLDEST};
+use axum::extract::State;
+use axum::http::{Method, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{any, get, post};
+use axum::{Json, Router};
+use berth_engine::Engine;
+use berth_engine::events::now_unix_nanos;
+use berth_engine::system::{DiskUsageParts, Info};
+use serde_json::{Value, json};
+
+/// dockerd's words for an engine outside a swarm.
+pub(crate) const NOT_A_SWARM: &str = "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm \
+                                      join\" to connect this node to swarm and try again.";
+
+pub(crate) fn router() -> Router<Engine> {
+    let mut routes = Router::new()
+        .route("/_ping", get(ping).head(ping))
+        .route("/version", get(version))
+        .route("/info", get(info))
+        .route("/system/df", get(disk_usage))
+        .route("/auth", post(auth))
+        .route("/plugins", get(|| async { Json(json!([])) }))
+        .route("/build", post(no_build))
+        .route("/session", any(no_build))
+        .route("/grpc", any(no_build));
+    for path in [
+        "/swarm", "/swarm/{*rest}", "/nodes", "/nodes/{*rest}", "/services", "/services/{*rest}", "/tasks",
+        "/tasks/{*rest}", "/secrets", "/secrets/{*rest}", "/configs", "/configs/{*rest}",
+    ] {
+        routes = routes.route(path, any(no_swarm));
+    }
+    routes
+}
+
+async fn no_swarm() -> Response {
+    plain(StatusCode::SERVICE_UNAVAILABLE, NOT_A_SWARM)
+}
+
+async fn no_build() -> Response {
+    plain(StatusCode::NOT_IMPLEMENTED, "this engine cannot build images yet\nhint: load an image with docker load")
+}
+
+async fn auth() -> Response {
+    plain(StatusCode::NOT_IMPLEMENTED, "this engine does not speak to registries yet")
+}
+
+/// `GET` and `HEAD /_ping`
+async fn ping(method: Method) -> Response {
+    let text = if method == Method::HEAD { "" } else { "OK" };
+    let head = [
+        ("cache-control", "no-cache, no-store, must-revalidate"),
+        ("pragma", "no-cache"),
+        ("builder-version", "1"),
+        ("swarm", "inactive"),
+        ("content-type", "text/plain; charset=utf-8"),
+    ];
+    (head, text).into_response()
+}
+
+/// `GET /version`
+async fn version(State(engine): State<Engine>) -> Json<Value> {
+    let version = engine.system().version();
+    let details = json!({
+        "ApiVersion": CURRENT.to_string(), "Arch": go_arch(&version.architecture), "BuildTime": version.build_time,
+        "Experimental": "false", "GitCommit": version.commit, "GoVersion": "", "KernelVersion": version.kernel_version,
+        "MinAPIVersion": OLDEST.to_string(), "Os": "linux",
+    });
+    Json(json!({
+        "Platform": {"Name": "Berth Engine"},
+        "Components": [{"Name": "Engine", "Version": version.version, "Details": details}],
+        "Version": version.version, "ApiVersion": CURRENT.to_string(), "MinAPIVersion": OLDEST.to_string(),
+        "GitCommit": version.commit, "GoVersion": "", "Os": "linux", "Arch": go_arch(&version.architecture),
+        "KernelVersion": version.kernel_version, "BuildTime": version.build_time,
+    }))
+}
+
+/// Go's name of an architecture.
+fn go_arch(machine: &str) -> &str {
+    match machine {
+        "" => match std::env::consts::ARCH {
+            "x86_64" => "amd64",
+            "aarch64" => "arm64",
+            other => other,
+        },
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+/// `GET /info`
+async fn info(State(engine): State<Engine>) -> ApiResult {
+    let info = engine.system().info().await?;
+    Ok(Json(render(&info)).into_response())
+}
+
+fn render(info: &Info) -> Value {
+    let mut value = json!({
+        "ID": info.id, "Containers": info.containers, "ContainersRunning": info.running,
+        "ContainersPaused": info.paused, "ContainersStopped": info.stopped, "Images": info.images,
+        "Driver": info.storage_driver,
+        "DriverStatus": info.storage_status.iter().map(|(key, text)| json!([key, text])).collect::<Vec<_>>(),
+        "Plugins": {
+            "Volume": ["local"], "Network": ["bridge", "host", "null"], "Authorization": null,
+            "Log": ["json-file", "local", "none"],
+        },
+        "MemoryLimit": info.memory_limit, "SwapLimit": info.swap_limit, "CpuCfsPeriod": info.cpu_cfs,
+        "CpuCfsQuota": info.cpu_cfs, "CPUShares": info.cpu_shares, "CPUSet": info.cpuset,
+        "PidsLimit": info.pids_limit, "OomKillDisable": info.oom_kill_disable,
+        "IPv4Forwarding": info.ipv4_forwarding, "Debug": false, "NFd": info.open_descriptors,
+        "NGoroutines": 0, "SystemTime": crate::time::rfc3339(now_unix_nanos()), "LoggingDriver": info.default_log_driver,
+        "CgroupDriver": info.cgroup_driver, "CgroupVersion": info.cgroup_version, "NEventsListener": info.event_listeners,
+        "KernelVersion": info.kernel_version, "OperatingSystem": info.operating_system, "OSVersion": info.os_version,
+        "OSType": "linux", "Architecture": info.architecture, "IndexServerAddress": "https://index.docker.io/v1/",
+    });
+    let rest = json!({
+        "RegistryConfig": {
+            "IndexConfigs": {"docker.io": {"Mirrors": [], "Name": "docker.io", "Official": true, "Secure": true}},
+            "InsecureRegistryCIDRs": ["::1/128", "127.0.0.0/8"], "Mirrors": null,
+        },
+        "NCPU": info.cpus, "MemTotal": info.memory_bytes, "GenericResources": null, "DockerRootDir": info.data_root,
+        "HttpProxy": info.http_proxy, "HttpsProxy": info.https_proxy, "NoProxy": info.no_proxy, "Name": info.hostname,
+        "Labels": info.labels, "ExperimentalBuild": false, "ServerVersion": env!("CARGO_PKG_VERSION"),
+        "Runtimes": {"runc": {"path": "berth-shim"}}, "DefaultRuntime": "runc",
+        "Swarm": {
+            "NodeID": "", "NodeAddr": "", "LocalNodeState": "inactive", "ControlAvailable": false, "Error": "",
+            "RemoteManagers": null,
+        },
+        "LiveRestoreEnabled": true, "Isolation": "", "InitBinary": "berth-shim",
+        "ContainerdCommit": {"ID": ""}, "RuncCommit": {"ID": ""}, "InitCommit": {"ID": ""},
+        "SecurityOptions": info.security_options, "CDISpecDirs": [], "Warnings": info.warnings,
+    });
+    if let (Value::Object(value), Value::Object(rest)) = (&mut value, rest) {
+        value.extend(rest);
+    }
+    value
+}
+
+/// `GET /system/df`
+async fn disk_usage(State(engine): State<Engine>, params: Params) -> ApiResult {
+    let wanted: Vec<&str> = params.all("type").collect();
+    let has = |kind| wanted.is_empty() || wanted.contains(&kind);
+    let parts = DiskUsageParts { containers: has("container"), volumes: has("volume") };
+    let usage = engine.system().disk_usage(parts).await?;
+    let mut value = json!({"LayersSize": 0, "Images": null, "Containers": null, "Volumes": null, "BuildCache": null});
+    if has("image") {
+        value["Images"] = json!([]);
+    }
+    if parts.containers {
+        let now = now_unix_nanos();
+        value["Containers"] = usage.containers.iter().map(|c| crate::containers::render_summary(c, now)).collect();
+    }
+    if parts.volumes {
+        value["Volumes"] = usage.volumes.iter().map(crate::volumes::render).collect();
+    }
+    if has("build-cache") {
+        value["BuildCache"] = json!([]);
+    }
+    Ok(Json(value).into_response())
+}
