@@ -220,6 +220,8 @@ mod tests {
         assert!(parse("[".repeat(100_000).as_bytes()).is_err());
         let value = parse(br#"{"Memory":"1"}"#).unwrap();
         let error = Fields::new(&value, "HostConfig").unwrap().int("Memory").unwrap_err();
-        assert!(error.message.ends_with("cannot unmarshal string into Go struct field HostConfig.Memory of type int64"));
+        assert!(
+            error.message.ends_with("cannot unmarshal string into Go struct field HostConfig.Memory of type int64")
+        );
     }
 }

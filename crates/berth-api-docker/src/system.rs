@@ -29,8 +29,18 @@ pub(crate) fn router() -> Router<Engine> {
         .route("/session", any(no_build))
         .route("/grpc", any(no_build));
     for path in [
-        "/swarm", "/swarm/{*rest}", "/nodes", "/nodes/{*rest}", "/services", "/services/{*rest}", "/tasks",
-        "/tasks/{*rest}", "/secrets", "/secrets/{*rest}", "/configs", "/configs/{*rest}",
+        "/swarm",
+        "/swarm/{*rest}",
+        "/nodes",
+        "/nodes/{*rest}",
+        "/services",
+        "/services/{*rest}",
+        "/tasks",
+        "/tasks/{*rest}",
+        "/secrets",
+        "/secrets/{*rest}",
+        "/configs",
+        "/configs/{*rest}",
     ] {
         routes = routes.route(path, any(no_swarm));
     }

@@ -52,7 +52,9 @@ async fn list(State(engine): State<Engine>, params: Params) -> ApiResult {
 async fn create(State(engine): State<Engine>, JsonBody(body): JsonBody) -> ApiResult {
     let fields = Fields::new(&body, "CreateOptions")?;
     if fields.raw("ClusterVolumeSpec").is_some() {
-        return Err(berth_types::Error::invalid("cluster volumes need a swarm, which this engine is not part of").into());
+        return Err(
+            berth_types::Error::invalid("cluster volumes need a swarm, which this engine is not part of").into()
+        );
     }
     let volume = engine
         .volumes()

@@ -81,7 +81,9 @@ impl Options {
             let texts = || -> Result<Vec<String>, String> {
                 let list = value.as_array().ok_or_else(|| format!("{key}: must be a list of strings"))?;
                 list.iter()
-                    .map(|item| item.as_str().map(str::to_owned).ok_or_else(|| format!("{key}: must be a list of strings")))
+                    .map(|item| {
+                        item.as_str().map(str::to_owned).ok_or_else(|| format!("{key}: must be a list of strings"))
+                    })
                     .collect()
             };
             let taken = match key.as_str() {
@@ -151,7 +153,10 @@ impl Options {
                 .with_file_name("berth-shim"),
         };
         if !shim.is_file() {
-            return Err(format!("there is no {}\nhint: install it next to berthd, or say where it is with --shim", shim.display()));
+            return Err(format!(
+                "there is no {}\nhint: install it next to berthd, or say where it is with --shim",
+                shim.display()
+            ));
         }
         let absolute = |path: &Path| {
             std::path::absolute(path).map_err(|cause| format!("cannot make {} absolute: {cause}", path.display()))

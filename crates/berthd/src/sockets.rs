@@ -103,7 +103,9 @@ fn handed_over() -> Result<Vec<Listener>, String> {
         listeners.push(adopt(socket).map_err(failed)?);
     }
     match listeners.is_empty() {
-        true => Err("fd:// was asked for, but no socket was handed over\nhint: start berthd by berth.socket".to_owned()),
+        true => {
+            Err("fd:// was asked for, but no socket was handed over\nhint: start berthd by berth.socket".to_owned())
+        }
         false => Ok(listeners),
     }
 }
