@@ -4,9 +4,10 @@
 //! program's would silently shadow each other. A [`Reservation`] is a bound socket that nobody listens on:
 //! host programs and other engines get `address already in use`, and so do we when they were first.
 //!
-//! The socket listens for a moment: only a listener conflicts with a listener whose owner asked for
-//! `SO_REUSEADDR`, and without that option a port would stay unusable for a minute after its last
-//! connections. Afterwards it neither listens nor allows reuse (socket(7), ip(7)).
+//! Where a plain bind is refused, connections that linger for a minute after their listener went may be all
+//! there is. Then the socket asks for `SO_REUSEADDR`, and listens for a moment, because only a listener
+//! conflicts with other listeners that asked for the same; afterwards it neither listens nor allows
+//! reuse (socket(7), ip(7)).
 
 use berth_types::spec::Protocol;
 use rustix::fd::OwnedFd;
@@ -65,9 +66,9 @@ fn try_reserve(protocol: Protocol, address: IpAddr, port: u16) -> Result<OwnedFd
     if address.is_ipv6() {
         sockopt::set_ipv6_v6only(&socket, true)?;
     }
-    if protocol == Protocol::Udp {
-        bind(&socket, &SocketAddr::new(address, port))?;
-        return Ok(socket);
+    match bind(&socket, &SocketAddr::new(address, port)) {
+        Err(Errno::ADDRINUSE) if protocol != Protocol::Udp => (),
+        other => return other.map(|()| socket),
     }
     sockopt::set_socket_reuseaddr(&socket, true)?;
     bind(&socket, &SocketAddr::new(address, port))?;

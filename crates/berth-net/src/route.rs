@@ -137,15 +137,15 @@ pub fn add_bridge(batch: &mut Batch, name: &str, mac: [u8; 6], mtu: u32, alias: 
     });
 }
 
-/// Makes a veth pair, our end up and a port of its bridge, in one message.
+/// Makes a veth pair, our end a port of its bridge; both down yet.
 pub fn add_veth(batch: &mut Batch, veth: Veth<'_>) {
-    batch.message(RTM_NEWLINK, ACK | CREATE | EXCL, &ifinfo(0, IFF_UP, IFF_UP), |a| {
+    batch.message(RTM_NEWLINK, ACK | CREATE | EXCL, &ifinfo(0, 0, 0), |a| {
         a.text(IFLA_IFNAME, veth.name);
         a.u32(IFLA_MTU, veth.mtu);
         a.u32(IFLA_MASTER, veth.master);
         link_kind(a, "veth", |a| {
             a.nest(VETH_INFO_PEER, |a| {
-                // Not up yet: the kernel opens the peer before the two know each other (ENOTCONN).
+                // Up would fail: the kernel opens the peer before the two know each other (ENOTCONN).
                 a.raw(&ifinfo(0, 0, 0));
                 a.text(IFLA_IFNAME, veth.peer_name);
                 a.u32(IFLA_MTU, veth.mtu);
@@ -156,21 +156,32 @@ pub fn add_veth(batch: &mut Batch, veth: Veth<'_>) {
     });
 }
 
-/// Lets a bridge send a frame back out of the port it came in by.
+/// Readies our end of a veth pair as a bridge's port, and takes it up.
 ///
-/// Where bridged packets pass the host's packet filter (`bridge-nf-call-iptables`), a container that asks
-/// for its own published port is translated inside the bridge and has to come back by its own port.
-pub fn set_hairpin(batch: &mut Batch, name: &str) {
+/// Hairpin: where bridged packets pass the host's packet filter (`bridge-nf-call-iptables`), a container that
+/// asks for its own published port is translated inside the bridge and has to come back by its own
+/// port. With `ipv6`, no link-local address: a port is nobody's address, and each would announce itself
+/// to all containers of the network.
+pub fn raise_port(batch: &mut Batch, name: &str, ipv6: bool) {
     const IFLA_INFO_SLAVE_KIND: u16 = 4;
     const IFLA_INFO_SLAVE_DATA: u16 = 5;
     const IFLA_BRPORT_MODE: u16 = 4;
+    const IFLA_AF_SPEC: u16 = 26;
+    const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
+    const IN6_ADDR_GEN_MODE_NONE: u8 = 1;
     batch.message(RTM_NEWLINK, ACK, &ifinfo(0, 0, 0), |a| {
         a.text(IFLA_IFNAME, name);
         a.nest(IFLA_LINKINFO, |a| {
             a.bytes(IFLA_INFO_SLAVE_KIND, b"bridge");
             a.nest(IFLA_INFO_SLAVE_DATA, |a| a.bytes(IFLA_BRPORT_MODE, &[1]));
         });
+        if ipv6 {
+            a.nest(IFLA_AF_SPEC, |a| {
+                a.nest(u16::from(AF_INET6), |a| a.bytes(IFLA_INET6_ADDR_GEN_MODE, &[IN6_ADDR_GEN_MODE_NONE]));
+            });
+        }
     });
+    batch.message(RTM_NEWLINK, ACK, &ifinfo(0, IFF_UP, IFF_UP), |a| a.text(IFLA_IFNAME, name));
 }
 
 pub fn set_up(batch: &mut Batch, index: u32) {

@@ -137,7 +137,7 @@ impl Namespace {
         let failed = |source| SlotError::Interface { name: interface.host_name.to_owned(), source };
         let mut batch = Batch::default();
         route::add_veth(&mut batch, veth(interface, self.fd.as_fd()));
-        route::set_hairpin(&mut batch, interface.host_name);
+        route::raise_port(&mut batch, interface.host_name, Path::new("/proc/sys/net/ipv6").exists());
         host.run(batch).map_err(failed)?;
         let configured = self.enter(|| configure(interface));
         if configured.is_err() {

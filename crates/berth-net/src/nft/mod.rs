@@ -243,6 +243,13 @@ impl Transaction {
                 a.be32(7, if value_type == DataType::Verdict.number() { 16 } else { value_bytes });
             }
             a.be32(10, id);
+            if set.key == [DataType::Interface] {
+                // For the `nft` program, which otherwise reads names backwards: type 0 (key byte order),
+                // four bytes, 1 (the host's order).
+                let mut order = vec![0, 4];
+                order.extend_from_slice(&1_u32.to_ne_bytes());
+                a.bytes(13, &order);
+            }
         });
     }
 
