@@ -1,5 +1,6 @@
 //! Networks as JSON, in Docker's words.
 
+use crate::time::rfc3339_nano;
 use berth_engine::networks::{AddressBlock, BlockSpec, Endpoint, NetworkSpec, NetworkView};
 use berth_types::spec::EndpointSpec;
 use berth_types::{ContainerId, Error, Result};
@@ -113,7 +114,7 @@ impl NetworkJson {
         NetworkJson {
             name: network.name.clone(),
             id: network.id.to_string(),
-            created: created(network.created_unix_nanos),
+            created: rfc3339_nano(network.created_unix_nanos),
             scope: "local",
             driver: network.driver.as_str(),
             enable_ipv4: true,
@@ -139,10 +140,6 @@ impl From<&NetworkView> for NetworkJson {
     fn from(view: &NetworkView) -> NetworkJson {
         NetworkJson::render(view, &view.containers)
     }
-}
-
-fn created(unix_nanos: i64) -> String {
-    jiff::Timestamp::from_nanosecond(i128::from(unix_nanos)).unwrap_or_default().to_string()
 }
 
 #[derive(Debug, Default, Deserialize)]

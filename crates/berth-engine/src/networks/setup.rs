@@ -46,6 +46,7 @@ impl Shared {
         }
         let failed = |error: NetlinkError| host_error("cannot reach the host's network", &error);
         let mut route = Route::open().map_err(failed)?;
+        make_room_for_descriptors();
         let _choosing = choice_lock();
         self.add_predefined(&mut state, &mut route)?;
         self.adopt(&mut state, attached);
@@ -323,6 +324,18 @@ pub(super) fn choice_lock() -> Option<std::fs::File> {
     let file = std::fs::File::create(CHOICE_LOCK).ok()?;
     file.lock().ok()?;
     Some(file)
+}
+
+/// Grows the table of descriptors once. It doubles as needed, and in a process with threads each doubling
+/// waits for the whole machine to pass a quiet moment (expand_fdtable in the kernel's fs/file.c),
+/// about 8 ms; namespaces and kept ports would make starts meet that again and again.
+fn make_room_for_descriptors() {
+    /// 32 KB in the kernel.
+    const DESCRIPTORS: i32 = 4096;
+    if let Ok(file) = std::fs::File::open("/dev/null") {
+        // A lower limit of the process refuses it, and then there is nothing to grow to.
+        rustix::io::fcntl_dupfd_cloexec(&file, DESCRIPTORS - 1).ok();
+    }
 }
 
 fn forward_packets() -> Result<()> {
