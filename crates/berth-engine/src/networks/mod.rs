@@ -89,6 +89,8 @@ impl Networks {
     pub fn list(&self, filters: &Filters) -> Result<Vec<NetworkView>> {
         filters.only(&["dangling", "driver", "id", "label", "label!", "name", "scope", "type"])?;
         let dangling = filters.boolean("dangling")?;
+        // A fresh engine has its predefined networks from the first question on.
+        self.shared().resolve("bridge")?;
         for kind in filters.get("type") {
             if !matches!(kind.as_str(), "custom" | "builtin") {
                 return Err(Error::invalid(format!("invalid filter 'type={kind}'")));

@@ -260,6 +260,34 @@ fn a_port_that_is_taken_is_refused_with_dockers_words_and_leaves_nothing() {
 }
 
 #[test]
+fn two_engines_on_one_host_take_different_subnets_and_leave_each_other_alone() {
+    in_private_network(|folder| {
+        let first = engine(&folder);
+        let other = folder.join("other");
+        let mut config = EngineConfig::new(&other, &other, "/nonexistent");
+        config.bridge_name = "btest1".to_owned();
+        let second = Shared::open(&config).unwrap();
+        let one = start(&first, 1, &Ask::on("bridge").port("80/tcp", None, 8080)).unwrap();
+        let two = start(&second, 1, &Ask::on("bridge").port("80/tcp", None, 8081)).unwrap();
+        assert_ne!(one.host_gateway, two.host_gateway);
+        serve(&inside(&one), 80);
+        serve(&inside(&two), 80);
+        // The other's port is taken, and said so without a word of a container that we do not know.
+        let error = start(&second, 2, &Ask::on("bridge").port("80/tcp", None, 8080)).unwrap_err();
+        assert!(error.to_string().ends_with("port is already allocated"), "{error}");
+        second.detach(&id(1)).unwrap();
+        second.close();
+        drop(second);
+        let third = Shared::open(&config).unwrap();
+        third.recover(Vec::new()).unwrap();
+        assert!(ask("127.0.0.1:8080".parse().unwrap(), DEADLINE).is_ok());
+        assert!(ask_from(&inside(&one), &format!("{}:80", address(&one, "bridge")), DEADLINE).is_ok());
+        first.close();
+        third.close();
+    });
+}
+
+#[test]
 fn fixed_addresses_are_kept_and_clashes_are_refused() {
     in_private_network(|folder| {
         let shared = engine(&folder);
