@@ -19,6 +19,7 @@ mod containers;
 mod events;
 mod images;
 mod networks;
+mod spec;
 mod system;
 mod time;
 mod volumes;

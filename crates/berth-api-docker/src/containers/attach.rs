@@ -1,0 +1,182 @@
+//! Attach: a connection becomes the container's standard streams.
+//!
+//! With `Upgrade:` in the request the answer is 101 and both sides own the connection; without it the
+//! answer is a plain 200 whose body is the output (standard input is then the request's body). Without a
+//! terminal, output is framed: stream (1 byte), three zeros, length (4 bytes, big endian), bytes.
+
+use super::stream_body;
+use crate::error::ApiResult;
+use crate::events::IntoResponseOk;
+use crate::params::Params;
+use crate::version::ApiVersion;
+use axum::body::Body;
+use axum::extract::{Path, Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::Response;
+use axum::routing::{get, post};
+use axum::{Extension, Router};
+use berth_engine::Engine;
+use berth_engine::containers::{AttachInput, AttachOptions, AttachStream, OutputStream};
+use berth_types::Error;
+use bytes::{BufMut, Bytes, BytesMut};
+use futures_util::StreamExt;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+/// What one read of a client's input takes at most.
+const INPUT_BYTES: usize = 16 << 10;
+
+pub(super) fn router() -> Router<Engine> {
+    Router::new()
+        .route("/containers/{id}/attach", post(attach))
+        .route("/containers/{id}/attach/ws", get(attach_websocket))
+}
+
+pub(super) fn content_type(tty: bool, version: ApiVersion) -> &'static str {
+    // Before 1.42 both were called raw.
+    match !tty && version.0 >= 42 {
+        true => "application/vnd.docker.multiplexed-stream",
+        false => "application/vnd.docker.raw-stream",
+    }
+}
+
+/// One frame of a multiplexed stream.
+pub(super) fn frame(stream: OutputStream, bytes: &[u8]) -> Bytes {
+    let mut frame = BytesMut::with_capacity(8 + bytes.len());
+    frame.put_u8(match stream {
+        OutputStream::Stdout => 1,
+        OutputStream::Stderr => 2,
+    });
+    frame.put_bytes(0, 3);
+    frame.put_u32(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
+    frame.put_slice(bytes);
+    frame.freeze()
+}
+
+/// `POST /containers/{id}/attach`
+async fn attach(
+    State(engine): State<Engine>,
+    Path(id): Path<String>,
+    Extension(version): Extension<ApiVersion>,
+    params: Params,
+    request: Request,
+) -> ApiResult<Response> {
+    let (mut parts, body) = request.into_parts();
+    let stream = engine.containers().attach(&id, options(&params)).await?;
+    Ok(answer(stream, &parts.headers, parts.extensions.remove::<OnUpgrade>(), body, version))
+}
+
+/// `GET /containers/{id}/attach/ws`
+async fn attach_websocket() -> ApiResult<Response> {
+    Err(Error::not_implemented("attaching by websocket is not supported by this engine")
+        .with_hint("attach by POST /containers/{id}/attach")
+        .into())
+}
+
+fn options(params: &Params) -> AttachOptions {
+    AttachOptions {
+        logs: params.flag("logs"),
+        stream: params.flag("stream"),
+        stdin: params.flag("stdin"),
+        stdout: params.flag("stdout"),
+        stderr: params.flag("stderr"),
+        detach_keys: params.get("detachKeys").unwrap_or("").to_owned(),
+    }
+}
+
+/// Hands the connection to `stream`.
+pub(super) fn answer(
+    stream: AttachStream,
+    headers: &HeaderMap,
+    upgrade: Option<OnUpgrade>,
+    body: Body,
+    version: ApiVersion,
+) -> Response {
+    let kind = content_type(stream.tty, version);
+    match (headers.contains_key(header::UPGRADE), upgrade) {
+        (true, Some(upgrade)) => {
+            tokio::spawn(hijacked(stream, upgrade));
+            Response::builder()
+                .status(StatusCode::SWITCHING_PROTOCOLS)
+                .header(header::CONNECTION, "Upgrade")
+                .header(header::UPGRADE, "tcp")
+                .header(header::CONTENT_TYPE, kind)
+                .body(Body::empty())
+                .into_response_ok()
+        }
+        _ => Response::builder().header(header::CONTENT_TYPE, kind).body(plain(stream, body)).into_response_ok(),
+    }
+}
+
+fn encode(tty: bool, stream: OutputStream, bytes: Bytes) -> Bytes {
+    if tty { bytes } else { frame(stream, &bytes) }
+}
+
+async fn hijacked(stream: AttachStream, upgrade: OnUpgrade) {
+    let AttachStream { tty, mut output, input } = stream;
+    let connection = match upgrade.await {
+        Ok(connection) => TokioIo::new(connection),
+        Err(cause) => return tracing::debug!(%cause, "client left before its connection was its own"),
+    };
+    let (mut reader, mut writer) = tokio::io::split(connection);
+    // Its end is only the client's half-close: output goes on until the container's ends.
+    let reading = tokio::spawn(async move {
+        let Some(input) = input else { return };
+        let mut buffer = BytesMut::with_capacity(INPUT_BYTES);
+        while matches!(reader.read_buf(&mut buffer).await, Ok(count) if count > 0) {
+            if !input.write(buffer.split().freeze()).await {
+                return;
+            }
+            buffer.reserve(INPUT_BYTES);
+        }
+    });
+    while let Some((from, bytes)) = output.next().await {
+        if writer.write_all(&encode(tty, from, bytes)).await.is_err() {
+            break;
+        }
+    }
+    // The client may have gone already: nothing is lost then.
+    writer.shutdown().await.ok();
+    reading.abort();
+}
+
+fn plain(stream: AttachStream, body: Body) -> Body {
+    let AttachStream { tty, mut output, input } = stream;
+    stream_body(|sender| async move {
+        let reading = tokio::spawn(forward(body, input));
+        loop {
+            let next = tokio::select! {
+                next = output.next() => next,
+                () = sender.closed() => None,
+            };
+            let Some((from, bytes)) = next else { break };
+            if sender.send(encode(tty, from, bytes)).await.is_err() {
+                break;
+            }
+        }
+        reading.abort();
+    })
+}
+
+async fn forward(body: Body, input: Option<AttachInput>) {
+    let Some(input) = input else { return };
+    let mut chunks = body.into_data_stream();
+    while let Some(Ok(chunk)) = chunks.next().await {
+        if !input.write(chunk).await {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_says_stream_and_length() {
+        assert_eq!(&frame(OutputStream::Stderr, b"abc")[..], b"\x02\0\0\0\0\0\0\x03abc");
+        assert_eq!(content_type(false, ApiVersion(41)), "application/vnd.docker.raw-stream");
+        assert_eq!(content_type(false, ApiVersion(42)), "application/vnd.docker.multiplexed-stream");
+    }
+}

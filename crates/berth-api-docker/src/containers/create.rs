@@ -1,0 +1,77 @@
+//! Making, listing and pruning containers.
+
+use super::render_summary;
+use crate::error::ApiResult;
+use crate::json::{Fields, JsonBody};
+use crate::params::Params;
+use crate::spec;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::response::IntoResponse;
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use berth_engine::Engine;
+use berth_engine::containers::{ListOptions, RemoveOptions, Update};
+use berth_engine::events::now_unix_nanos;
+use berth_types::Error;
+use serde_json::{Value, json};
+
+pub(super) fn router() -> Router<Engine> {
+    Router::new()
+        .route("/containers/json", get(list))
+        .route("/containers/create", post(create))
+        .route("/containers/prune", post(prune))
+        .route("/containers/{id}", axum::routing::delete(remove))
+        .route("/containers/{id}/update", post(update))
+}
+
+/// `POST /containers/create`: 201
+async fn create(State(engine): State<Engine>, params: Params, JsonBody(body): JsonBody) -> ApiResult {
+    if body.as_object().is_some_and(serde_json::Map::is_empty) {
+        return Err(Error::invalid("config cannot be empty in order to create a container").into());
+    }
+    let mut spec = spec::create_body(&body)?;
+    spec.platform = params.filled("platform").map(str::to_owned);
+    let name = params.filled("name").map(|name| name.strip_prefix('/').unwrap_or(name));
+    let created = engine.containers().create(name, spec).await?;
+    let answer = json!({"Id": created.id.to_string(), "Warnings": created.warnings});
+    Ok((StatusCode::CREATED, Json(answer)).into_response())
+}
+
+/// `GET /containers/json`
+async fn list(State(engine): State<Engine>, params: Params) -> ApiResult {
+    let options = ListOptions {
+        all: params.flag("all"),
+        limit: usize::try_from(params.int("limit")?.unwrap_or(0)).unwrap_or(0),
+        size: params.flag("size"),
+        filters: params.filters()?,
+    };
+    let now = now_unix_nanos();
+    let list = engine.containers().list(&options).await?;
+    Ok(Json(list.iter().map(|summary| render_summary(summary, now)).collect::<Value>()).into_response())
+}
+
+/// `DELETE /containers/{id}`: 204
+async fn remove(State(engine): State<Engine>, Path(id): Path<String>, params: Params) -> ApiResult<StatusCode> {
+    if params.flag("link") {
+        return Err(Error::invalid("removing links is not supported: networks have names instead").into());
+    }
+    let options = RemoveOptions { force: params.flag("force"), volumes: params.flag("v") };
+    engine.containers().remove(&id, options).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// `POST /containers/prune`
+async fn prune(State(engine): State<Engine>, params: Params) -> ApiResult {
+    let pruned = engine.containers().prune(&params.filters()?).await?;
+    let deleted = if pruned.deleted.is_empty() { Value::Null } else { json!(pruned.deleted) };
+    Ok(Json(json!({"ContainersDeleted": deleted, "SpaceReclaimed": pruned.space_reclaimed_bytes})).into_response())
+}
+
+/// `POST /containers/{id}/update`
+async fn update(State(engine): State<Engine>, Path(id): Path<String>, JsonBody(body): JsonBody) -> ApiResult {
+    let fields = Fields::new(&body, "UpdateConfig")?;
+    let update = Update { resources: spec::resources(&fields)?, restart: spec::restart_policy(&fields)? };
+    let warnings = engine.containers().update(&id, update).await?;
+    Ok(Json(json!({"Warnings": warnings})).into_response())
+}

@@ -1,0 +1,131 @@
+//! Start, stop, and everything else that changes a container's phase.
+
+use super::stream_body;
+use crate::error::{ApiResult, message};
+use crate::events::IntoResponseOk;
+use crate::params::Params;
+use axum::Router;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::response::Response;
+use axum::routing::post;
+use berth_engine::Engine;
+use berth_engine::containers::{Outcome, StopOptions, WaitCondition};
+use berth_types::Error;
+use bytes::Bytes;
+use serde_json::json;
+
+pub(super) fn router() -> Router<Engine> {
+    Router::new()
+        .route("/containers/{id}/start", post(start))
+        .route("/containers/{id}/stop", post(stop))
+        .route("/containers/{id}/restart", post(restart))
+        .route("/containers/{id}/kill", post(kill))
+        .route("/containers/{id}/pause", post(pause))
+        .route("/containers/{id}/unpause", post(unpause))
+        .route("/containers/{id}/wait", post(wait))
+        .route("/containers/{id}/rename", post(rename))
+        .route("/containers/{id}/resize", post(resize))
+}
+
+fn outcome(outcome: Outcome) -> StatusCode {
+    match outcome {
+        Outcome::Done => StatusCode::NO_CONTENT,
+        Outcome::Already => StatusCode::NOT_MODIFIED,
+    }
+}
+
+fn stop_options(params: &Params) -> Result<StopOptions, Error> {
+    Ok(StopOptions { timeout_seconds: params.int("t")?, signal: params.filled("signal").map(str::to_owned) })
+}
+
+/// `POST /containers/{id}/start`: 204, 304 when it already runs.
+async fn start(State(engine): State<Engine>, Path(id): Path<String>, params: Params) -> ApiResult<StatusCode> {
+    if params.filled("checkpoint").is_some() {
+        return Err(Error::not_implemented("starting from a checkpoint is not supported by this engine").into());
+    }
+    Ok(outcome(engine.containers().start(&id).await?))
+}
+
+/// `POST /containers/{id}/stop`: 204 when it stopped, 304 when it already had.
+async fn stop(State(engine): State<Engine>, Path(id): Path<String>, params: Params) -> ApiResult<StatusCode> {
+    Ok(outcome(engine.containers().stop(&id, stop_options(&params)?).await?))
+}
+
+/// `POST /containers/{id}/restart`: 204
+async fn restart(State(engine): State<Engine>, Path(id): Path<String>, params: Params) -> ApiResult<StatusCode> {
+    engine.containers().restart(&id, stop_options(&params)?).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// `POST /containers/{id}/kill`: 204
+async fn kill(State(engine): State<Engine>, Path(id): Path<String>, params: Params) -> ApiResult<StatusCode> {
+    engine.containers().kill(&id, params.filled("signal")).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// `POST /containers/{id}/pause`: 204
+async fn pause(State(engine): State<Engine>, Path(id): Path<String>) -> ApiResult<StatusCode> {
+    engine.containers().pause(&id).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// `POST /containers/{id}/unpause`: 204
+async fn unpause(State(engine): State<Engine>, Path(id): Path<String>) -> ApiResult<StatusCode> {
+    engine.containers().unpause(&id).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// `POST /containers/{id}/rename`: 204
+async fn rename(State(engine): State<Engine>, Path(id): Path<String>, params: Params) -> ApiResult<StatusCode> {
+    let name = params.get("name").unwrap_or("");
+    let name = name.strip_prefix('/').unwrap_or(name);
+    if name.is_empty() {
+        return Err(Error::invalid("Neither old nor new names may be empty").into());
+    }
+    engine.containers().rename(&id, name).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Rows and columns of a resize.
+pub(super) fn size(params: &Params) -> Result<(u16, u16), Error> {
+    let side = |name: &str| -> Result<u16, Error> {
+        let value = params.int(name)?.unwrap_or(0);
+        u16::try_from(value).map_err(|_| Error::invalid(format!("invalid resize {name}: {value}")))
+    };
+    Ok((side("h")?, side("w")?))
+}
+
+/// `POST /containers/{id}/resize`: 200
+async fn resize(State(engine): State<Engine>, Path(id): Path<String>, params: Params) -> ApiResult<StatusCode> {
+    let (rows, columns) = size(&params)?;
+    engine.containers().resize(&id, rows, columns).await?;
+    Ok(StatusCode::OK)
+}
+
+/// `POST /containers/{id}/wait`: the head at once, so that a client knows it waits; the body when it is over.
+async fn wait(State(engine): State<Engine>, Path(id): Path<String>, params: Params) -> ApiResult<Response> {
+    let condition = match params.get("condition").unwrap_or("") {
+        "" | "not-running" => WaitCondition::NotRunning,
+        "next-exit" => WaitCondition::NextExit,
+        "removed" => WaitCondition::Removed,
+        other => return Err(Error::invalid(format!("invalid condition: \"{other}\"")).into()),
+    };
+    let waiter = engine.containers().wait(&id, condition).await?;
+    let body = stream_body(|sender| async move {
+        let outcome = tokio::select! {
+            outcome = waiter => outcome,
+            () = sender.closed() => return,
+        };
+        let answer = match outcome {
+            Ok(outcome) => match outcome.error {
+                None => json!({"StatusCode": outcome.exit_code}),
+                Some(text) => json!({"StatusCode": outcome.exit_code, "Error": {"Message": text}}),
+            },
+            Err(error) => json!({"StatusCode": -1, "Error": {"Message": message(&error)}}),
+        };
+        // A client that has gone does not need the answer.
+        sender.send(Bytes::from(format!("{answer}\n"))).await.ok();
+    });
+    Ok(Response::builder().header("content-type", "application/json").body(body).into_response_ok())
+}

@@ -1,0 +1,21 @@
+//! Docker's `Config`, `HostConfig` and `NetworkingConfig`: read into [`ContainerSpec`] and written back.
+//!
+//! Every key that the API knows is mapped, or refused where it says something that this engine cannot do.
+
+mod parse;
+mod render;
+mod resources;
+
+pub(crate) use parse::{console_size, create_body};
+pub(crate) use render::{config, host_config, network_mode};
+pub(crate) use resources::{resources, restart_policy};
+
+use berth_types::Error;
+
+/// Refuses a field that has a value.
+pub(crate) fn refuse_if(set: bool, field: &str) -> Result<(), Error> {
+    match set {
+        true => Err(Error::invalid(format!("{field} is not supported by this engine"))),
+        false => Ok(()),
+    }
+}

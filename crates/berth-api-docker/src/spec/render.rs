@@ -1,0 +1,246 @@
+//! `Config` and `HostConfig` as `inspect` shows them.
+
+use berth_types::spec::*;
+use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
+
+/// dockerd sends `null` for an empty list of most fields.
+fn list_or_null<T: serde::Serialize>(list: &[T]) -> Value {
+    if list.is_empty() { Value::Null } else { json!(list) }
+}
+
+fn map_or_null(map: &BTreeMap<String, String>) -> Value {
+    if map.is_empty() { Value::Null } else { json!(map) }
+}
+
+/// `{"a": {}}`, Go's `map[string]struct{}`.
+fn set(keys: impl Iterator<Item = String>) -> Value {
+    Value::Object(keys.map(|key| (key, json!({}))).collect())
+}
+
+pub(crate) fn config(config: &Config) -> Value {
+    let mut value = json!({
+        "Hostname": config.hostname, "Domainname": config.domainname, "User": config.user,
+        "AttachStdin": config.attach_stdin, "AttachStdout": config.attach_stdout, "AttachStderr": config.attach_stderr,
+        "Tty": config.tty, "OpenStdin": config.open_stdin, "StdinOnce": config.stdin_once,
+        "Env": config.env, "Cmd": config.cmd, "Image": config.image,
+        "Volumes": if config.volumes.is_empty() { Value::Null } else { set(config.volumes.iter().cloned()) },
+        "WorkingDir": config.working_dir, "Entrypoint": config.entrypoint, "OnBuild": config.on_build,
+        "Labels": config.labels,
+    });
+    if !config.exposed_ports.is_empty() {
+        value["ExposedPorts"] = set(config.exposed_ports.iter().map(PortProto::to_string));
+    }
+    if let Some(check) = &config.healthcheck {
+        value["Healthcheck"] = healthcheck(check);
+    }
+    if config.network_disabled {
+        value["NetworkDisabled"] = json!(true);
+    }
+    if let Some(signal) = &config.stop_signal {
+        value["StopSignal"] = json!(signal);
+    }
+    if let Some(seconds) = config.stop_timeout_seconds {
+        value["StopTimeout"] = json!(seconds);
+    }
+    if let Some(shell) = &config.shell {
+        value["Shell"] = json!(shell);
+    }
+    value
+}
+
+fn healthcheck(check: &Healthcheck) -> Value {
+    let mut map = Map::new();
+    let numbers = [
+        ("Interval", check.interval_nanos),
+        ("Timeout", check.timeout_nanos),
+        ("StartPeriod", check.start_period_nanos),
+        ("StartInterval", check.start_interval_nanos),
+        ("Retries", i64::from(check.retries)),
+    ];
+    if !check.test.is_empty() {
+        map.insert("Test".to_owned(), json!(check.test));
+    }
+    map.extend(numbers.into_iter().filter(|(_, n)| *n != 0).map(|(key, n)| (key.to_owned(), json!(n))));
+    Value::Object(map)
+}
+
+pub(crate) fn network_mode(mode: &NetworkMode) -> String {
+    match mode {
+        NetworkMode::Default => "bridge".to_owned(),
+        NetworkMode::None => "none".to_owned(),
+        NetworkMode::Host => "host".to_owned(),
+        NetworkMode::Container(name) => format!("container:{name}"),
+        NetworkMode::Named(name) => name.clone(),
+    }
+}
+
+fn namespace(mode: &NamespaceMode) -> String {
+    match mode {
+        NamespaceMode::Default => String::new(),
+        NamespaceMode::Private => "private".to_owned(),
+        NamespaceMode::Host => "host".to_owned(),
+        NamespaceMode::Container(name) => format!("container:{name}"),
+    }
+}
+
+fn ipc_mode(mode: &IpcMode) -> String {
+    match mode {
+        IpcMode::Default | IpcMode::Private => "private".to_owned(),
+        IpcMode::None => "none".to_owned(),
+        IpcMode::Shareable => "shareable".to_owned(),
+        IpcMode::Host => "host".to_owned(),
+        IpcMode::Container(name) => format!("container:{name}"),
+    }
+}
+
+fn restart(policy: &RestartPolicy) -> Value {
+    let (name, retries) = match policy {
+        RestartPolicy::No => ("no", 0),
+        RestartPolicy::Always => ("always", 0),
+        RestartPolicy::UnlessStopped => ("unless-stopped", 0),
+        RestartPolicy::OnFailure { maximum_retries } => ("on-failure", *maximum_retries),
+    };
+    json!({"Name": name, "MaximumRetryCount": retries})
+}
+
+fn binding(binding: &PortBinding) -> Value {
+    let port = match binding.host_port {
+        (0, 0) => String::new(),
+        (first, last) if first == last => first.to_string(),
+        (first, last) => format!("{first}-{last}"),
+    };
+    json!({"HostIp": binding.host_ip.map_or(String::new(), |address| address.to_string()), "HostPort": port})
+}
+
+fn mount(mount: &MountSpec) -> Value {
+    let kind = match mount.kind {
+        MountKind::Bind => "bind",
+        MountKind::Volume => "volume",
+        MountKind::Tmpfs => "tmpfs",
+        MountKind::Image => "image",
+    };
+    let mut value = json!({"Type": kind, "Target": mount.target});
+    if !mount.source.is_empty() {
+        value["Source"] = json!(mount.source);
+    }
+    if mount.read_only {
+        value["ReadOnly"] = json!(true);
+    }
+    if !mount.consistency.is_empty() {
+        value["Consistency"] = json!(mount.consistency);
+    }
+    if let Some(bind) = &mount.bind {
+        value["BindOptions"] = json!({
+            "Propagation": bind.propagation, "NonRecursive": bind.non_recursive,
+            "CreateMountpoint": bind.create_mountpoint, "ReadOnlyNonRecursive": bind.read_only_non_recursive,
+            "ReadOnlyForceRecursive": bind.read_only_force_recursive,
+        });
+    }
+    if let Some(volume) = &mount.volume {
+        value["VolumeOptions"] = json!({"NoCopy": volume.no_copy, "Labels": volume.labels, "Subpath": volume.subpath});
+        if !volume.driver.is_empty() {
+            value["VolumeOptions"]["DriverConfig"] = json!({"Name": volume.driver, "Options": volume.driver_options});
+        }
+    }
+    if let Some(tmpfs) = &mount.tmpfs {
+        value["TmpfsOptions"] = json!({"SizeBytes": tmpfs.size_bytes, "Mode": tmpfs.mode, "Options": tmpfs.options});
+    }
+    if !mount.image_subpath.is_empty() {
+        value["ImageOptions"] = json!({"Subpath": mount.image_subpath});
+    }
+    value
+}
+
+pub(crate) fn host_config(host: &HostConfig) -> Value {
+    let bindings: Map<String, Value> = host
+        .port_bindings
+        .iter()
+        .map(|(port, list)| (port.to_string(), Value::Array(list.iter().map(binding).collect())))
+        .collect();
+    let mut value = json!({
+        "Binds": list_or_null(&host.binds), "ContainerIDFile": host.container_id_file,
+        "LogConfig": {"Type": host.log.driver, "Config": host.log.options},
+        "NetworkMode": network_mode(&host.network_mode), "PortBindings": bindings,
+        "RestartPolicy": restart(&host.restart), "AutoRemove": host.auto_remove, "VolumeDriver": host.volume_driver,
+        "VolumesFrom": list_or_null(&host.volumes_from), "ConsoleSize": [host.console_size.0, host.console_size.1],
+        "CapAdd": list_or_null(&host.cap_add), "CapDrop": list_or_null(&host.cap_drop),
+        "CgroupnsMode": match host.cgroupns_mode { NamespaceMode::Default => "private".to_owned(), _ => namespace(&host.cgroupns_mode) },
+        "Dns": host.dns, "DnsOptions": host.dns_options, "DnsSearch": host.dns_search,
+        "ExtraHosts": list_or_null(&host.extra_hosts), "GroupAdd": list_or_null(&host.group_add),
+        "IpcMode": ipc_mode(&host.ipc_mode), "Cgroup": "", "Links": list_or_null(&host.links),
+        "OomScoreAdj": host.resources.oom_score_adj, "PidMode": namespace(&host.pid_mode),
+        "Privileged": host.privileged, "PublishAllPorts": host.publish_all_ports,
+        "ReadonlyRootfs": host.readonly_rootfs, "SecurityOpt": list_or_null(&host.security_opt),
+        "UTSMode": namespace(&host.uts_mode), "UsernsMode": namespace(&host.userns_mode),
+        "ShmSize": if host.shm_size_bytes == 0 { 64 << 20 } else { host.shm_size_bytes },
+        "Runtime": if host.runtime.is_empty() { "runc" } else { &host.runtime }, "Isolation": host.isolation,
+        "MaskedPaths": host.masked_paths, "ReadonlyPaths": host.readonly_paths,
+    });
+    if let (Value::Object(value), Value::Object(limits)) = (&mut value, limits(&host.resources)) {
+        value.extend(limits);
+    }
+    if !host.mounts.is_empty() {
+        value["Mounts"] = host.mounts.iter().map(mount).collect();
+    }
+    for (key, map) in [
+        ("Tmpfs", &host.tmpfs),
+        ("Sysctls", &host.sysctls),
+        ("StorageOpt", &host.storage_opt),
+        ("Annotations", &host.annotations),
+    ] {
+        if !map.is_empty() {
+            value[key] = map_or_null(map);
+        }
+    }
+    if let Some(init) = host.init {
+        value["Init"] = json!(init);
+    }
+    value
+}
+
+fn limits(limits: &Resources) -> Value {
+    let throttles = |list: &[ThrottleDevice]| -> Value {
+        list.iter().map(|device| json!({"Path": device.path, "Rate": device.rate})).collect()
+    };
+    let weights: Value =
+        limits.blkio_weight_device.iter().map(|device| json!({"Path": device.path, "Weight": device.weight})).collect();
+    let devices: Value = limits
+        .devices
+        .iter()
+        .map(|device| {
+            json!({
+                "PathOnHost": device.path_on_host, "PathInContainer": device.path_in_container,
+                "CgroupPermissions": device.cgroup_permissions,
+            })
+        })
+        .collect();
+    let requests: Vec<Value> = limits
+        .device_requests
+        .iter()
+        .map(|request| {
+            json!({
+                "Driver": request.driver, "Count": request.count, "DeviceIDs": list_or_null(&request.device_ids),
+                "Capabilities": list_or_null(&request.capabilities), "Options": request.options,
+            })
+        })
+        .collect();
+    let ulimits: Vec<Value> =
+        limits.ulimits.iter().map(|u| json!({"Name": u.name, "Hard": u.hard, "Soft": u.soft})).collect();
+    json!({
+        "CpuShares": limits.cpu_shares, "Memory": limits.memory_bytes, "NanoCpus": limits.nano_cpus,
+        "CgroupParent": limits.cgroup_parent, "BlkioWeight": limits.blkio_weight, "BlkioWeightDevice": weights,
+        "BlkioDeviceReadBps": throttles(&limits.blkio_read_bps),
+        "BlkioDeviceWriteBps": throttles(&limits.blkio_write_bps),
+        "BlkioDeviceReadIOps": throttles(&limits.blkio_read_iops),
+        "BlkioDeviceWriteIOps": throttles(&limits.blkio_write_iops),
+        "CpuPeriod": limits.cpu_period_micros, "CpuQuota": limits.cpu_quota_micros,
+        "CpuRealtimePeriod": limits.cpu_rt_period_micros, "CpuRealtimeRuntime": limits.cpu_rt_runtime_micros,
+        "CpusetCpus": limits.cpuset_cpus, "CpusetMems": limits.cpuset_mems, "Devices": devices,
+        "DeviceCgroupRules": list_or_null(&limits.device_cgroup_rules), "DeviceRequests": list_or_null(&requests),
+        "MemoryReservation": limits.memory_reservation_bytes, "MemorySwap": limits.memory_swap_bytes,
+        "MemorySwappiness": limits.memory_swappiness, "OomKillDisable": limits.oom_kill_disable,
+        "PidsLimit": limits.pids_limit, "Ulimits": list_or_null(&ulimits),
+        "CpuCount": 0, "CpuPercent": 0, "IOMaximumIOps": 0, "IOMaximumBandwidth": 0,
+    })
+}
