@@ -9,6 +9,8 @@
 //! limits and with the leniency that Go's `encoding/json` has (keys in any case, `null` is absent,
 //! unknown keys are ignored). No handler holds a lock, looks at a path, or finds a second object.
 
+#![cfg_attr(test, recursion_limit = "256")]
+
 pub mod error;
 pub mod json;
 pub mod params;

@@ -5,6 +5,8 @@ use axum::extract::Request;
 use axum::http::{HeaderValue, StatusCode, Uri, header};
 use axum::middleware::Next;
 use axum::response::Response;
+use futures_util::FutureExt;
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tracing::Instrument;
 
@@ -55,7 +57,10 @@ pub(crate) async fn middleware(mut request: Request, next: Next) -> Response {
         Some(text) => plain(StatusCode::BAD_REQUEST, &text),
         None => {
             async move {
-                let response = next.run(request).await;
+                // A handler that panics must not take its client's other requests along.
+                let response = AssertUnwindSafe(next.run(request)).catch_unwind().await.unwrap_or_else(|_| {
+                    plain(StatusCode::INTERNAL_SERVER_ERROR, "the engine made a mistake; its log says where")
+                });
                 tracing::debug!(status = response.status().as_u16(), "answered");
                 response
             }

@@ -350,6 +350,43 @@ mod tests {
         }
     }
 
+    #[test]
+    fn every_key_of_host_config_is_mapped_or_refused() {
+        let throttle = json!([{"Path": "/dev/sda", "Rate": 5}]);
+        let keys = json!({
+            "Binds": ["/a:/b"], "ContainerIDFile": "f", "LogConfig": {"Type": "local", "Config": {"max-size": "1m"}},
+            "NetworkMode": "host", "PortBindings": {"1/udp": [{"HostIp": "::1", "HostPort": "5-7"}]},
+            "RestartPolicy": {"Name": "always", "MaximumRetryCount": 0}, "AutoRemove": true, "VolumeDriver": "local",
+            "VolumesFrom": ["c"], "ConsoleSize": [3, 4], "Annotations": {"a": "b"}, "CapAdd": ["A"], "CapDrop": ["B"],
+            "CgroupnsMode": "host", "Dns": ["1.1.1.1"], "DnsOptions": ["o"], "DnsSearch": ["s"], "ExtraHosts": ["h:1"],
+            "GroupAdd": ["g"], "IpcMode": "shareable", "Cgroup": "x", "Links": ["l"], "OomScoreAdj": 7,
+            "PidMode": "container:c", "Privileged": true, "PublishAllPorts": true, "ReadonlyRootfs": true,
+            "SecurityOpt": ["no-new-privileges"], "StorageOpt": {"size": "1g"}, "Tmpfs": {"/t": "size=1m"},
+            "UTSMode": "host", "UsernsMode": "host", "ShmSize": 1024, "Sysctls": {"a.b": "1"}, "Runtime": "runc",
+            "Isolation": "default", "Init": false, "MaskedPaths": ["/m"], "ReadonlyPaths": ["/r"],
+            "Mounts": [{"Type": "bind", "Source": "/s", "Target": "/t", "ReadOnly": true, "Consistency": "cached"}],
+            "CpuShares": 1, "Memory": 2, "NanoCpus": 3, "CgroupParent": "/p", "BlkioWeight": 10,
+            "BlkioWeightDevice": [{"Path": "/dev/sda", "Weight": 9}], "BlkioDeviceReadBps": throttle,
+            "BlkioDeviceWriteBps": throttle, "BlkioDeviceReadIOps": throttle, "BlkioDeviceWriteIOps": throttle,
+            "CpuPeriod": 4, "CpuQuota": 5, "CpuRealtimePeriod": 6, "CpuRealtimeRuntime": 7, "CpusetCpus": "0",
+            "CpusetMems": "1", "DeviceCgroupRules": ["c 1:3 r"], "MemoryReservation": 8, "MemorySwap": 9,
+            "Devices": [{"PathOnHost": "/h", "PathInContainer": "/c", "CgroupPermissions": "r"}],
+            "DeviceRequests": [{"Driver": "d", "Count": 1, "DeviceIDs": ["i"], "Capabilities": [["gpu"]],
+                "Options": {"o": "p"}}],
+            "MemorySwappiness": 10, "OomKillDisable": true, "PidsLimit": 11, "CpuCount": 1, "CpuPercent": 2,
+            "Ulimits": [{"Name": "nofile", "Soft": 1, "Hard": 2}], "IOMaximumIOps": 1, "IOMaximumBandwidth": 1,
+            "KernelMemoryTCP": 1,
+        });
+        let refused = ["Cgroup", "CpuCount", "CpuPercent", "IOMaximumIOps", "IOMaximumBandwidth", "KernelMemoryTCP"];
+        for (key, value) in keys.as_object().unwrap() {
+            let parsed = create_body(&json!({"Image": "a", "HostConfig": {key: value}}));
+            match refused.contains(&key.as_str()) {
+                true => assert!(parsed.is_err(), "{key}"),
+                false => assert_eq!(&super::super::host_config(&parsed.unwrap().host)[key], value, "{key}"),
+            }
+        }
+    }
+
     fn any_json() -> impl Strategy<Value = Value> {
         let leaf = prop_oneof![
             Just(Value::Null),
