@@ -179,4 +179,60 @@ mod tests {
         assert_eq!(content_type(false, ApiVersion(41)), "application/vnd.docker.raw-stream");
         assert_eq!(content_type(false, ApiVersion(42)), "application/vnd.docker.multiplexed-stream");
     }
+
+    /// A "container" that answers each chunk of input on standard error, and ends when its input ends.
+    async fn echo(request: Request) -> Response {
+        let (input, mut from_client) = tokio::sync::mpsc::channel::<Bytes>(4);
+        let (to_client, chunks) = tokio::sync::mpsc::channel(4);
+        tokio::spawn(async move {
+            while let Some(chunk) = from_client.recv().await {
+                to_client.send((OutputStream::Stderr, chunk)).await.unwrap();
+            }
+            to_client.send((OutputStream::Stdout, Bytes::from_static(b"bye"))).await.unwrap();
+        });
+        let output = berth_engine::containers::AttachOutput { chunks };
+        let stream = AttachStream { tty: false, output, input: Some(AttachInput { chunks: input }) };
+        let (mut parts, body) = request.into_parts();
+        answer(stream, &parts.headers, parts.extensions.remove::<OnUpgrade>(), body, ApiVersion(51))
+    }
+
+    async fn talk(request: &[u8]) -> Vec<u8> {
+        let path = std::env::temp_dir().join(format!("berth-attach-{}-{}", std::process::id(), request.len()));
+        let listener = crate::Listener::Unix(tokio::net::UnixListener::bind(&path).unwrap());
+        let (_stop, stopped) = tokio::sync::watch::channel(false);
+        let server = tokio::spawn(crate::serve(listener, Router::new().route("/a", post(echo)), stopped));
+        let mut client = tokio::net::UnixStream::connect(&path).await.unwrap();
+        std::fs::remove_file(&path).unwrap();
+        client.write_all(request).await.unwrap();
+        let mut answer = vec![0; 512];
+        let head = client.read(&mut answer).await.unwrap();
+        answer.truncate(head);
+        if request.windows(7).any(|word| word == b"Upgrade") {
+            client.write_all(b"late").await.unwrap();
+            client.shutdown().await.unwrap();
+        }
+        client.read_to_end(&mut answer).await.unwrap();
+        server.abort();
+        answer
+    }
+
+    fn contains(bytes: &[u8], wanted: &[u8]) -> bool {
+        bytes.windows(wanted.len()).any(|window| window == wanted)
+    }
+
+    #[tokio::test]
+    async fn after_the_clients_half_close_output_still_arrives() {
+        let answer = talk(b"POST /a HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n").await;
+        assert!(answer.starts_with(b"HTTP/1.1 101 "));
+        assert!(contains(&answer, b"\x02\0\0\0\0\0\0\x04late"));
+        assert!(answer.ends_with(b"\x01\0\0\0\0\0\0\x03bye"));
+    }
+
+    #[tokio::test]
+    async fn without_upgrade_the_request_body_is_the_input() {
+        let answer = talk(b"POST /a HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 2\r\n\r\nhi").await;
+        assert!(answer.starts_with(b"HTTP/1.1 200 "));
+        assert!(contains(&answer, b"\x02\0\0\0\0\0\0\x02hi"));
+        assert!(contains(&answer, b"\x01\0\0\0\0\0\0\x03bye"));
+    }
 }
