@@ -1,1 +1,52 @@
-//! Scratch roots, a started engine, waiting with a deadline
+//! A started engine for tests: scratch folders, the built programs, the real clients, and waiting with a deadline.
+//!
+//! ```no_run
+//! let Some(engine) = berth_testkit::Engine::start("ports") else { return };   // says "skipped: ..." by itself
+//! engine.docker(["run", "--rm", "tiny", "true"]).success();
+//! ```
+//!
+//! Each engine has a data root, exec root and socket of its own. Dropping it removes every container through
+//! the API, ends the engine, and fails the test if a mount, process, cgroup or veth of it is left.
+
+mod engine;
+mod leftovers;
+mod output;
+
+pub use engine::Engine;
+pub use output::Output;
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// Longest wait for anything in tests; generous because test machines are small and busy.
+pub const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Polls `condition` until it holds; panics naming `what` after [`DEADLINE`].
+pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + DEADLINE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "waited {DEADLINE:?} in vain: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// The folder of the built programs: that of the running test's own profile.
+pub fn programs() -> PathBuf {
+    let test = std::env::current_exe().expect("a test knows its own path");
+    let deps = test.parent().expect("a program lies in a folder");
+    deps.parent().expect("test programs lie in target/<profile>/deps").to_owned()
+}
+
+/// Why tests that make containers cannot run here, if they cannot.
+pub fn missing() -> Option<&'static str> {
+    if !rustix::process::geteuid().is_root() {
+        return Some("needs root");
+    }
+    if !PathBuf::from("/bin/busybox").exists() {
+        return Some("needs busybox-static");
+    }
+    if !programs().join("berthd").exists() || !programs().join("berth-shim").exists() {
+        return Some("needs the built programs: cargo build --workspace --bins");
+    }
+    None
+}

@@ -22,10 +22,10 @@ pub(crate) struct Options {
     /// Address and subnet of the default bridge, for example 172.30.0.1/16
     #[arg(long, value_name = "CIDR")]
     bip: Option<String>,
-    /// Interface of the default bridge [default: berth0]
+    /// Interface of the default bridge [default: berth0; with another data root a name made from it]
     #[arg(long, value_name = "NAME")]
     bridge_name: Option<String>,
-    /// Parent of the containers' cgroups [default: /berth]
+    /// Parent of the containers' cgroups [default: /berth; with another data root a name made from it]
     #[arg(long, value_name = "PATH")]
     cgroup_parent: Option<String>,
     /// error, warn, info, debug or trace [default: info]
@@ -61,6 +61,7 @@ pub(crate) struct Options {
 }
 
 const DEFAULT_FILE: &str = "/etc/berth/daemon.json";
+const DEFAULT_DATA_ROOT: &str = "/var/lib/berth";
 
 impl Options {
     /// Fills from the configuration file what the arguments leave open. A key in both is refused, as dockerd does.
@@ -129,7 +130,7 @@ impl Options {
     }
 
     pub(crate) fn data_root(&self) -> &Path {
-        self.data_root.as_deref().unwrap_or(Path::new("/var/lib/berth"))
+        self.data_root.as_deref().unwrap_or(Path::new(DEFAULT_DATA_ROOT))
     }
 
     pub(crate) fn exec_root(&self) -> &Path {
@@ -162,6 +163,10 @@ impl Options {
             std::path::absolute(path).map_err(|cause| format!("cannot make {} absolute: {cause}", path.display()))
         };
         let mut config = EngineConfig::new(absolute(self.data_root())?, absolute(self.exec_root())?, absolute(&shim)?);
+        if let Some(instance) = instance(&config.data_root) {
+            config.bridge_name = format!("berth-{instance}");
+            config.cgroup_parent = format!("/berth-{instance}");
+        }
         config.bridge_subnet = self.bip.clone();
         config.labels = self.labels.clone();
         if let Some(name) = &self.bridge_name {
@@ -193,6 +198,20 @@ impl Options {
     }
 }
 
+/// What tells this engine's bridge and cgroups from those of others on the host: made from the data root,
+/// since that is what two engines cannot share. `None`: the host's usual engine.
+fn instance(data_root: &Path) -> Option<String> {
+    use std::os::unix::ffi::OsStrExt as _;
+    if data_root == Path::new(DEFAULT_DATA_ROOT) {
+        return None;
+    }
+    // FNV-1a: the name must be the same after an upgrade, which the standard library's hashes do not promise.
+    let hash = data_root.as_os_str().as_bytes().iter().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    Some(format!("{:08x}", (hash ^ (hash >> 32)) as u32))
+}
+
 /// False where there was one already.
 fn replace<T>(slot: &mut Option<T>, value: T) -> bool {
     let free = slot.is_none();
@@ -222,6 +241,15 @@ mod tests {
         assert_eq!(merged.log_options, ["max-size=1m"]);
         let options = Options::parse_from(["berthd", "--data-root", "/a"]);
         assert!(options.merge(br#"{"data-root": "/b"}"#).unwrap_err().contains("both"));
+    }
+
+    #[test]
+    fn engines_with_folders_of_their_own_have_names_of_their_own() {
+        assert_eq!(instance(Path::new("/var/lib/berth")), None);
+        let (one, other) = (instance(Path::new("/a")).unwrap(), instance(Path::new("/b")).unwrap());
+        assert_ne!(one, other);
+        assert_eq!(instance(Path::new("/a")), Some(one.clone()));
+        assert!("berth-".len() + one.len() <= 15, "an interface's name has at most 15 bytes");
     }
 
     #[test]

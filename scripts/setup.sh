@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# Installs what the build, the demo and the tests need from Debian; does nothing where all is there.
+set -euo pipefail
+
+declare -A package_of=(
+    [cc]=gcc
+    [make]=make
+    [mmdebstrap]=mmdebstrap
+    [busybox]=busybox-static
+    [ip]=iproute2
+    [ps]=procps
+    [curl]=curl
+    [docker]=docker.io
+    [runc]=runc
+    [psql]=postgresql-client
+)
+missing=()
+for program in "${!package_of[@]}"; do
+    command -v "$program" >/dev/null || missing+=("${package_of[$program]}")
+done
+# busybox alone does not tell whether it is the static one that scratch images are made of.
+if command -v busybox >/dev/null && ldd "$(command -v busybox)" >/dev/null 2>&1; then
+    missing+=(busybox-static)
+fi
+[ ${#missing[@]} -eq 0 ] && exit 0
+
+if [ "$(id -u)" != 0 ]; then
+    echo "setup: missing ${missing[*]}; run as root, or: sudo apt-get install ${missing[*]}" >&2
+    exit 1
+fi
+echo "setup: installing ${missing[*]}"
+export DEBIAN_FRONTEND=noninteractive
+apt-get update -qq
+apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
