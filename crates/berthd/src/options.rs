@@ -206,9 +206,11 @@ fn instance(data_root: &Path) -> Option<String> {
         return None;
     }
     // FNV-1a: the name must be the same after an upgrade, which the standard library's hashes do not promise.
-    let hash = data_root.as_os_str().as_bytes().iter().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-    });
+    let hash = data_root
+        .as_os_str()
+        .as_bytes()
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
     Some(format!("{:08x}", (hash ^ (hash >> 32)) as u32))
 }
 
