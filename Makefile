@@ -18,6 +18,10 @@ demo: setup build
 test: setup
 	$(CARGO) xtask ci
 
+PREFIX ?= /usr/local
 install: build
-	install -D -m 0755 target/release/{berth,berthd,berth-shim,berth-runtime} -t $(DESTDIR)/usr/local/bin
-	install -D -m 0644 dist/systemd/* -t $(DESTDIR)/etc/systemd/system
+	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/bin target/release/{berth,berthd,berth-shim,berth-runtime}
+	install -d $(DESTDIR)/etc/systemd/system $(DESTDIR)$(PREFIX)/share/bash-completion/completions
+	sed 's|/usr/bin/|$(PREFIX)/bin/|' dist/systemd/berth.service > $(DESTDIR)/etc/systemd/system/berth.service
+	install -m 0644 dist/systemd/berth.socket $(DESTDIR)/etc/systemd/system/berth.socket
+	target/release/berth completion bash > $(DESTDIR)$(PREFIX)/share/bash-completion/completions/berth
