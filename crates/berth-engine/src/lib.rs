@@ -19,6 +19,7 @@ pub mod events;
 pub mod filters;
 pub mod images;
 pub mod networks;
+pub mod oci;
 pub mod system;
 pub mod volumes;
 

@@ -1,7 +1,15 @@
 //! Containers: from `create` to `remove`.
 
+mod archive;
+mod changes;
+mod export;
+mod logs;
+pub mod mounts;
+mod stats;
 pub mod status;
+mod top;
 pub mod types;
+mod why;
 
 pub use types::*;
 
@@ -99,18 +107,6 @@ impl Containers {
         Err(Error::not_implemented("list"))
     }
 
-    /// Its processes by the host's `ps`; empty arguments mean `-ef`.
-    pub async fn top(&self, container: &str, ps_arguments: &str) -> Result<Top> {
-        let _ = (&self.engine, container, ps_arguments);
-        Err(Error::not_implemented("top"))
-    }
-
-    /// Its log.
-    pub async fn logs(&self, container: &str, options: LogOptions) -> Result<LogStream> {
-        let _ = (&self.engine, container, options);
-        Err(Error::not_implemented("logs"))
-    }
-
     /// Connects to its standard streams; one that does not run yet is waited for.
     pub async fn attach(&self, container: &str, options: AttachOptions) -> Result<AttachStream> {
         let _ = (&self.engine, container, options);
@@ -147,42 +143,6 @@ impl Containers {
         Err(Error::not_implemented("exec_resize"))
     }
 
-    /// Its meters.
-    pub async fn stats(&self, container: &str, options: StatsOptions) -> Result<StatsStream> {
-        let _ = (&self.engine, container, options);
-        Err(Error::not_implemented("stats"))
-    }
-
-    /// What it changed against its image.
-    pub async fn changes(&self, container: &str) -> Result<Vec<Change>> {
-        let _ = (&self.engine, container);
-        Err(Error::not_implemented("changes"))
-    }
-
-    /// Its whole file system as a tar archive.
-    pub async fn export(&self, container: &str) -> Result<ByteStream> {
-        let _ = (&self.engine, container);
-        Err(Error::not_implemented("export"))
-    }
-
-    /// A file or folder of it as a tar archive.
-    pub async fn archive_get(&self, container: &str, path: &str) -> Result<Archive> {
-        let _ = (&self.engine, container, path);
-        Err(Error::not_implemented("archive_get"))
-    }
-
-    /// What is at `path`; a final link is not followed.
-    pub async fn archive_stat(&self, container: &str, path: &str) -> Result<PathStat> {
-        let _ = (&self.engine, container, path);
-        Err(Error::not_implemented("archive_stat"))
-    }
-
-    /// Unpacks a tar archive (plain, gzip, zstd) into a folder of it.
-    pub async fn archive_put(&self, container: &str, path: &str, options: ArchivePut, body: ByteSource) -> Result<()> {
-        let _ = (&self.engine, container, path, options, body);
-        Err(Error::not_implemented("archive_put"))
-    }
-
     /// Removes those that do not run. Filters: label, label!, until (as `until` key: seconds since 1970 or a Go duration).
     pub async fn prune(&self, filters: &Filters) -> Result<Pruned> {
         let _ = (&self.engine, filters);
@@ -193,12 +153,6 @@ impl Containers {
     pub async fn commit_source(&self, container: &str, pause: bool) -> Result<CommitSource> {
         let _ = (&self.engine, container, pause);
         Err(Error::not_implemented("commit_source"))
-    }
-
-    /// Why it is in the state that it is in.
-    pub async fn why(&self, container: &str) -> Result<Why> {
-        let _ = (&self.engine, container);
-        Err(Error::not_implemented("why"))
     }
 
     /// The id that a name, id or unique id prefix means, or Docker's `No such container: x`.

@@ -197,6 +197,25 @@ pub struct MountPoint {
     /// An anonymous volume made with the container: goes with `rm -v`.
     #[serde(default)]
     pub anonymous: bool,
+    /// What the configuration needs beyond that.
+    #[serde(default)]
+    pub detail: MountDetail,
+}
+
+/// How a mount is made; decided once by `mounts::plan`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MountDetail {
+    /// OCI mount options, complete: `rbind`, `rprivate`, `ro`, `size=64m`.
+    pub options: Vec<String>,
+    /// A folder within the volume or image, resolved inside of it at each start.
+    pub subpath: String,
+    /// Fill the empty volume with the image's content before the first start.
+    pub copy_up: bool,
+    /// Relabel for SELinux: `z` shared, `Z` private.
+    pub relabel: Option<char>,
+    /// Layers of an image mount, topmost first.
+    pub layers: Vec<PathBuf>,
 }
 
 /// Everything about one container.

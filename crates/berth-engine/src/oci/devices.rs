@@ -1,0 +1,1 @@
+//! Device nodes and the rules of who may use them.

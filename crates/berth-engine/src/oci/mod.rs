@@ -1,0 +1,29 @@
+//! A container's specification becomes an OCI runtime configuration, as Docker would write it.
+//!
+//! ```text
+//!  ImageDefaults --merge--> ContainerSpec --validate--> warnings | refusal      (create)
+//!                                |
+//!                                '--build--> oci_spec::runtime::Spec + held files (start)
+//!  ExecSpec -------------------------exec_process--> oci process                 (exec, health probe)
+//! ```
+//!
+//! Every field of the specification is honoured or refused in [`validate`], never ignored. Nothing here
+//! changes the host: `build` reads device numbers and opens volume folders, no more.
+
+mod build;
+mod caps;
+mod devices;
+mod facts;
+mod limits;
+mod merge;
+mod process;
+mod security;
+mod sysctls;
+mod validate;
+
+pub use build::{Built, ContainerFiles, Joins, OciInput, build, cgroup_path};
+pub use facts::HostFacts;
+pub use limits::resources;
+pub use merge::{command, merge};
+pub use process::{exec_process, health_process};
+pub use validate::{validate, validate_update};

@@ -1,0 +1,1 @@
+//! `--security-opt`: what each word means.

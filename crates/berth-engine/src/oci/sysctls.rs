@@ -1,0 +1,1 @@
+//! Kernel parameters that belong to a namespace.
