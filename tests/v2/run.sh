@@ -1,0 +1,91 @@
+#!/usr/bin/env bash
+# The tests on a host with cgroup v2 only, which this machine may not be: a virtual machine with Debian's kernel.
+#
+#   run.sh [TEST-BINARY-NAME[:FILTER]]...     default: berth_cgroup run:limits run:pause run:stop storage network
+#
+# Under emulation (no usable KVM) a guest is ten to twenty times slower than its host: only what differs
+# between v1 and v2 is worth running here.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+work=${BERTH_V2_ROOT:-$PWD/target/v2}
+mkdir -p "$work"
+tests=("$@")
+[ ${#tests[@]} -gt 0 ] || tests=(berth_cgroup run:limits run:pause run:stop)
+
+for program in mmdebstrap qemu-system-x86_64 mke2fs cpio busybox; do
+    command -v "$program" >/dev/null || { echo "skipped: needs $program (qemu-system-x86, mmdebstrap, e2fsprogs, cpio, busybox-static)"; exit 0; }
+done
+[ "$(id -u)" = 0 ] || { echo "skipped: needs root"; exit 0; }
+
+# The guest's base, once: Debian with a kernel and the clients.
+if [ ! -e "$work/base/etc/os-release" ]; then
+    rm -rf "$work/base"
+    mmdebstrap --quiet --variant=minbase --aptopt='APT::Install-Recommends "false"' \
+        --include=linux-image-cloud-amd64,busybox-static,docker.io,iproute2,procps,kmod bookworm "$work/base"
+    rm -rf "$work/base/var/cache/apt" "$work/base/usr/sbin/dockerd" "$work/base/usr/share/doc"
+fi
+kernel=$(ls "$work"/base/boot/vmlinuz-* | tail -1)
+modules=$(ls -d "$work"/base/lib/modules/* | tail -1)
+
+# What finds the disk: busybox and the modules of a virtio disk with ext4.
+early=$work/early
+rm -rf "$early"; mkdir -p "$early"/{bin,proc,sys,dev,mnt,modules}
+cp /bin/busybox "$early/bin/"
+depends() { # module: those it needs first, in load order
+    local line
+    line=$(grep "/$1\.ko" "$modules/modules.dep" | head -1)
+    for path in $(echo "${line#*:}" | tr ' ' '\n' | tac) "${line%%:*}"; do echo "$path"; done
+}
+for module in virtio_pci virtio_blk crc32c_generic ext4; do
+    for path in $(depends "$module"); do
+        name=$(basename "$path")
+        [ -e "$early/modules/$name" ] && continue
+        cp "$modules/$path" "$early/modules/"
+        echo "$name" >>"$early/modules/order"
+    done
+done
+cat >"$early/init" <<'END'
+#!/bin/busybox sh
+/bin/busybox mount -t proc proc /proc
+/bin/busybox mount -t devtmpfs dev /dev
+for module in $(/bin/busybox cat /modules/order); do /bin/busybox insmod /modules/$module; done
+/bin/busybox mount -t ext4 /dev/vda /mnt && exec /bin/busybox switch_root /mnt /berth/init
+echo "no disk"; /bin/busybox poweroff -f
+END
+chmod +x "$early/init"
+(cd "$early" && find . | cpio --quiet -o -H newc) >"$work/early.cpio"
+
+# Our programs and tests, optimised: the emulator is slow enough.
+cargo build --release --bins
+mapfile -t binaries < <(cargo test --release --no-run --message-format=json -p berth-e2e -p berth-cgroup -p berth-runtime -p berth-shim 2>/dev/null |
+    grep -o '"executable":"[^"]*"' | cut -d'"' -f4)
+stage=$work/stage
+rm -rf "$stage"; mkdir -p "$stage/target/deps"
+cp $(ls -d target/release/{berth,berthd,berth-shim,berth-runtime} 2>/dev/null) "$stage/target/"
+: >"$stage/list"
+for test in "${tests[@]}"; do
+    for binary in "${binaries[@]}"; do
+        name=$(basename "$binary"); name=${name%-*}
+        [ "$name" = "${test%%:*}" ] || continue
+        cp "$binary" "$stage/target/deps/$name"
+        filter=; [[ $test == *:* ]] && filter=${test#*:}
+        echo "$name $filter" >>"$stage/list"
+    done
+done
+cp tests/v2/init "$stage/init"
+chmod +x "$stage/init"
+
+disk=$work/disk.ext4
+rm -f "$disk"
+rm -rf "$work/base/berth"; cp -r "$stage" "$work/base/berth"
+mke2fs -q -t ext4 -d "$work/base" "$disk" 3G
+
+accel=tcg
+# The clock of an emulated CPU counts the host's ticks; a wrong guess makes the guest's time run wrong.
+khz=$(awk '/cpu MHz/ { printf "%d", $4 * 1000; exit }' /proc/cpuinfo)
+timeout "${BERTH_V2_TIMEOUT:-1500}" qemu-system-x86_64 -M q35 -accel "$accel" -cpu max,-cx16 -smp 2 -m 2048 \
+    -nodefaults -no-user-config -display none -serial stdio -no-reboot \
+    -drive "file=$disk,format=raw,if=virtio,cache=unsafe" -device virtio-rng-pci \
+    -kernel "$kernel" -initrd "$work/early.cpio" \
+    -append "console=ttyS0 quiet panic=-1 tsc_early_khz=$khz mitigations=off" | tee "$work/console.log"
+grep -q '^v2: all passed' "$work/console.log"
