@@ -1,0 +1,261 @@
+//! OCI runtimes side by side: what create + start + wait + delete of `true` takes.
+//!
+//! ```text
+//! bench-runtime --config config.json --rootfs DIR --work DIR [--runs N] [--filter FILE] [--only WORD] NAME=PROGRAM...
+//! ```
+//!
+//! Each round does every candidate once, in an order that rotates, so that a noisy minute hits all alike.
+//! Beside wall time it takes the CPU time of *all* processes from the counter of a cgroup that the programs
+//! and their containers run in (cpuacct, or cpu.stat on v2): a runtime that leaves its work to the container's
+//! process or a helper gains nothing. `PROGRAM` beginning with `floor` is the C program beside this folder
+//! with its own arguments; all others speak the OCI command line. Two ways are measured:
+//!
+//! - `run`: one command,
+//! - `steps`: `create`, `start`, waiting for the process, `delete`, as containerd's shim and podman do.
+
+use rustix::process::{Pid, WaitOptions};
+use serde_json::{Value, json};
+use std::error::Error;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+type Outcome<T> = Result<T, Box<dyn Error>>;
+
+struct Options {
+    config: PathBuf,
+    rootfs: PathBuf,
+    work: PathBuf,
+    runs: usize,
+    filter: Option<PathBuf>,
+    only: Option<String>,
+    candidates: Vec<(String, String)>,
+}
+
+struct Sample {
+    wall: Duration,
+    cpu: Duration,
+}
+
+fn main() -> Outcome<()> {
+    let options = options()?;
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
+    let group = Group::enter()?;
+    let bundle = options.work.join("bundle");
+    std::fs::create_dir_all(&bundle)?;
+    write_config(&options, &group, &bundle)?;
+    println!("| way | what | wall ms median | min-max | cpu ms, all processes | failed |");
+    println!("|---|---|---|---|---|---|");
+    for way in ["run", "steps"] {
+        if options.only.as_deref().is_some_and(|only| only != way) {
+            continue;
+        }
+        let candidates: Vec<_> =
+            options.candidates.iter().filter(|(_, program)| way == "run" || !is_floor(program)).collect();
+        let mut samples: Vec<Vec<Sample>> = candidates.iter().map(|_| Vec::new()).collect();
+        let mut failed = vec![0; candidates.len()];
+        // One round warms caches (pages, compiled filters) and is thrown away.
+        for round in 0..=options.runs {
+            for step in 0..candidates.len() {
+                let index = (round + step) % candidates.len();
+                let (name, program) = candidates[index];
+                match measure(&options, &group, way, name, program, &bundle, round) {
+                    Ok(sample) if round > 0 => samples[index].push(sample),
+                    Ok(_) => {}
+                    Err(error) => {
+                        failed[index] += 1;
+                        if failed[index] == 1 {
+                            eprintln!("{name}: {error}");
+                        }
+                    }
+                }
+            }
+        }
+        print_table(way, &candidates, &mut samples, &failed);
+    }
+    Ok(())
+}
+
+fn options() -> Outcome<Options> {
+    let mut options = Options {
+        config: "config.json".into(),
+        rootfs: "rootfs".into(),
+        work: "/tmp/berth-bench".into(),
+        runs: 25,
+        filter: None,
+        only: None,
+        candidates: Vec::new(),
+    };
+    let mut words = std::env::args().skip(1);
+    while let Some(word) = words.next() {
+        let mut value = || words.next().ok_or(format!("{word} needs a value"));
+        match word.as_str() {
+            "--config" => options.config = value()?.into(),
+            "--rootfs" => options.rootfs = value()?.into(),
+            "--work" => options.work = value()?.into(),
+            "--runs" => options.runs = value()?.parse()?,
+            "--filter" => options.filter = Some(value()?.into()),
+            "--only" => options.only = Some(value()?),
+            _ => {
+                let (name, program) = word.split_once('=').ok_or(format!("{word}: not NAME=PROGRAM"))?;
+                options.candidates.push((name.to_owned(), program.to_owned()));
+            }
+        }
+    }
+    Ok(options)
+}
+
+fn is_floor(program: &str) -> bool {
+    program.split_whitespace().next().is_some_and(|first| first.ends_with("floor"))
+}
+
+/// The configuration with the bundle's root and our cgroup put in.
+fn write_config(options: &Options, group: &Group, bundle: &Path) -> Outcome<()> {
+    let mut config: Value = serde_json::from_slice(&std::fs::read(&options.config)?)?;
+    config["root"] = json!({ "path": options.rootfs });
+    config["linux"]["cgroupsPath"] = json!(format!("{}/box", group.path));
+    std::fs::write(bundle.join("config.json"), serde_json::to_vec(&config)?)?;
+    Ok(())
+}
+
+fn measure(
+    options: &Options,
+    group: &Group,
+    way: &str,
+    name: &str,
+    program: &str,
+    bundle: &Path,
+    round: usize,
+) -> Outcome<Sample> {
+    let id = format!("bench-{way}-{name}-{round}");
+    let state = options.work.join(format!("state-{name}"));
+    let pid_file = options.work.join("pid");
+    let runtime = |words: &[&str]| {
+        let mut parts = program.split_whitespace();
+        let mut command = Command::new(parts.next().unwrap_or_default());
+        command.args(parts).arg("--root").arg(&state).args(words);
+        command
+    };
+    let (bundle, pid_file) = (bundle.to_string_lossy(), pid_file.to_string_lossy());
+    let (cpu_before, started) = (group.cpu()?, Instant::now());
+    if is_floor(program) {
+        let mut parts = program.split_whitespace();
+        let mut command = Command::new(parts.next().unwrap_or_default());
+        command.args(parts).args(["-g", &group.path]);
+        if let Some(filter) = &options.filter {
+            command.arg("-s").arg(filter);
+        }
+        succeed(command.arg(&options.rootfs).arg("/bin/true"))?;
+    } else if way == "run" {
+        succeed(&mut runtime(&["run", "--bundle", &bundle, &id]))?;
+    } else {
+        succeed(&mut runtime(&["create", "--bundle", &bundle, "--pid-file", &pid_file, &id]))?;
+        let pid: i32 = std::fs::read_to_string(&*pid_file)?.trim().parse()?;
+        succeed(&mut runtime(&["start", &id]))?;
+        let pid = Pid::from_raw(pid).ok_or("no pid")?;
+        rustix::process::waitpid(Some(pid), WaitOptions::empty())?;
+        succeed(&mut runtime(&["delete", &id]))?;
+    }
+    let wall = started.elapsed();
+    Ok(Sample { wall, cpu: group.cpu()?.saturating_sub(cpu_before) })
+}
+
+fn succeed(command: &mut Command) -> Outcome<()> {
+    let output = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::inherit()).status()?;
+    if output.success() { Ok(()) } else { Err(format!("{command:?}: {output}").into()) }
+}
+
+fn print_table(way: &str, candidates: &[&(String, String)], samples: &mut [Vec<Sample>], failed: &[usize]) {
+    let milliseconds = |duration: Duration| duration.as_secs_f64() * 1e3;
+    let mut medians = Vec::new();
+    for (((name, _), samples), failed) in candidates.iter().zip(samples).zip(failed) {
+        samples.sort_by_key(|sample| sample.wall);
+        let mut cpu: Vec<Duration> = samples.iter().map(|sample| sample.cpu).collect();
+        cpu.sort();
+        let (Some(first), Some(last)) = (samples.first(), samples.last()) else {
+            println!("| {way} | {name} | - | - | - | {failed} |");
+            continue;
+        };
+        let (wall, cpu) = (milliseconds(samples[samples.len() / 2].wall), milliseconds(cpu[cpu.len() / 2]));
+        let (least, most) = (milliseconds(first.wall), milliseconds(last.wall));
+        println!("| {way} | {name} | {wall:.1} | {least:.1}-{most:.1} | {cpu:.1} | {failed} |");
+        medians.push((name.as_str(), wall, cpu));
+    }
+    let Some(ours) = medians.iter().find(|(name, ..)| *name == "berth") else { return };
+    for peer in medians.iter().filter(|(name, ..)| *name != "berth") {
+        println!("{way}: berth / {}: wall {:.2}, cpu {:.2}", peer.0, ours.1 / peer.1, ours.2 / peer.2);
+    }
+}
+
+/// The cgroup that everything measured runs below.
+struct Group {
+    path: String,
+    counter: PathBuf,
+    version_2: bool,
+    directories: Vec<PathBuf>,
+    homes: Vec<PathBuf>,
+}
+
+impl Group {
+    /// Makes the group in every hierarchy and moves this process into it where CPU time is counted.
+    fn enter() -> Outcome<Group> {
+        let top = Path::new("/sys/fs/cgroup");
+        let path = format!("/berth-bench-{}", std::process::id());
+        let name = &path[1..];
+        let version_2 = top.join("cgroup.controllers").exists();
+        let mut group =
+            Group { path: path.clone(), counter: PathBuf::new(), version_2, directories: Vec::new(), homes: Vec::new() };
+        let own = std::process::id().to_string();
+        if version_2 {
+            // No process may sit in an inner group that has controllers: containers go beside us.
+            let directory = top.join(name);
+            std::fs::create_dir_all(directory.join("self"))?;
+            std::fs::write(directory.join("self/cgroup.procs"), &own)?;
+            group.counter = directory.join("cpu.stat");
+            group.directories.extend([directory.join("self"), directory]);
+            group.homes.push(top.to_owned());
+            return Ok(group);
+        }
+        for controller in ["cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids"] {
+            let (parent, directory) = (top.join(controller), top.join(controller).join(name));
+            std::fs::create_dir_all(&directory)?;
+            if controller == "cpuset" {
+                for file in ["cpuset.cpus", "cpuset.mems"] {
+                    std::fs::write(directory.join(file), std::fs::read(parent.join(file))?)?;
+                }
+            }
+            if controller == "cpuacct" {
+                std::fs::write(directory.join("cgroup.procs"), &own)?;
+                group.counter = directory.join("cpuacct.usage");
+                group.homes.push(parent);
+            }
+            group.directories.push(directory);
+        }
+        Ok(group)
+    }
+
+    fn cpu(&self) -> Outcome<Duration> {
+        let text = std::fs::read_to_string(&self.counter)?;
+        if !self.version_2 {
+            return Ok(Duration::from_nanos(text.trim().parse()?));
+        }
+        let usage = text.lines().find_map(|line| line.strip_prefix("usage_usec ")).ok_or("no usage_usec")?;
+        Ok(Duration::from_micros(usage.parse()?))
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let own = std::process::id().to_string();
+        for home in &self.homes {
+            if let Err(error) = std::fs::write(home.join("cgroup.procs"), &own) {
+                eprintln!("cannot leave the cgroup: {error}");
+            }
+        }
+        for directory in &self.directories {
+            if let Err(error) = std::fs::remove_dir(directory) {
+                eprintln!("cannot remove {}: {error}", directory.display());
+            }
+        }
+    }
+}
