@@ -2,3 +2,4 @@
 
 pub mod handed_over;
 pub mod netns;
+pub mod signals;
