@@ -203,8 +203,13 @@ impl Group {
         let path = format!("/berth-bench-{}", std::process::id());
         let name = &path[1..];
         let version_2 = top.join("cgroup.controllers").exists();
-        let mut group =
-            Group { path: path.clone(), counter: PathBuf::new(), version_2, directories: Vec::new(), homes: Vec::new() };
+        let mut group = Group {
+            path: path.clone(),
+            counter: PathBuf::new(),
+            version_2,
+            directories: Vec::new(),
+            homes: Vec::new(),
+        };
         let own = std::process::id().to_string();
         if version_2 {
             // No process may sit in an inner group that has controllers: containers go beside us.
