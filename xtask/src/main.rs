@@ -1,6 +1,7 @@
-//! Checks of this workspace: `cargo xtask tidy`, `cargo xtask ci`.
+//! Checks of this workspace: `cargo xtask tidy`, `cargo xtask ci`; tables made from the kernel's headers: `cargo xtask syscalls`.
 
 mod ci;
+mod syscalls;
 mod tidy;
 
 use std::path::{Path, PathBuf};
@@ -10,8 +11,9 @@ fn main() -> ExitCode {
     let outcome = match std::env::args().nth(1).as_deref() {
         Some("tidy") => tidy::run(&root()),
         Some("ci") => ci::run(&root()),
+        Some("syscalls") => syscalls::run(&root(), std::env::args().nth(2)),
         _ => {
-            eprintln!("usage: cargo xtask tidy | ci");
+            eprintln!("usage: cargo xtask tidy | ci | syscalls HEADERS");
             return ExitCode::from(2);
         }
     };

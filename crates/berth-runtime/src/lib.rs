@@ -1,1 +1,3 @@
 //! A bundle becomes a process: namespaces, mounts, capabilities, seccomp
+
+pub mod seccomp;
