@@ -52,7 +52,10 @@ async fn no_swarm() -> Response {
 }
 
 async fn no_build() -> Response {
-    plain(StatusCode::NOT_IMPLEMENTED, "this engine cannot build images yet\nhint: load an image with docker load")
+    plain(
+        StatusCode::NOT_IMPLEMENTED,
+        "this engine cannot build images yet\nhint: load an image with docker load, or make one with berth image bootstrap",
+    )
 }
 
 async fn auth() -> Response {
@@ -152,14 +155,19 @@ fn render(info: &Info) -> Value {
 }
 
 /// `GET /system/df`
-async fn disk_usage(State(engine): State<Engine>, params: Params) -> ApiResult {
+async fn disk_usage(
+    State(engine): State<Engine>,
+    axum::Extension(api): axum::Extension<crate::version::ApiVersion>,
+    params: Params,
+) -> ApiResult {
     let wanted: Vec<&str> = params.all("type").collect();
     let has = |kind| wanted.is_empty() || wanted.contains(&kind);
     let parts = DiskUsageParts { containers: has("container"), volumes: has("volume") };
     let usage = engine.system().disk_usage(parts).await?;
     let mut value = json!({"LayersSize": 0, "Images": null, "Containers": null, "Volumes": null, "BuildCache": null});
     if has("image") {
-        value["Images"] = json!([]);
+        let usage = engine.images().disk_usage().await?;
+        (value["LayersSize"], value["Images"]) = crate::images::disk_usage(&usage, api);
     }
     if parts.containers {
         let now = now_unix_nanos();

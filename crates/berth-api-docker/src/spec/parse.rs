@@ -39,7 +39,7 @@ pub(crate) fn create_body(body: &Value) -> Result<ContainerSpec> {
     Ok(ContainerSpec { config, host, endpoints, platform: None })
 }
 
-fn config(f: &Fields<'_>) -> Result<Config> {
+pub(crate) fn config(f: &Fields<'_>) -> Result<Config> {
     let exposed_ports = f
         .entries("ExposedPorts")?
         .map(|(port, _)| ports(port))
