@@ -17,6 +17,7 @@ mod facts;
 mod limits;
 mod merge;
 mod process;
+pub mod seccomp;
 mod security;
 mod sysctls;
 mod validate;
