@@ -58,6 +58,7 @@ struct Inner {
     config: EngineConfig,
     events: Events,
     networks: Arc<crate::networks::Shared>,
+    volumes: Arc<crate::volumes::Shared>,
 }
 
 impl Engine {
@@ -65,7 +66,8 @@ impl Engine {
     /// earlier engine left half done. Must be called within a tokio runtime.
     pub async fn open(config: EngineConfig) -> Result<Engine> {
         let networks = crate::networks::Shared::open(&config)?;
-        Ok(Engine { inner: Arc::new(Inner { config, events: Events::new(), networks }) })
+        let volumes = crate::volumes::Shared::open(&config.data_root);
+        Ok(Engine { inner: Arc::new(Inner { config, events: Events::new(), networks, volumes }) })
     }
 
     pub fn config(&self) -> &EngineConfig {
@@ -90,6 +92,10 @@ impl Engine {
 
     pub fn volumes(&self) -> Volumes {
         Volumes::new(self.clone())
+    }
+
+    pub(crate) fn volume_state(&self) -> &Arc<crate::volumes::Shared> {
+        &self.inner.volumes
     }
 
     pub fn events(&self) -> &Events {

@@ -16,6 +16,7 @@
 
 pub mod containers;
 pub mod events;
+mod files;
 pub mod filters;
 pub mod images;
 pub mod networks;

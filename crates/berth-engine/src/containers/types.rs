@@ -206,16 +206,32 @@ pub struct MountPoint {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct MountDetail {
-    /// OCI mount options, complete: `rbind`, `rprivate`, `ro`, `size=64m`.
-    pub options: Vec<String>,
+    /// A bind without the mounts below its source.
+    pub non_recursive: bool,
+    /// Read-only at the top only: mounts below the source stay as they are.
+    pub read_only_non_recursive: bool,
+    /// Make a missing source on the host (`-v`); otherwise a missing source is an error (`--mount`).
+    pub create_source: bool,
+    /// Options of a tmpfs, comma separated.
+    pub tmpfs_options: String,
     /// A folder within the volume or image, resolved inside of it at each start.
     pub subpath: String,
     /// Fill the empty volume with the image's content before the first start.
     pub copy_up: bool,
     /// Relabel for SELinux: `z` shared, `Z` private.
     pub relabel: Option<char>,
+    /// What a volume with driver options stands for, instead of its folder.
+    pub file_system: Option<FileSystem>,
     /// Layers of an image mount, topmost first.
     pub layers: Vec<PathBuf>,
+}
+
+/// A file system to mount: the `local` driver's `type`, `device` and `o`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileSystem {
+    pub kind: String,
+    pub device: String,
+    pub options: Vec<String>,
 }
 
 /// Everything about one container.

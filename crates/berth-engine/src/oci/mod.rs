@@ -17,14 +17,17 @@ mod facts;
 mod limits;
 mod merge;
 mod process;
+mod profile;
 pub mod seccomp;
 mod security;
 mod sysctls;
 mod validate;
 
+pub(crate) use build::clean;
 pub use build::{Built, ContainerFiles, Joins, OciInput, build, cgroup_path};
 pub use facts::HostFacts;
 pub use limits::resources;
 pub use merge::{command, merge};
 pub use process::{exec_process, health_process};
+pub(crate) use validate::{signal_number, size_bytes};
 pub use validate::{validate, validate_update};

@@ -1,9 +1,31 @@
 //! Volumes: folders that outlive containers.
+//!
+//! ```text
+//! <data-root>/volumes/<name>/_data         what containers see
+//! <data-root>/volumes/<name>/volume.json   driver options, labels, time; beside the folder, so that
+//!                                          they cannot disagree
+//! <data-root>/volumes/.new-*, .gone-*      half made or half removed: removed by the next engine
+//! ```
+//!
+//! A volume appears and disappears by a rename. One that a container names, or that a container which is
+//! just being made has pinned, is not removed. The only driver is `local`; with `type`, `device` and `o` a
+//! volume stands for a file system that is mounted in each container that uses it, never on the host.
 
+mod local;
+mod shared;
+
+pub(crate) use shared::{Pin, Shared};
+
+use crate::containers::{FileSystem, ListOptions};
+use crate::events::{EventKind, now_unix_nanos};
 use crate::{Engine, Filters};
+use berth_types::spec::MountKind;
 use berth_types::{Error, Result};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+
+/// Marks volumes that nobody named, as Docker does it; `prune` removes only those unless told otherwise.
+pub(crate) const ANONYMOUS_LABEL: &str = "com.docker.volume.anonymous";
 
 /// The engine's volumes.
 #[derive(Clone)]
@@ -46,35 +68,166 @@ pub struct Pruned {
     pub space_reclaimed_bytes: u64,
 }
 
+impl Volume {
+    /// What it stands for where driver options say so.
+    pub(crate) fn file_system(&self) -> Option<FileSystem> {
+        local::file_system(&self.driver_options)
+    }
+}
+
+/// Runs disk work off the async threads.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(Error::internal(format!("volume work ended early: {error}"))),
+    }
+}
+
+fn no_such(name: &str) -> Error {
+    Error::not_found(format!("get {name}: no such volume"))
+}
+
 impl Volumes {
     pub(crate) fn new(engine: Engine) -> Volumes {
         Volumes { engine }
     }
 
+    fn shared(&self) -> std::sync::Arc<Shared> {
+        self.engine.volume_state().clone()
+    }
+
     /// Makes a volume; one of that name with the same driver and options is answered as it is.
     pub async fn create(&self, request: VolumeCreate) -> Result<Volume> {
-        let _ = &self.engine;
-        Err(Error::not_implemented(format!("volume {}", request.name)))
+        let (volume, mut pin) = self.create_pinned(request).await?;
+        pin.keep();
+        Ok(volume)
+    }
+
+    /// The same, for a container that is being made: pinned until its record is stored. Dropping the pin
+    /// removes an anonymous volume again.
+    pub(crate) async fn create_pinned(&self, request: VolumeCreate) -> Result<(Volume, Pin)> {
+        let shared = self.shared();
+        let (volume, pin, made) = blocking(move || shared.create(request)).await?;
+        if made {
+            self.tell("create", &volume.name);
+        }
+        Ok((volume, pin))
+    }
+
+    /// Keeps an existing volume from being removed.
+    pub(crate) fn pin(&self, name: &str) -> Pin {
+        self.shared().pin(name, false)
     }
 
     pub async fn inspect(&self, name: &str) -> Result<Volume> {
-        Err(Error::not_found(format!("get {name}: no such volume")))
+        self.shared().get(name)?.ok_or_else(|| no_such(name))
     }
 
     /// Filters: dangling, driver, label, name.
     pub async fn list(&self, filters: &Filters) -> Result<Vec<Volume>> {
-        filters.only(&["dangling", "driver", "label", "name"])?;
-        Ok(Vec::new())
+        filters.only(&["dangling", "driver", "label", "label!", "name"])?;
+        let dangling = filters.boolean("dangling")?;
+        let used = if dangling.is_some() { self.users().await? } else { BTreeMap::new() };
+        let shared = self.shared();
+        let all = blocking(move || shared.list()).await?;
+        let matches = |volume: &Volume| {
+            dangling.is_none_or(|wanted| wanted != used.contains_key(&volume.name))
+                && filters.exact("driver", &volume.driver)
+                && filters.fuzzy("name", &volume.name)
+                && filters.labels(&volume.labels)
+        };
+        Ok(all.into_iter().filter(matches).collect())
+    }
+
+    /// All volumes with bytes on disk and number of users.
+    pub(crate) async fn usage(&self) -> Result<Vec<Volume>> {
+        let used = self.users().await?;
+        let shared = self.shared();
+        blocking(move || {
+            let mut all = shared.list()?;
+            for volume in &mut all {
+                let references = used.get(&volume.name).map_or(0, |ids| ids.len() as u64);
+                volume.usage = Some(VolumeUsage { size_bytes: shared.size_bytes(&volume.name), references });
+            }
+            Ok(all)
+        })
+        .await
+    }
+
+    /// Volume → ids of the containers that name it.
+    async fn users(&self) -> Result<BTreeMap<String, Vec<String>>> {
+        let all = ListOptions { all: true, ..ListOptions::default() };
+        let mut used: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for container in self.engine.containers().list(&all).await? {
+            for point in &container.mounts {
+                if point.kind == MountKind::Volume {
+                    let ids = used.entry(point.name.clone()).or_default();
+                    if ids.last().map(String::as_str) != Some(container.id.as_str()) {
+                        ids.push(container.id.to_string());
+                    }
+                }
+            }
+        }
+        Ok(used)
     }
 
     /// Refused with a conflict while a container uses it. `force`: an absent volume is no error.
-    pub async fn remove(&self, name: &str, _force: bool) -> Result<()> {
-        Err(Error::not_found(format!("get {name}: no such volume")))
+    pub async fn remove(&self, name: &str, force: bool) -> Result<()> {
+        let shared = self.shared();
+        if shared.get(name)?.is_none() {
+            return if force { Ok(()) } else { Err(no_such(name)) };
+        }
+        if let Some(ids) = self.users().await?.get(name) {
+            return Err(Error::conflict(format!("remove {name}: volume is in use - [{}]", ids.join(", "))));
+        }
+        let owned = name.to_owned();
+        if blocking(move || shared.remove(&owned)).await? {
+            self.tell("destroy", name);
+        }
+        Ok(())
     }
 
     /// Removes unused anonymous volumes; with filter `all=true` unused named ones too.
     pub async fn prune(&self, filters: &Filters) -> Result<Pruned> {
         filters.only(&["all", "label", "label!"])?;
-        Ok(Pruned::default())
+        let all = filters.boolean("all")?.unwrap_or(false);
+        let used = self.users().await?;
+        let shared = self.shared();
+        let mut pruned = Pruned::default();
+        let listed = self.shared();
+        for volume in blocking(move || listed.list()).await? {
+            let anonymous = volume.labels.contains_key(ANONYMOUS_LABEL);
+            if used.contains_key(&volume.name) || !(all || anonymous) || !filters.labels(&volume.labels) {
+                continue;
+            }
+            let (shared, name) = (shared.clone(), volume.name.clone());
+            let removed = blocking(move || {
+                let bytes = shared.size_bytes(&name);
+                Ok(shared.remove(&name)?.then_some(bytes))
+            });
+            match removed.await {
+                Ok(Some(bytes)) => {
+                    self.tell("destroy", &volume.name);
+                    pruned.space_reclaimed_bytes += bytes;
+                    pruned.deleted.push(volume.name);
+                }
+                Ok(None) => {}
+                // A container that is being made has taken it meanwhile.
+                Err(error) => tracing::info!(volume = volume.name, %error, "volume not pruned"),
+            }
+        }
+        let attributes = BTreeMap::from([("reclaimed".to_owned(), pruned.space_reclaimed_bytes.to_string())]);
+        self.engine.events().publish(EventKind::Volume, "prune", "", attributes);
+        Ok(pruned)
     }
+
+    fn tell(&self, action: &str, name: &str) {
+        let attributes = BTreeMap::from([("driver".to_owned(), "local".to_owned())]);
+        self.engine.events().publish(EventKind::Volume, action, name, attributes);
+    }
+}
+
+/// When a volume was made, for those that do not say so.
+fn now() -> i64 {
+    now_unix_nanos()
 }

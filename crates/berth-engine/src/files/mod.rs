@@ -1,0 +1,65 @@
+//! A container's files, seen from the engine.
+//!
+//! ```text
+//!  Root::running(pid)          /proc/<pid>/root, with all mounts of the container
+//!  Root::stopped(rootfs, ..)   a detached overlay mount (never attached anywhere), and its volumes
+//!        |
+//!        '-- find(path) --> Found: an O_PATH descriptor and the path inside that it stands for
+//! ```
+//!
+//! Paths are walked one name at a time from an open folder, links are read and walked too, `..` goes back
+//! to the folder that we came from: nothing that a process in the container renames or links meanwhile leads
+//! outside (CVE-2018-15664). Nothing is executed and no name service is asked (CVE-2019-14271).
+
+mod copy;
+mod root;
+mod size;
+
+pub(crate) use copy::copy_folder;
+pub(crate) use root::{Found, Root};
+pub(crate) use size::disk_bytes;
+
+use rustix::io::Errno;
+use std::path::PathBuf;
+
+/// A step of reading or writing a container's files that failed.
+#[derive(Debug, thiserror::Error)]
+pub enum FilesError {
+    #[error("cannot {action} {}", path.display())]
+    Step {
+        action: &'static str,
+        path: PathBuf,
+        #[source]
+        cause: std::io::Error,
+    },
+    #[error("{}: too many levels of symbolic links", .0.display())]
+    Links(PathBuf),
+    #[error("{}: folders are nested too deep", .0.display())]
+    Depth(PathBuf),
+    #[error("cannot mount the container's files")]
+    Mount(#[source] std::io::Error),
+}
+
+impl FilesError {
+    pub(crate) fn step(action: &'static str, path: impl Into<PathBuf>, errno: Errno) -> FilesError {
+        FilesError::Step { action, path: path.into(), cause: errno.into() }
+    }
+
+    fn errno(&self) -> Option<i32> {
+        match self {
+            FilesError::Step { cause, .. } | FilesError::Mount(cause) => cause.raw_os_error(),
+            FilesError::Links(_) => Some(Errno::LOOP.raw_os_error()),
+            FilesError::Depth(_) => Some(Errno::NAMETOOLONG.raw_os_error()),
+        }
+    }
+
+    /// There is nothing at that path.
+    pub(crate) fn is_absent(&self) -> bool {
+        self.errno() == Some(Errno::NOENT.raw_os_error())
+    }
+
+    /// A name in the middle of the path is no folder.
+    pub(crate) fn is_not_folder(&self) -> bool {
+        self.errno() == Some(Errno::NOTDIR.raw_os_error())
+    }
+}

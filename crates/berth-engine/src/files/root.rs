@@ -1,0 +1,325 @@
+//! Opening a container's root, and walking in it.
+
+use super::FilesError;
+use crate::containers::MountPoint;
+use berth_types::mount::{Overlay, Rootfs};
+use berth_types::spec::MountKind;
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
+use std::collections::VecDeque;
+use std::ffi::{OsStr, OsString};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Component, Path, PathBuf};
+
+/// As the kernel has it (path_resolution(7)).
+const LINKS_MAX: usize = 40;
+/// Longer paths are refused: nobody's file system has them.
+const NAMES_MAX: usize = 4096;
+
+/// An opened root. Dropping it lets go of the mount.
+#[derive(Debug)]
+pub(crate) struct Root {
+    base: OwnedFd,
+    /// Cleaned target inside → its root, for mounts that the base does not show by itself.
+    mounts: Vec<(PathBuf, OwnedFd)>,
+}
+
+/// Something inside of a root.
+#[derive(Debug)]
+pub(crate) struct Found {
+    /// Opened with `O_PATH`.
+    pub fd: OwnedFd,
+    /// Absolute, without links but perhaps the last name.
+    pub path: PathBuf,
+    pub stat: Stat,
+}
+
+impl Found {
+    pub(crate) fn kind(&self) -> FileType {
+        FileType::from_raw_mode(self.stat.st_mode)
+    }
+
+    pub(crate) fn is_dir(&self) -> bool {
+        self.kind() == FileType::Directory
+    }
+
+    /// Opens the same folder for reading its names.
+    pub(crate) fn open_folder(&self) -> Result<OwnedFd, FilesError> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        rustix::fs::openat(&self.fd, ".", flags, Mode::empty())
+            .map_err(|errno| FilesError::step("open", &self.path, errno))
+    }
+
+    /// What a symbolic link says.
+    pub(crate) fn link_target(&self) -> Result<PathBuf, FilesError> {
+        read_link(&self.fd, &self.path)
+    }
+}
+
+fn read_link(fd: &OwnedFd, path: &Path) -> Result<PathBuf, FilesError> {
+    // An empty name reads the link that the descriptor itself is (readlinkat(2)).
+    let target = rustix::fs::readlinkat(fd, "", Vec::new()).map_err(|errno| FilesError::step("read link", path, errno))?;
+    Ok(PathBuf::from(OsString::from_vec(target.into_bytes())))
+}
+
+fn open_path(folder: &OwnedFd, name: &OsStr, path: &Path) -> Result<OwnedFd, FilesError> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(folder, name, flags, Mode::empty()).map_err(|errno| FilesError::step("open", path, errno))
+}
+
+fn duplicate(fd: &OwnedFd, path: &Path) -> Result<OwnedFd, FilesError> {
+    rustix::io::fcntl_dupfd_cloexec(fd, 0).map_err(|errno| FilesError::step("open", path, errno))
+}
+
+impl Root {
+    /// The root of a running process, with the mounts that it sees.
+    pub(crate) fn running(pid: i32) -> Result<Root, FilesError> {
+        let path = PathBuf::from(format!("/proc/{pid}/root"));
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let base = rustix::fs::open(&path, flags, Mode::empty()).map_err(|errno| FilesError::step("open", &path, errno))?;
+        Ok(Root { base, mounts: Vec::new() })
+    }
+
+    /// The root of a container that does not run, with its volumes and binds. The caller sees to it that it
+    /// is not started meanwhile: one upper folder in two mounts at once is undefined (overlayfs.rst).
+    pub(crate) fn stopped(rootfs: &Rootfs, points: &[MountPoint]) -> Result<Root, FilesError> {
+        let mut root = Root { base: mount_detached(rootfs)?, mounts: Vec::new() };
+        for point in points {
+            let folder = match (point.kind, &point.detail.file_system) {
+                (MountKind::Bind, _) | (MountKind::Volume, None) => &point.source,
+                // What such a volume stands for is mounted only while somebody runs; as is a tmpfs.
+                (MountKind::Volume | MountKind::Tmpfs | MountKind::Image, _) => continue,
+            };
+            let flags = OFlags::PATH | OFlags::CLOEXEC;
+            let Ok(mut opened) = rustix::fs::open(folder, flags, Mode::empty()) else { continue };
+            if !point.detail.subpath.is_empty() {
+                let inside = Root { base: opened, mounts: Vec::new() };
+                let Ok(found) = inside.find(Path::new(&point.detail.subpath)) else { continue };
+                opened = found.fd;
+            }
+            root.mounts.push((crate::oci::clean(Path::new(&point.target)), opened));
+        }
+        Ok(root)
+    }
+
+    /// The image's content alone, read-only.
+    pub(crate) fn of_image(rootfs: &Rootfs) -> Result<Root, FilesError> {
+        let lower = match rootfs {
+            Rootfs::Overlay(overlay) => Rootfs::Overlay(Overlay { upper: None, ..overlay.clone() }),
+            directory => directory.clone(),
+        };
+        Ok(Root { base: mount_detached(&lower)?, mounts: Vec::new() })
+    }
+
+    pub(crate) fn base(&self) -> &OwnedFd {
+        &self.base
+    }
+
+    /// Mounts whose targets are directly in `folder`.
+    pub(crate) fn mounts_in<'a>(&'a self, folder: &'a Path) -> impl Iterator<Item = (&'a OsStr, &'a OwnedFd)> {
+        self.mounts.iter().filter_map(move |(target, fd)| {
+            (target.parent() == Some(folder)).then_some((target.file_name()?, fd))
+        })
+    }
+
+    fn mounted(&self, path: &Path) -> Option<&OwnedFd> {
+        self.mounts.iter().rev().find(|(target, _)| target == path).map(|(_, fd)| fd)
+    }
+
+    /// What `path` means, following all links.
+    pub(crate) fn find(&self, path: &Path) -> Result<Found, FilesError> {
+        self.walk(path, true)
+    }
+
+    /// The same, but a link at the end is itself the answer (unless a slash or dot follows it).
+    pub(crate) fn find_no_follow(&self, path: &Path) -> Result<Found, FilesError> {
+        let bytes = path.as_os_str().as_bytes();
+        self.walk(path, bytes.ends_with(b"/") || bytes.ends_with(b"/."))
+    }
+
+    fn walk(&self, path: &Path, follow_last: bool) -> Result<Found, FilesError> {
+        let mut todo: VecDeque<OsString> = VecDeque::new();
+        let queue = |todo: &mut VecDeque<OsString>, path: &Path| -> Result<(), FilesError> {
+            for part in path.components().rev() {
+                match part {
+                    Component::Normal(name) => todo.push_front(name.to_owned()),
+                    Component::ParentDir => todo.push_front("..".into()),
+                    Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
+                }
+            }
+            if todo.len() > NAMES_MAX { Err(FilesError::Depth(path.to_owned())) } else { Ok(()) }
+        };
+        queue(&mut todo, path)?;
+        // Folders from the root to where we are, each with its name.
+        let mut stack: Vec<(OwnedFd, OsString)> = Vec::new();
+        let mut links = 0;
+        while let Some(name) = todo.pop_front() {
+            if name == ".." {
+                stack.pop();
+                continue;
+            }
+            let mut here = path_of(&stack);
+            here.push(&name);
+            let folder = stack.last().map_or(&self.base, |(fd, _)| fd);
+            let fd = match self.mounted(&here) {
+                Some(fd) => duplicate(fd, &here)?,
+                None => open_path(folder, &name, &here)?,
+            };
+            let last = todo.is_empty();
+            let stat = rustix::fs::fstat(&fd).map_err(|errno| FilesError::step("stat", &here, errno))?;
+            match FileType::from_raw_mode(stat.st_mode) {
+                FileType::Symlink if !last || follow_last => {
+                    links += 1;
+                    if links > LINKS_MAX {
+                        return Err(FilesError::Links(path.to_owned()));
+                    }
+                    let target = read_link(&fd, &here)?;
+                    if target.is_absolute() {
+                        stack.clear();
+                    }
+                    queue(&mut todo, &target)?;
+                }
+                FileType::Directory => stack.push((fd, name)),
+                _ if last => return Ok(Found { fd, path: here, stat }),
+                _ => return Err(FilesError::step("open", here, rustix::io::Errno::NOTDIR)),
+            }
+        }
+        let here = path_of(&stack);
+        let fd = match stack.pop() {
+            Some((fd, _)) => fd,
+            None => duplicate(&self.base, &here)?,
+        };
+        let stat = rustix::fs::fstat(&fd).map_err(|errno| FilesError::step("stat", &here, errno))?;
+        Ok(Found { fd, path: here, stat })
+    }
+
+    /// One name in a folder that was found, without following a link.
+    pub(crate) fn child(&self, folder: &Found, name: &OsStr) -> Result<Found, FilesError> {
+        let path = folder.path.join(name);
+        let fd = match self.mounted(&path) {
+            Some(fd) => duplicate(fd, &path)?,
+            None => open_path(&folder.fd, name, &path)?,
+        };
+        let stat = rustix::fs::fstat(&fd).map_err(|errno| FilesError::step("stat", &path, errno))?;
+        Ok(Found { fd, path, stat })
+    }
+}
+
+fn path_of(stack: &[(OwnedFd, OsString)]) -> PathBuf {
+    let mut path = PathBuf::from("/");
+    path.extend(stack.iter().map(|(_, name)| name));
+    path
+}
+
+/// The root filesystem as a mount that is nowhere in the host's tree and goes with its descriptor.
+fn mount_detached(rootfs: &Rootfs) -> Result<OwnedFd, FilesError> {
+    let open = |path: &Path| {
+        rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(|errno| FilesError::step("open", path, errno))
+    };
+    let overlay = match rootfs {
+        Rootfs::Directory { path } => return open(path),
+        // Overlayfs wants two layers or an upper folder; a single layer is what it is.
+        Rootfs::Overlay(Overlay { lower, upper: None, .. }) if lower.len() == 1 => return open(&lower[0]),
+        Rootfs::Overlay(overlay) => overlay,
+    };
+    let fs = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(mount_error)?;
+    let set = |key: &str, value: &Path| rustix::mount::fsconfig_set_string(fs.as_fd(), key, value);
+    let stacked = overlay.lower.iter().try_for_each(|layer| set("lowerdir+", layer));
+    if stacked.is_err() {
+        // Before Linux 6.5: one list, short enough for a parameter when each layer is a descriptor's link.
+        let layers = overlay.lower.iter().map(|layer| open(layer)).collect::<Result<Vec<_>, _>>()?;
+        let names: Vec<String> =
+            layers.iter().map(|fd| format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(fd))).collect();
+        set("lowerdir", Path::new(&names.join(":"))).map_err(mount_error)?;
+        return finish(&fs, overlay);
+    }
+    finish(&fs, overlay)
+}
+
+fn finish(fs: &OwnedFd, overlay: &Overlay) -> Result<OwnedFd, FilesError> {
+    let set = |key: &str, value: &Path| rustix::mount::fsconfig_set_string(fs.as_fd(), key, value).map_err(mount_error);
+    if let Some(upper) = &overlay.upper {
+        set("upperdir", &upper.upper)?;
+        set("workdir", &upper.work)?;
+    }
+    for option in &overlay.options {
+        match option.split_once('=') {
+            Some((key, value)) => set(key, Path::new(value))?,
+            None => rustix::mount::fsconfig_set_flag(fs.as_fd(), option.as_str()).map_err(mount_error)?,
+        }
+    }
+    rustix::mount::fsconfig_create(fs.as_fd()).map_err(mount_error)?;
+    let attributes = MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOSUID;
+    rustix::mount::fsmount(fs.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes).map_err(mount_error)
+}
+
+fn mount_error(errno: rustix::io::Errno) -> FilesError {
+    FilesError::Mount(errno.into())
+}
+
+/// Flags for looking at a name without following it.
+pub(super) const NO_FOLLOW: AtFlags = AtFlags::SYMLINK_NOFOLLOW;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    fn root(folder: &Path) -> Root {
+        Root::of_image(&Rootfs::Directory { path: folder.to_owned() }).unwrap()
+    }
+
+    #[test]
+    fn links_and_dots_never_lead_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let inside = folder.path().join("root");
+        std::fs::create_dir_all(inside.join("etc")).unwrap();
+        std::fs::write(inside.join("etc/passwd"), "inside").unwrap();
+        std::fs::write(folder.path().join("secret"), "outside").unwrap();
+        symlink("/etc/passwd", inside.join("absolute")).unwrap();
+        symlink("../../../etc/passwd", inside.join("relative")).unwrap();
+        symlink("../secret", inside.join("out")).unwrap();
+        symlink("/proc/self/root/secret", inside.join("magic")).unwrap();
+        let root = root(&inside);
+        for path in ["/absolute", "/relative", "etc/../../../etc/passwd", "/../etc/./passwd"] {
+            let found = root.find(Path::new(path)).unwrap();
+            assert_eq!(found.path, Path::new("/etc/passwd"), "{path}");
+        }
+        for path in ["/out", "/magic", "/../secret"] {
+            assert!(root.find(Path::new(path)).unwrap_err().is_absent(), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_loop_of_links_ends() {
+        let folder = tempfile::tempdir().unwrap();
+        symlink("b", folder.path().join("a")).unwrap();
+        symlink("a", folder.path().join("b")).unwrap();
+        assert!(matches!(root(folder.path()).find(Path::new("/a/x")), Err(FilesError::Links(_))));
+        let found = root(folder.path()).find_no_follow(Path::new("/a")).unwrap();
+        assert_eq!(found.link_target().unwrap(), Path::new("b"));
+    }
+
+    #[test]
+    fn a_volume_covers_what_is_below_it() {
+        let (folder, volume) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        std::fs::create_dir_all(folder.path().join("data")).unwrap();
+        std::fs::write(folder.path().join("data/below"), "").unwrap();
+        std::fs::write(volume.path().join("above"), "").unwrap();
+        let mut root = root(folder.path());
+        let fd = rustix::fs::open(volume.path(), OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap();
+        root.mounts.push((PathBuf::from("/data"), fd));
+        root.find(Path::new("/data/above")).unwrap();
+        assert!(root.find(Path::new("/data/below")).unwrap_err().is_absent());
+        assert_eq!(root.find(Path::new("/data/..")).unwrap().path, Path::new("/"));
+    }
+
+    #[test]
+    fn a_file_in_the_middle_is_no_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("file"), "").unwrap();
+        assert!(root(folder.path()).find(Path::new("/file/x")).unwrap_err().is_not_folder());
+    }
+}
