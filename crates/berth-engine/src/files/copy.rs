@@ -1,7 +1,9 @@
 //! A folder's content as it is: owners, rights, times, extended attributes, hard links, holes, devices.
 
 use super::{FilesError, Found};
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, SeekFrom, Stat, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::fs::{
+    AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, SeekFrom, Stat, Timespec, Timestamps, Uid, XattrFlags,
+};
 use rustix::io::Errno;
 use std::collections::HashMap;
 use std::ffi::{CStr, OsStr};
@@ -16,7 +18,8 @@ const DEPTH_MAX: usize = 400;
 pub(crate) fn copy_folder(from: &Found, to: &Path) -> Result<(), FilesError> {
     let source = from.open_folder()?;
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    let target = rustix::fs::openat(CWD, to, flags, Mode::empty()).map_err(|errno| FilesError::step("open", to, errno))?;
+    let target =
+        rustix::fs::openat(CWD, to, flags, Mode::empty()).map_err(|errno| FilesError::step("open", to, errno))?;
     let top = rustix::io::fcntl_dupfd_cloexec(&target, 0).map_err(|errno| FilesError::step("open", to, errno))?;
     let mut copy = Copy { top, links: HashMap::new() };
     copy.folder(&source, &target, &from.stat, Path::new(""), 0)
@@ -62,12 +65,14 @@ impl Copy {
                     Ok(()) | Err(Errno::EXIST) => {}
                     Err(errno) => return Err(fail("create")(errno)),
                 }
-                let from = rustix::fs::openat(from, name, read | OFlags::DIRECTORY, Mode::empty()).map_err(fail("open"))?;
+                let from =
+                    rustix::fs::openat(from, name, read | OFlags::DIRECTORY, Mode::empty()).map_err(fail("open"))?;
                 let to = rustix::fs::openat(to, name, read | OFlags::DIRECTORY, Mode::empty()).map_err(fail("open"))?;
                 self.folder(&from, &to, &stat, at, depth + 1)
             }
             FileType::RegularFile => {
-                let from = rustix::fs::openat(from, name, read | OFlags::NONBLOCK, Mode::empty()).map_err(fail("open"))?;
+                let from =
+                    rustix::fs::openat(from, name, read | OFlags::NONBLOCK, Mode::empty()).map_err(fail("open"))?;
                 let create = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
                 let to = rustix::fs::openat(to, name, create, Mode::RUSR | Mode::WUSR).map_err(fail("create"))?;
                 content(&from, &to, stat.st_size.unsigned_abs()).map_err(fail("copy"))?;
@@ -175,9 +180,7 @@ fn attributes(from: &OwnedFd, to: &OwnedFd) -> Result<(), Errno> {
 }
 
 /// Names and values of the extended attributes, without those that overlayfs keeps for itself.
-pub(super) fn list_attributes(
-    fd: std::os::fd::BorrowedFd<'_>,
-) -> Result<Vec<(std::ffi::CString, Vec<u8>)>, Errno> {
+pub(super) fn list_attributes(fd: std::os::fd::BorrowedFd<'_>) -> Result<Vec<(std::ffi::CString, Vec<u8>)>, Errno> {
     // XATTR_LIST_MAX and XATTR_SIZE_MAX of linux/limits.h.
     const LIST_MAX: usize = 64 << 10;
     const VALUE_MAX: usize = 64 << 10;

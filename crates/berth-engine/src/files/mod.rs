@@ -24,7 +24,7 @@ use std::path::PathBuf;
 
 /// A step of reading or writing a container's files that failed.
 #[derive(Debug, thiserror::Error)]
-pub enum FilesError {
+pub(crate) enum FilesError {
     #[error("cannot {action} {}", path.display())]
     Step {
         action: &'static str,

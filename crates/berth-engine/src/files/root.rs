@@ -4,7 +4,7 @@ use super::FilesError;
 use crate::containers::MountPoint;
 use berth_types::mount::{Overlay, Rootfs};
 use berth_types::spec::MountKind;
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
+use rustix::fs::{FileType, Mode, OFlags, Stat};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
@@ -59,7 +59,8 @@ impl Found {
 
 fn read_link(fd: &OwnedFd, path: &Path) -> Result<PathBuf, FilesError> {
     // An empty name reads the link that the descriptor itself is (readlinkat(2)).
-    let target = rustix::fs::readlinkat(fd, "", Vec::new()).map_err(|errno| FilesError::step("read link", path, errno))?;
+    let target =
+        rustix::fs::readlinkat(fd, "", Vec::new()).map_err(|errno| FilesError::step("read link", path, errno))?;
     Ok(PathBuf::from(OsString::from_vec(target.into_bytes())))
 }
 
@@ -77,7 +78,8 @@ impl Root {
     pub(crate) fn running(pid: i32) -> Result<Root, FilesError> {
         let path = PathBuf::from(format!("/proc/{pid}/root"));
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let base = rustix::fs::open(&path, flags, Mode::empty()).map_err(|errno| FilesError::step("open", &path, errno))?;
+        let base =
+            rustix::fs::open(&path, flags, Mode::empty()).map_err(|errno| FilesError::step("open", &path, errno))?;
         Ok(Root { base, mounts: Vec::new() })
     }
 
@@ -118,9 +120,9 @@ impl Root {
 
     /// Mounts whose targets are directly in `folder`.
     pub(crate) fn mounts_in<'a>(&'a self, folder: &'a Path) -> impl Iterator<Item = (&'a OsStr, &'a OwnedFd)> {
-        self.mounts.iter().filter_map(move |(target, fd)| {
-            (target.parent() == Some(folder)).then_some((target.file_name()?, fd))
-        })
+        self.mounts
+            .iter()
+            .filter_map(move |(target, fd)| (target.parent() == Some(folder)).then_some((target.file_name()?, fd)))
     }
 
     fn mounted(&self, path: &Path) -> Option<&OwnedFd> {
@@ -258,9 +260,6 @@ fn finish(fs: &OwnedFd, overlay: &Overlay) -> Result<OwnedFd, FilesError> {
 fn mount_error(errno: rustix::io::Errno) -> FilesError {
     FilesError::Mount(errno.into())
 }
-
-/// Flags for looking at a name without following it.
-pub(super) const NO_FOLLOW: AtFlags = AtFlags::SYMLINK_NOFOLLOW;
 
 #[cfg(test)]
 mod tests {

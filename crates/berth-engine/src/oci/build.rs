@@ -6,9 +6,7 @@ use crate::containers::MountPoint;
 use crate::containers::mounts;
 use berth_types::spec::{ContainerSpec, IpcMode, NamespaceMode, NetworkMode};
 use berth_types::{ContainerId, Result};
-use oci_spec::runtime::{
-    Linux, LinuxNamespace, LinuxNamespaceType, LinuxSeccomp, Mount, Root, Spec,
-};
+use oci_spec::runtime::{Linux, LinuxNamespace, LinuxNamespaceType, LinuxSeccomp, Mount, Root, Spec};
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::path::{Component, Path, PathBuf};
@@ -282,8 +280,7 @@ fn all_mounts(input: &OciInput<'_>, user: Vec<Mount>, security: &Security) -> Ve
     let own_dev = covered("/dev");
     all.retain(|mount| {
         let target = mount.destination();
-        !user.iter().any(|user| user.destination() == target)
-            && !(own_dev && target.starts_with("/dev"))
+        !user.iter().any(|user| user.destination() == target) && !(own_dev && target.starts_with("/dev"))
     });
     let rights: &[&str] = if host.readonly_rootfs { &["rbind", "ro", "rprivate"] } else { &["rbind", "rprivate"] };
     let files = [

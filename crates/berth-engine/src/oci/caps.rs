@@ -92,8 +92,7 @@ fn named(text: &str) -> Result<Named> {
         return Ok(Named::All);
     }
     let bare = upper.strip_prefix("CAP_").unwrap_or(&upper);
-    let cap = Capability::from_str(bare)
-        .map_err(|_| Error::invalid(format!("unknown capability: \"CAP_{bare}\"")))?;
+    let cap = Capability::from_str(bare).map_err(|_| Error::invalid(format!("unknown capability: \"CAP_{bare}\"")))?;
     if !available().contains(&cap) {
         return Err(Error::invalid(format!(
             "capability not supported by your kernel or not available in the current environment: \"CAP_{bare}\""

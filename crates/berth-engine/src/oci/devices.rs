@@ -9,7 +9,13 @@ use std::path::{Path, PathBuf};
 /// More entries below one folder of devices are refused.
 const NODES_MAX: usize = 4096;
 
-fn rule(allow: bool, typ: Option<LinuxDeviceType>, major: Option<i64>, minor: Option<i64>, access: &str) -> LinuxDeviceCgroup {
+fn rule(
+    allow: bool,
+    typ: Option<LinuxDeviceType>,
+    major: Option<i64>,
+    minor: Option<i64>,
+    access: &str,
+) -> LinuxDeviceCgroup {
     let mut rule = LinuxDeviceCgroup::default();
     rule.set_allow(allow).set_typ(typ).set_major(major).set_minor(minor).set_access(Some(access.to_owned()));
     rule
@@ -122,7 +128,8 @@ fn walk(host: &Path, inside: &Path, nodes: &mut Vec<LinuxDevice>) {
 pub(super) fn parse_rule(text: &str) -> Result<LinuxDeviceCgroup> {
     let invalid = || Error::invalid(format!("invalid device cgroup rule format: '{text}'"));
     let mut words = text.split(' ');
-    let (Some(typ), Some(numbers), Some(access), None) = (words.next(), words.next(), words.next(), words.next()) else {
+    let (Some(typ), Some(numbers), Some(access), None) = (words.next(), words.next(), words.next(), words.next())
+    else {
         return Err(invalid());
     };
     let typ = match typ {
@@ -205,7 +212,8 @@ mod tests {
             cgroup_permissions: "rwm".to_owned(),
         }];
         let error = of(&Resources { devices, ..Resources::default() }, false).unwrap_err();
-        let words = "error gathering device information while adding custom device \"/dev/nope\": no such file or directory";
+        let words =
+            "error gathering device information while adding custom device \"/dev/nope\": no such file or directory";
         assert_eq!(error.to_string(), words);
     }
 

@@ -3,7 +3,10 @@
 use super::HostFacts;
 use berth_types::spec::{Resources, ThrottleDevice};
 use berth_types::{Error, ErrorKind, Result};
-use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxPids, LinuxResources, LinuxThrottleDevice, LinuxWeightDevice};
+use oci_spec::runtime::{
+    LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxPids, LinuxResources, LinuxThrottleDevice, LinuxThrottleDeviceBuilder,
+    LinuxWeightDeviceBuilder,
+};
 
 /// One CPU for so long, when only a number of CPUs is given.
 const PERIOD_MICROS: u64 = 100_000;
@@ -93,9 +96,8 @@ fn block_io(limits: &Resources, facts: &HostFacts) -> Result<Option<LinuxBlockIo
         if !limits.blkio_weight_device.is_empty() {
             let device = |of: &berth_types::spec::WeightDevice| {
                 let (major, minor) = numbers(&of.path)?;
-                let mut device = LinuxWeightDevice::default();
-                device.set_major(major).set_minor(minor).set_weight(Some(of.weight));
-                Ok(device)
+                let built = LinuxWeightDeviceBuilder::default().major(major).minor(minor).weight(of.weight).build();
+                built.map_err(|cause| Error::because(ErrorKind::Internal, "weight device", &cause))
             };
             let devices = limits.blkio_weight_device.iter().map(device).collect::<Result<_>>()?;
             block.set_weight_device(Some(devices));
@@ -113,9 +115,8 @@ fn block_io(limits: &Resources, facts: &HostFacts) -> Result<Option<LinuxBlockIo
 fn throttles(list: &[ThrottleDevice]) -> Result<Option<Vec<LinuxThrottleDevice>>> {
     let one = |of: &ThrottleDevice| {
         let (major, minor) = numbers(&of.path)?;
-        let mut device = LinuxThrottleDevice::default();
-        device.set_major(major).set_minor(minor).set_rate(of.rate);
-        Ok(device)
+        let built = LinuxThrottleDeviceBuilder::default().major(major).minor(minor).rate(of.rate).build();
+        built.map_err(|cause| Error::because(ErrorKind::Internal, "throttled device", &cause))
     };
     let devices = list.iter().map(one).collect::<Result<Vec<_>>>()?;
     Ok((!devices.is_empty()).then_some(devices))

@@ -29,5 +29,4 @@ pub use facts::HostFacts;
 pub use limits::resources;
 pub use merge::{command, merge};
 pub use process::{exec_process, health_process};
-pub(crate) use validate::{signal_number, size_bytes};
-pub use validate::{validate, validate_update};
+pub use validate::{signal_number, size_bytes, validate, validate_update};

@@ -4,8 +4,10 @@ use super::security::Security;
 use super::{HostFacts, caps, security};
 use crate::containers::ExecSpec;
 use berth_types::spec::ContainerSpec;
-use berth_types::{Error, Result};
-use oci_spec::runtime::{LinuxCapabilities, PosixRlimit, PosixRlimitType, Process, User};
+use berth_types::{Error, ErrorKind, Result};
+use oci_spec::runtime::{
+    BoxBuilder, LinuxCapabilities, PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Process, User,
+};
 use std::path::Path;
 use std::str::FromStr;
 
@@ -69,11 +71,8 @@ fn capabilities(spec: &ContainerSpec, privileged: bool) -> Result<LinuxCapabilit
 }
 
 fn console((rows, columns): (u16, u16)) -> Option<oci_spec::runtime::Box> {
-    (rows > 0 && columns > 0).then(|| {
-        let mut size = oci_spec::runtime::Box::default();
-        size.set_height(rows.into()).set_width(columns.into());
-        size
-    })
+    let size = BoxBuilder::default().height(rows).width(columns).build();
+    size.ok().filter(|_| rows > 0 && columns > 0)
 }
 
 /// Docker's defaults, then the container's own; an entry without `=` takes one away.
@@ -104,9 +103,8 @@ fn rlimits(spec: &ContainerSpec) -> Result<Option<Vec<PosixRlimit>>> {
     let one = |limit: &berth_types::spec::Ulimit| {
         let typ = rlimit_type(&limit.name)?;
         let value = |value: i64| u64::try_from(value).unwrap_or(u64::MAX);
-        let mut rlimit = PosixRlimit::default();
-        rlimit.set_typ(typ).set_soft(value(limit.soft)).set_hard(value(limit.hard));
-        Ok(rlimit)
+        let built = PosixRlimitBuilder::default().typ(typ).soft(value(limit.soft)).hard(value(limit.hard)).build();
+        built.map_err(|cause| Error::because(ErrorKind::Internal, "resource limit", &cause))
     };
     let limits = spec.host.resources.ulimits.iter().map(one).collect::<Result<Vec<_>>>()?;
     Ok((!limits.is_empty()).then_some(limits))

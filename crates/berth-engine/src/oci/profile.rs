@@ -56,12 +56,15 @@ fn read(text: &str) -> Result<Profile> {
     if text.len() > BYTES_MAX {
         return Err(Error::invalid(format!("seccomp profile is larger than {BYTES_MAX} bytes")));
     }
-    let profile: Profile = serde_json::from_str(text)
-        .map_err(|cause| Error::because(berth_types::ErrorKind::InvalidArgument, "decoding seccomp profile failed", &cause))?;
+    let profile: Profile = serde_json::from_str(text).map_err(|cause| {
+        Error::because(berth_types::ErrorKind::InvalidArgument, "decoding seccomp profile failed", &cause)
+    })?;
     if profile.arch_map.as_ref().is_some_and(|map| !map.is_empty())
         && profile.architectures.as_ref().is_some_and(|list| !list.is_empty())
     {
-        return Err(Error::invalid("both 'architectures' and 'archMap' are specified in the seccomp profile, use either 'architectures' or 'archMap'"));
+        return Err(Error::invalid(
+            "both 'architectures' and 'archMap' are specified in the seccomp profile, use either 'architectures' or 'archMap'",
+        ));
     }
     Ok(profile)
 }
@@ -95,20 +98,24 @@ pub(super) fn convert(text: &str, caps: &HashSet<Capability>) -> Result<LinuxSec
     let mut syscalls = Vec::new();
     for call in profile.syscalls.unwrap_or_default() {
         let new_enough = |min: &Option<String>| min.as_deref().is_none_or(|min| kernel >= version(min));
-        let listed = |list: &Option<Vec<String>>| list.as_ref().is_some_and(|list| list.iter().any(|name| name == arch));
+        let listed =
+            |list: &Option<Vec<String>>| list.as_ref().is_some_and(|list| list.iter().any(|name| name == arch));
         let excluded = listed(&call.excludes.arches)
             || call.excludes.caps.iter().flatten().any(|cap| names.contains(cap))
             || call.excludes.min_kernel.is_some() && new_enough(&call.excludes.min_kernel);
-        let wanted = call.includes.arches.as_ref().is_none_or(|list| list.is_empty() || list.iter().any(|name| name == arch))
-            && call.includes.caps.iter().flatten().all(|cap| names.contains(cap))
-            && new_enough(&call.includes.min_kernel);
+        let wanted =
+            call.includes.arches.as_ref().is_none_or(|list| list.is_empty() || list.iter().any(|name| name == arch))
+                && call.includes.caps.iter().flatten().all(|cap| names.contains(cap))
+                && new_enough(&call.includes.min_kernel);
         if excluded || !wanted {
             continue;
         }
         let mut names = call.names.unwrap_or_default();
         if !call.name.is_empty() {
             if !names.is_empty() {
-                return Err(Error::invalid("both 'name' and 'names' are specified in the seccomp profile, use either 'name' or 'names'"));
+                return Err(Error::invalid(
+                    "both 'name' and 'names' are specified in the seccomp profile, use either 'name' or 'names'",
+                ));
             }
             names.push(call.name);
         }

@@ -89,16 +89,16 @@ pub(super) fn check(security: &Security, facts: &HostFacts) -> Result<Vec<String
     match security.apparmor.as_deref() {
         None | Some("" | "unconfined" | APPARMOR_DEFAULT) => {}
         Some(profile) if !facts.apparmor => {
-            return Err(Error::invalid(format!("AppArmor is not enabled on this host: cannot apply profile {profile:?}"))
-                .with_hint("leave out --security-opt apparmor=..., or enable AppArmor in the kernel"));
+            return Err(Error::invalid(format!(
+                "AppArmor is not enabled on this host: cannot apply profile {profile:?}"
+            ))
+            .with_hint("leave out --security-opt apparmor=..., or enable AppArmor in the kernel"));
         }
         Some(_) => {}
     }
     if !facts.selinux && !security.labels.is_empty() {
-        warnings.push(format!(
-            "SELinux is not enabled on this host: label={} has no effect.",
-            security.labels.join(",")
-        ));
+        warnings
+            .push(format!("SELinux is not enabled on this host: label={} has no effect.", security.labels.join(",")));
     }
     match &security.seccomp {
         Seccomp::Profile(text) => {

@@ -39,7 +39,9 @@ pub(super) fn check(spec: &ContainerSpec) -> Result<()> {
                 return refuse(format!("sysctl '{name}' is not allowed in the host uts namespace"));
             }
             if dotted == "kernel.hostname" {
-                return refuse(format!("sysctl '{name}' is not allowed as it conflicts with the OCI hostname; use {flag}"));
+                return refuse(format!(
+                    "sysctl '{name}' is not allowed as it conflicts with the OCI hostname; use {flag}"
+                ));
             }
         } else {
             return refuse(format!("sysctl '{name}' is not in a separate kernel namespace"));

@@ -2,7 +2,9 @@
 
 use super::{HostFacts, caps, devices, facts, process, security, sysctls};
 use crate::containers::mounts;
-use berth_types::spec::{Config, ContainerSpec, HostConfig, LogConfig, NamespaceMode, NetworkMode, Resources, RestartPolicy};
+use berth_types::spec::{
+    Config, ContainerSpec, HostConfig, LogConfig, NamespaceMode, NetworkMode, Resources, RestartPolicy,
+};
 use berth_types::{Error, ErrorKind, Result};
 use std::net::IpAddr;
 
@@ -174,7 +176,8 @@ fn host(host: &HostConfig) -> Result<()> {
 
 /// The log driver and its options.
 fn log(log: &LogConfig) -> Result<()> {
-    const COMMON: [&str; 8] = ["mode", "max-buffer-size", "labels", "labels-regex", "env", "env-regex", "tag", "cache-disabled"];
+    const COMMON: [&str; 8] =
+        ["mode", "max-buffer-size", "labels", "labels-regex", "env", "env-regex", "tag", "cache-disabled"];
     let own: &[&str] = match log.driver.as_str() {
         "" | "json-file" | "local" => &["max-file", "max-size", "compress"],
         "none" => &[],
@@ -191,7 +194,10 @@ fn log(log: &LogConfig) -> Result<()> {
         let bad = match key.as_str() {
             "max-file" => value.parse::<u32>().is_ok_and(|files| files >= 1).then_some(()).is_none(),
             "max-size" => value != "-1" && size_bytes(value).is_none(),
-            "compress" => !matches!(value.as_str(), "true" | "false" | "1" | "0" | "t" | "f" | "T" | "F" | "True" | "False" | "TRUE" | "FALSE"),
+            "compress" => !matches!(
+                value.as_str(),
+                "true" | "false" | "1" | "0" | "t" | "f" | "T" | "F" | "True" | "False" | "TRUE" | "FALSE"
+            ),
             "mode" => !matches!(value.as_str(), "" | "blocking" | "non-blocking"),
             _ => false,
         };
@@ -203,7 +209,7 @@ fn log(log: &LogConfig) -> Result<()> {
 }
 
 /// `10m`, `1g`, `512`: bytes, as docker/go-units reads them (powers of 1024).
-pub(crate) fn size_bytes(text: &str) -> Option<u64> {
+pub fn size_bytes(text: &str) -> Option<u64> {
     let lower = text.trim().to_ascii_lowercase();
     let digits = lower.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let factor: u64 = match lower[digits.len()..].trim() {
@@ -243,7 +249,9 @@ fn modes(spec: &ContainerSpec) -> Result<()> {
     }
     if let NetworkMode::Container(_) = host.network_mode {
         if !host.links.is_empty() {
-            return conflict("container type network can't be used with links. This would result in undefined behavior");
+            return conflict(
+                "container type network can't be used with links. This would result in undefined behavior",
+            );
         }
         if !host.dns.is_empty() {
             return conflict("dns and the network mode");
@@ -276,7 +284,9 @@ fn limits(r: &Resources, facts: &HostFacts, update: bool, warnings: &mut Vec<Str
         return refuse(format!("Invalid value {}, range for oom score adj is [-1000, 1000]", r.oom_score_adj));
     }
     if r.pids_limit.is_some_and(|limit| limit > 0) && !facts.pids_limit {
-        warn("Your kernel does not support PIDs limit capabilities or the cgroup is not mounted. PIDs limit discarded.");
+        warn(
+            "Your kernel does not support PIDs limit capabilities or the cgroup is not mounted. PIDs limit discarded.",
+        );
     }
     cpu(r, facts, &mut warn)?;
     cpuset(r, facts, &mut warn)?;
@@ -299,9 +309,13 @@ fn memory(r: &Resources, facts: &HostFacts, update: bool, warn: &mut dyn FnMut(&
         return refuse("Minimum memory limit allowed is 6MB");
     }
     if r.memory_bytes > 0 && !facts.memory_limit {
-        warn("Your kernel does not support memory limit capabilities or the cgroup is not mounted. Limitation discarded.");
+        warn(
+            "Your kernel does not support memory limit capabilities or the cgroup is not mounted. Limitation discarded.",
+        );
     } else if r.memory_bytes > 0 && r.memory_swap_bytes != -1 && !facts.swap_limit {
-        warn("Your kernel does not support swap limit capabilities or the cgroup is not mounted. Memory limited without swap.");
+        warn(
+            "Your kernel does not support swap limit capabilities or the cgroup is not mounted. Memory limited without swap.",
+        );
     }
     if r.memory_bytes > 0 && r.memory_swap_bytes > 0 && r.memory_swap_bytes < r.memory_bytes {
         return refuse("Minimum memoryswap limit should be larger than memory limit, see usage");
@@ -314,11 +328,15 @@ fn memory(r: &Resources, facts: &HostFacts, update: bool, warn: &mut dyn FnMut(&
             return Err(Error::invalid(format!("Invalid value: {value}, valid memory swappiness range is 0-100")));
         }
         if !facts.swappiness {
-            warn("Your kernel does not support memory swappiness capabilities or the cgroup is not mounted. Memory swappiness discarded.");
+            warn(
+                "Your kernel does not support memory swappiness capabilities or the cgroup is not mounted. Memory swappiness discarded.",
+            );
         }
     }
     if r.memory_reservation_bytes > 0 && !facts.memory_limit {
-        warn("Your kernel does not support memory soft limit capabilities or the cgroup is not mounted. Limitation discarded.");
+        warn(
+            "Your kernel does not support memory soft limit capabilities or the cgroup is not mounted. Limitation discarded.",
+        );
     }
     if r.memory_reservation_bytes != 0 && r.memory_reservation_bytes < MEMORY_BYTES_MIN {
         return refuse("Minimum memory reservation allowed is 6MB");
@@ -330,7 +348,9 @@ fn memory(r: &Resources, facts: &HostFacts, update: bool, warn: &mut dyn FnMut(&
         if !facts.oom_kill_disable {
             warn("Your kernel does not support OomKillDisable. OomKillDisable discarded.");
         } else if r.memory_bytes == 0 {
-            warn("OOM killer is disabled for the container, but no memory limit is set, this can result in the system running out of resources.");
+            warn(
+                "OOM killer is disabled for the container, but no memory limit is set, this can result in the system running out of resources.",
+            );
         }
     }
     Ok(())
@@ -345,7 +365,9 @@ fn cpu(r: &Resources, facts: &HostFacts, warn: &mut dyn FnMut(&str)) -> Result<(
         return refuse("Conflicting options: Nano CPUs and CPU Quota cannot both be set");
     }
     if r.nano_cpus > 0 && !facts.cpu_cfs {
-        return refuse("NanoCPUs can not be set, as your kernel does not support CPU CFS scheduler or the cgroup is not mounted");
+        return refuse(
+            "NanoCPUs can not be set, as your kernel does not support CPU CFS scheduler or the cgroup is not mounted",
+        );
     }
     if r.nano_cpus < 0 || r.nano_cpus > i64::from(facts.cpus) * 1_000_000_000 {
         let cpus = facts.cpus;
@@ -403,7 +425,9 @@ fn block_io(r: &Resources, facts: &HostFacts, warn: &mut dyn FnMut(&str)) -> Res
         return Err(Error::invalid("Range of blkio weight is from 10 to 1000"));
     }
     if !r.blkio_weight_device.is_empty() && !facts.blkio_weight {
-        warn("Your kernel does not support Block I/O weight_device or the cgroup is not mounted. Weight-device discarded.");
+        warn(
+            "Your kernel does not support Block I/O weight_device or the cgroup is not mounted. Weight-device discarded.",
+        );
     }
     for (list, what) in [
         (&r.blkio_read_bps, "BPS Block I/O read limit or the cgroup is not mounted. Block I/O BPS read limit"),
@@ -419,7 +443,7 @@ fn block_io(r: &Resources, facts: &HostFacts, warn: &mut dyn FnMut(&str)) -> Res
 }
 
 /// The number that `SIGTERM`, `term`, `15` or `RTMIN+3` stand for.
-pub(crate) fn signal_number(text: &str) -> Option<i32> {
+pub fn signal_number(text: &str) -> Option<i32> {
     const NAMES: [&str; 31] = [
         "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE", "ALRM",
         "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ", "VTALRM", "PROF",

@@ -163,11 +163,8 @@ impl Shared {
             drop(table);
             return Ok((volume, pin, false));
         }
-        let record = Record {
-            created_unix_nanos: now(),
-            driver_options: request.driver_options,
-            labels: request.labels,
-        };
+        let record =
+            Record { created_unix_nanos: now(), driver_options: request.driver_options, labels: request.labels };
         self.make(&request.name, &record, !anonymous)?;
         let volume = self.view(&request.name, &record);
         records.insert(request.name, record);

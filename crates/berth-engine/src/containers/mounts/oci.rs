@@ -230,11 +230,12 @@ fn mount_of(table: &str, path: &Path) -> Option<(PathBuf, Vec<String>)> {
 
 /// `z` and `Z`: the files get the container's label, without its categories where they are shared.
 fn relabel(point: &MountPoint, label: Option<&String>) -> Result<()> {
-    let (Some(kind), Some(label), true) = (point.detail.relabel, label, HostFacts::get().selinux) else { return Ok(()) };
+    let (Some(kind), Some(label), true) = (point.detail.relabel, label, HostFacts::get().selinux) else {
+        return Ok(());
+    };
     // Relabelling these would lock everybody out.
-    const NEVER: [&str; 13] = [
-        "/", "/bin", "/boot", "/dev", "/etc", "/home", "/lib", "/lib64", "/proc", "/root", "/sbin", "/sys", "/usr",
-    ];
+    const NEVER: [&str; 13] =
+        ["/", "/bin", "/boot", "/dev", "/etc", "/home", "/lib", "/lib64", "/proc", "/root", "/sbin", "/sys", "/usr"];
     if NEVER.iter().any(|path| point.source == Path::new(path)) {
         return Err(Error::invalid(format!("SELinux relabeling of {} is not allowed", point.source.display())));
     }
@@ -275,7 +276,8 @@ mod tests {
 
     #[test]
     fn a_path_is_on_its_longest_mount() {
-        let table = "1 0 8:1 / / rw shared:1 - ext4 /dev/sda rw\n2 1 8:2 / /srv rw,nosuid master:3 - ext4 /dev/sdb rw\n";
+        let table =
+            "1 0 8:1 / / rw shared:1 - ext4 /dev/sda rw\n2 1 8:2 / /srv rw,nosuid master:3 - ext4 /dev/sdb rw\n";
         assert_eq!(mount_of(table, Path::new("/srv/x")).unwrap().1, ["master:3"]);
         assert_eq!(mount_of(table, Path::new("/srvx")).unwrap().1, ["shared:1"]);
     }

@@ -75,12 +75,19 @@ pub(super) fn bind(text: &str, driver: &str) -> Result<Parsed> {
     };
     let refuse = |why: String| Err(Error::invalid(why).context(format!("invalid volume specification: '{text}'")));
     if kind == MountKind::Volume && mode.propagation.is_some() {
-        return refuse(format!("invalid mount config for type {:?}: field BindOptions must not be specified", word(&spec)));
+        return refuse(format!(
+            "invalid mount config for type {:?}: field BindOptions must not be specified",
+            word(&spec)
+        ));
     }
     if kind == MountKind::Bind && mode.copy_said {
-        return refuse(format!("invalid mount config for type {:?}: field VolumeOptions must not be specified", word(&spec)));
+        return refuse(format!(
+            "invalid mount config for type {:?}: field VolumeOptions must not be specified",
+            word(&spec)
+        ));
     }
-    let mut parsed = mount(&spec, false).map_err(|error| error.context(format!("invalid volume specification: '{text}'")))?;
+    let mut parsed =
+        mount(&spec, false).map_err(|error| error.context(format!("invalid volume specification: '{text}'")))?;
     options.clone_into(&mut parsed.point.mode);
     parsed.point.detail.relabel = mode.label;
     match kind {
@@ -98,7 +105,8 @@ pub(super) fn bind(text: &str, driver: &str) -> Result<Parsed> {
 
 /// One `--mount`. `look`: the source of a bind must be there.
 pub(super) fn mount(spec: &MountSpec, look: bool) -> Result<Parsed> {
-    check(spec, look).map_err(|why| Error::invalid(format!("invalid mount config for type {:?}: {why}", word(spec))))?;
+    check(spec, look)
+        .map_err(|why| Error::invalid(format!("invalid mount config for type {:?}: {why}", word(spec))))?;
     let mut point = blank(spec.kind, &spec.target);
     point.read_write = !spec.read_only;
     let mut parsed = match spec.kind {
@@ -127,8 +135,7 @@ pub(super) fn mount(spec: &MountSpec, look: bool) -> Result<Parsed> {
             Parsed { point, volume }
         }
         MountKind::Tmpfs => {
-            point.detail.tmpfs_options =
-                tmpfs_data(spec.tmpfs.as_ref(), spec.read_only).map_err(Error::invalid)?;
+            point.detail.tmpfs_options = tmpfs_data(spec.tmpfs.as_ref(), spec.read_only).map_err(Error::invalid)?;
             Parsed::of(point)
         }
         MountKind::Image => {
@@ -197,7 +204,9 @@ fn check(spec: &MountSpec, look: bool) -> Result<(), String> {
                 }
             }
             if options.read_only_non_recursive && options.read_only_force_recursive {
-                return Err("mount options conflict: ReadOnlyNonRecursive && BindOptions.ReadOnlyForceRecursive".to_owned());
+                return Err(
+                    "mount options conflict: ReadOnlyNonRecursive && BindOptions.ReadOnlyForceRecursive".to_owned()
+                );
             }
             if !spec.source.starts_with('/') {
                 return Err(format!("invalid mount path: '{}' mount path must be absolute", spec.source));

@@ -32,7 +32,8 @@ fn wants(point: &MountPoint) -> bool {
 }
 
 fn fill(rootfs: &Rootfs, points: &[MountPoint]) -> Result<()> {
-    let root = Root::of_image(rootfs)?;
+    let root = Root::of_image(rootfs)
+        .map_err(|cause| Error::because(berth_types::ErrorKind::Internal, "failed to populate volumes", &cause))?;
     for point in points {
         let target = Path::new(&point.target);
         let fail = |cause: files::FilesError| {

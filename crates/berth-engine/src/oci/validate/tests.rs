@@ -64,7 +64,9 @@ fn refusals_are_in_dockers_words() {
             s.host.auto_remove = true;
             s.host.restart = RestartPolicy::Always;
         }),
-        ("the working directory 'x' is invalid, it needs to be an absolute path", |s| s.config.working_dir = "x".into()),
+        ("the working directory 'x' is invalid, it needs to be an absolute path", |s| {
+            s.config.working_dir = "x".into()
+        }),
         ("invalid environment variable: =x", |s| s.config.env = vec!["=x".to_owned()]),
         ("logger: no log driver named 'syslog' is registered", |s| s.host.log.driver = "syslog".to_owned()),
         ("unknown log opt 'colour' for json-file log driver", |s| {
@@ -120,7 +122,9 @@ fn an_update_does_not_contradict_what_is_set() {
     let quota = Resources { cpu_quota_micros: 5000, ..Resources::default() };
     assert!(validate_update(&now, &quota, &facts()).is_err());
     let memory = Resources { memory_bytes: 128 << 20, ..Resources::default() };
-    assert!(validate_update(&now, &memory, &facts()).unwrap_err().message.starts_with("Memory limit should be smaller"));
+    assert!(
+        validate_update(&now, &memory, &facts()).unwrap_err().message.starts_with("Memory limit should be smaller")
+    );
     validate_update(&now, &Resources { cpu_shares: 9, ..Resources::default() }, &facts()).unwrap();
 }
 
