@@ -31,9 +31,16 @@ pub struct CreateRequest<'a> {
 /// Standard input, output and error of a container's process.
 #[derive(Debug)]
 pub enum Stdio {
-    Files { stdin: OwnedFd, stdout: OwnedFd, stderr: OwnedFd },
+    Files {
+        stdin: OwnedFd,
+        stdout: OwnedFd,
+        stderr: OwnedFd,
+    },
     /// A new terminal of this size ((0, 0): unknown); its master comes back in [`Created::terminal`].
-    Terminal { rows: u16, columns: u16 },
+    Terminal {
+        rows: u16,
+        columns: u16,
+    },
     /// The caller's own.
     Inherit,
 }

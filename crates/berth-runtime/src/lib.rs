@@ -22,7 +22,9 @@ pub mod seccomp;
 
 mod api;
 
-pub use api::{CgroupEntry, CgroupMount, CreateRequest, Created, ExecRequest, LaunchError, LaunchErrorKind, Running, Stdio};
+pub use api::{
+    CgroupEntry, CgroupMount, CreateRequest, Created, ExecRequest, LaunchError, LaunchErrorKind, Running, Stdio,
+};
 
 use std::os::fd::OwnedFd;
 
