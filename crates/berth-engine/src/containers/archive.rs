@@ -1,24 +1,344 @@
 //! `cp` both ways: tar archives out of and into a container, contained to its root.
+//!
+//! A running container is read and written through `/proc/<pid>/root`, so its tmpfs and volumes are what it
+//! sees itself; a stopped one through a detached mount of its layers with its volumes put in. Archives are
+//! packed and unpacked on a thread of their own, through a bounded queue: nobody's memory holds a whole one.
 
-use super::{Archive, ArchivePut, ByteSource, Containers, PathStat};
-use berth_types::{Error, Result};
+use super::{Archive, ArchivePut, ByteSource, ByteStream, Containers, Inspect, PathStat};
+use crate::files::{self, FilesError, Found, PackError, Root, UnpackError, UnpackOptions};
+use berth_types::{Error, ErrorKind, Phase, Result};
+use bytes::Bytes;
+use rustix::fs::FileType;
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use tokio::sync::mpsc;
+
+/// Chunks of an archive on their way; each is at most [`CHUNK_BYTES`].
+const CHUNKS_MAX: usize = 8;
+const CHUNK_BYTES: usize = 64 << 10;
+/// /etc/passwd and /etc/group of a container are read up to here.
+const USERS_BYTES_MAX: u64 = 1 << 20;
 
 impl Containers {
     /// A file or folder of it as a tar archive.
     pub async fn archive_get(&self, container: &str, path: &str) -> Result<Archive> {
-        let _ = (&self.engine, container, path);
-        Err(Error::not_implemented("archive_get"))
+        let (inspect, path) = (self.inspect(container, false).await?, path.to_owned());
+        let (stat, root, found, name) = blocking(move || {
+            let root = root_of(&inspect)?;
+            let found = find(&root, &path, &inspect.name)?;
+            let stat = stat_of(&root, &found, &path);
+            let name = if path.ends_with("/.") { OsString::from(".") } else { last_name(&path) };
+            Ok((stat, root, found, name))
+        })
+        .await?;
+        let body = stream(move |sink| files::pack(&root, &found, &name, sink));
+        Ok(Archive { stat, body })
     }
 
     /// What is at `path`; a final link is not followed.
     pub async fn archive_stat(&self, container: &str, path: &str) -> Result<PathStat> {
-        let _ = (&self.engine, container, path);
-        Err(Error::not_implemented("archive_stat"))
+        let (inspect, path) = (self.inspect(container, false).await?, path.to_owned());
+        blocking(move || {
+            let root = root_of(&inspect)?;
+            let found = find(&root, &path, &inspect.name)?;
+            Ok(stat_of(&root, &found, &path))
+        })
+        .await
     }
 
     /// Unpacks a tar archive (plain, gzip, zstd) into a folder of it.
     pub async fn archive_put(&self, container: &str, path: &str, options: ArchivePut, body: ByteSource) -> Result<()> {
-        let _ = (&self.engine, container, path, options, body);
-        Err(Error::not_implemented("archive_put"))
+        let (inspect, path) = (self.inspect(container, false).await?, path.to_owned());
+        let (id, name) = (inspect.id.clone(), inspect.name.clone());
+        let image = inspect.spec.config.image.clone();
+        blocking(move || put(&inspect, &path, options, body)).await?;
+        let attributes = BTreeMap::from([("name".to_owned(), name), ("image".to_owned(), image)]);
+        let kind = crate::events::EventKind::Container;
+        self.engine.events().publish(kind, "extract-to-dir", id.as_str(), attributes);
+        Ok(())
+    }
+}
+
+/// Runs file work off the async threads.
+pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(Error::internal(format!("file work ended early: {error}"))),
+    }
+}
+
+fn opened(error: &FilesError) -> Error {
+    Error::because(ErrorKind::Internal, "cannot open the container's files", error)
+}
+
+/// The container's root as it is now: the running one's, or what the next start will see.
+fn root_of(inspect: &Inspect) -> Result<Root> {
+    match inspect.state.phase {
+        Phase::Running { pid } | Phase::Paused { pid } => Root::running(pid),
+        Phase::Created | Phase::Exited { .. } => match &inspect.rootfs {
+            Some(rootfs) => Root::stopped(rootfs, &inspect.mounts, inspect.spec.host.readonly_rootfs),
+            None => return Err(Error::conflict(format!("container {} has no files", inspect.name))),
+        },
+        Phase::Removing => return Err(Error::conflict(format!("container {} is being removed", inspect.name))),
+    }
+    .map_err(|error| opened(&error))
+}
+
+fn find(root: &Root, path: &str, container: &str) -> Result<Found> {
+    root.find_no_follow(Path::new(path)).map_err(|error| refused(&error, path, container))
+}
+
+fn refused(error: &FilesError, path: &str, container: &str) -> Error {
+    if error.is_absent() || error.is_not_folder() {
+        return Error::not_found(format!("Could not find the file {path} in container {container}"));
+    }
+    Error::because(ErrorKind::Internal, format!("cannot read {path} in container {container}"), error)
+}
+
+/// The last name that the caller wrote; `/` for the root.
+fn last_name(path: &str) -> OsString {
+    let trimmed = path.trim_end_matches('/');
+    match trimmed.rsplit('/').next() {
+        Some("") | None => "/".into(),
+        Some(name) => name.into(),
+    }
+}
+
+fn stat_of(root: &Root, found: &Found, path: &str) -> PathStat {
+    let link_target = match found.kind() {
+        // Where it leads within the container, as Docker resolves it.
+        FileType::Symlink => match (root.find(Path::new(path)), found.link_target()) {
+            (Ok(target), _) => target.path,
+            (Err(_), Ok(text)) => {
+                let folder = found.path.parent().unwrap_or(Path::new("/"));
+                crate::oci::clean(&folder.join(text))
+            }
+            (Err(_), Err(_)) => PathBuf::new(),
+        },
+        _ => PathBuf::new(),
+    };
+    let nanos = found.stat.st_mtime.saturating_mul(1_000_000_000);
+    PathStat {
+        name: if path.ends_with("/.") { ".".to_owned() } else { last_name(path).to_string_lossy().into_owned() },
+        size: found.stat.st_size.unsigned_abs(),
+        mode: found.stat.st_mode,
+        mtime_unix_nanos: nanos.saturating_add(i64::try_from(found.stat.st_mtime_nsec).unwrap_or(0)),
+        link_target: link_target.to_string_lossy().into_owned(),
+    }
+}
+
+fn put(inspect: &Inspect, path: &str, options: ArchivePut, body: ByteSource) -> Result<()> {
+    let root = root_of(inspect)?;
+    let folder = root.find(Path::new(path)).map_err(|error| refused(&error, path, &inspect.name))?;
+    if !folder.is_dir() {
+        return Err(Error::invalid("extraction point is not a directory"));
+    }
+    let read_only = || {
+        let volume = inspect.mounts.iter().any(|point| folder.path.starts_with(&point.target));
+        Error::invalid(if volume { "mounted volume is marked read-only" } else { "container rootfs is marked read-only" })
+    };
+    let kernel_says = rustix::fs::fstatvfs(&folder.fd).is_ok_and(|stat| {
+        stat.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY)
+    });
+    if root.is_read_only(&folder.path) || kernel_says {
+        return Err(read_only());
+    }
+    let owner = match options.copy_uid_gid {
+        true => owner(&root, &inspect.spec.config.user)?,
+        false => None,
+    };
+    let options = UnpackOptions { no_overwrite_dir_non_dir: options.no_overwrite_dir_non_dir, owner };
+    let archive = decompressed(Source { chunks: body, rest: Bytes::new() })?;
+    files::unpack(&root, &folder, archive, options).map_err(|error| match &error {
+        UnpackError::Files(inner) if inner.is_read_only() => read_only(),
+        UnpackError::Files(inner) if inner.is_full() => {
+            Error::because(ErrorKind::Unavailable, format!("cannot copy to {path} in container {}", inspect.name), &error)
+        }
+        UnpackError::Files(_) => {
+            Error::because(ErrorKind::Internal, format!("cannot copy to {path} in container {}", inspect.name), &error)
+        }
+        _ => Error::because(ErrorKind::InvalidArgument, format!("cannot copy to {path} in container {}", inspect.name), &error),
+    })
+}
+
+/// By the first bytes: plain tar, gzip or zstd. Others are refused: no program is run to read them.
+fn decompressed(mut source: Source) -> Result<Box<dyn Read>> {
+    let mut head = [0_u8; 6];
+    let mut length = 0;
+    while length < head.len() {
+        match source.read(&mut head[length..]) {
+            Ok(0) => break,
+            Ok(read) => length += read,
+            Err(cause) => return Err(Error::because(ErrorKind::InvalidArgument, "cannot read the archive", &cause)),
+        }
+    }
+    let whole = std::io::Cursor::new(head[..length].to_vec()).chain(source);
+    match &head[..length] {
+        [0x1f, 0x8b, ..] => Ok(Box::new(flate2::read::MultiGzDecoder::new(whole))),
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => {
+            let decoder = zstd::Decoder::new(whole)
+                .map_err(|cause| Error::because(ErrorKind::Internal, "cannot read the archive", &cause))?;
+            Ok(Box::new(decoder))
+        }
+        [0xfd, b'7', b'z', b'X', b'Z', 0] => Err(Error::invalid("archives compressed with xz are not supported")),
+        [b'B', b'Z', b'h', ..] => Err(Error::invalid("archives compressed with bzip2 are not supported")),
+        _ => Ok(Box::new(whole)),
+    }
+}
+
+/// With `cp -a` entries belong to the container's user, where it has one (Docker's `CopyUIDGID`).
+fn owner(root: &Root, user: &str) -> Result<Option<(u32, u32)>> {
+    if user.is_empty() {
+        return Ok(None);
+    }
+    let (name, group) = user.split_once(':').unwrap_or((user, ""));
+    let passwd = table(root, "/etc/passwd");
+    let entry = passwd.iter().find(|line| match name.parse::<u32>() {
+        Ok(_) => line.get(2).is_some_and(|uid| uid == name),
+        Err(_) => line.first().is_some_and(|first| first == name),
+    });
+    let number = |line: Option<&Vec<String>>, field: usize| line?.get(field)?.parse::<u32>().ok();
+    let (mut uid, mut gid) = (0, 0);
+    if !name.is_empty() {
+        let known = number(entry, 2).or_else(|| name.parse().ok());
+        uid = known.ok_or_else(|| Error::invalid(format!("failed to look up user {name:?} in container")))?;
+        gid = number(entry, 3).unwrap_or(0);
+    }
+    if !group.is_empty() {
+        let groups = table(root, "/etc/group");
+        let known = group.parse().ok().or_else(|| number(groups.iter().find(|line| line.first().is_some_and(|first| first == group)), 2));
+        gid = known.ok_or_else(|| Error::invalid(format!("failed to look up group {group:?} in container")))?;
+    }
+    Ok(Some((uid, gid)))
+}
+
+/// Lines of a colon separated file inside, read by ourselves: no name service is asked (CVE-2019-14271).
+fn table(root: &Root, path: &str) -> Vec<Vec<String>> {
+    let Ok(found) = root.find(Path::new(path)) else { return Vec::new() };
+    let Ok(file) = files::reopen(&found) else { return Vec::new() };
+    let mut bytes = Vec::new();
+    if found.kind() != FileType::RegularFile
+        || std::fs::File::from(file).take(USERS_BYTES_MAX).read_to_end(&mut bytes).is_err()
+    {
+        return Vec::new();
+    }
+    let text = String::from_utf8_lossy(&bytes);
+    text.lines().map(|line| line.split(':').map(str::to_owned).collect()).collect()
+}
+
+/// An archive's bytes, written by `work` on a thread of its own while they are read.
+pub(super) fn stream(work: impl FnOnce(&mut Sink) -> Result<(), PackError> + Send + 'static) -> ByteStream {
+    let (sender, chunks) = mpsc::channel(CHUNKS_MAX);
+    tokio::task::spawn_blocking(move || {
+        let mut sink = Sink { sender, buffer: Vec::with_capacity(CHUNK_BYTES) };
+        if let Err(error) = work(&mut sink) {
+            let kind = ErrorKind::Internal;
+            // Nobody to tell: the reader has gone.
+            sink.sender.blocking_send(Err(Error::because(kind, "cannot pack the archive", &error))).ok();
+        }
+    });
+    ByteStream { chunks }
+}
+
+/// Collects bytes into chunks and waits while the queue is full.
+pub(super) struct Sink {
+    sender: mpsc::Sender<Result<Bytes>>,
+    buffer: Vec<u8>,
+}
+
+impl Sink {
+    fn send(&mut self) -> std::io::Result<()> {
+        if self.buffer.is_empty() {
+            return Ok(());
+        }
+        let chunk = std::mem::replace(&mut self.buffer, Vec::with_capacity(CHUNK_BYTES));
+        self.sender.blocking_send(Ok(chunk.into())).map_err(|_| std::io::ErrorKind::BrokenPipe.into())
+    }
+}
+
+impl Write for Sink {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let take = bytes.len().min(CHUNK_BYTES - self.buffer.len());
+        self.buffer.extend_from_slice(&bytes[..take]);
+        if self.buffer.len() >= CHUNK_BYTES {
+            self.send()?;
+        }
+        Ok(take)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.send()
+    }
+}
+
+/// A request's body as a reader, for a thread that may wait.
+struct Source {
+    chunks: ByteSource,
+    rest: Bytes,
+}
+
+impl Read for Source {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        while self.rest.is_empty() {
+            match self.chunks.blocking_recv() {
+                Some(Ok(bytes)) => self.rest = bytes,
+                Some(Err(error)) => return Err(std::io::Error::other(error)),
+                None => return Ok(0),
+            }
+        }
+        let take = self.rest.len().min(buffer.len());
+        buffer[..take].copy_from_slice(&self.rest.split_to(take));
+        Ok(take)
+    }
+}
+
+/// Everything below the root, for `export`.
+pub(super) fn whole(root: &Root, sink: &mut Sink) -> Result<(), PackError> {
+    let top = root.find(Path::new("/"))?;
+    files::pack_content(root, &top, sink)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use berth_types::mount::Rootfs;
+
+    #[test]
+    fn an_archive_is_named_after_what_the_caller_wrote() {
+        assert_eq!(last_name("/etc/passwd"), "passwd");
+        assert_eq!(last_name("/etc/"), "etc");
+        assert_eq!(last_name("/"), "/");
+    }
+
+    #[test]
+    fn users_are_looked_up_inside() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("etc")).unwrap();
+        std::fs::write(folder.path().join("etc/passwd"), "root:x:0:0::/:\nweb:x:33:34::/:\n").unwrap();
+        std::fs::write(folder.path().join("etc/group"), "staff:x:50:\n").unwrap();
+        let root = Root::stopped(&Rootfs::Directory { path: folder.path().to_owned() }, &[], false).unwrap();
+        assert_eq!(owner(&root, "").unwrap(), None);
+        assert_eq!(owner(&root, "web").unwrap(), Some((33, 34)));
+        assert_eq!(owner(&root, "33").unwrap(), Some((33, 34)));
+        assert_eq!(owner(&root, "1234").unwrap(), Some((1234, 0)));
+        assert_eq!(owner(&root, "web:staff").unwrap(), Some((33, 50)));
+        assert_eq!(owner(&root, ":7").unwrap(), Some((0, 7)));
+        assert!(owner(&root, "nobody").is_err() && owner(&root, "web:nope").is_err());
+    }
+
+    #[test]
+    fn a_compressed_archive_is_known_by_its_first_bytes() {
+        let read = |bytes: &'static [u8]| {
+            let (sender, chunks) = mpsc::channel(1);
+            sender.blocking_send(Ok(Bytes::from_static(bytes))).unwrap();
+            drop(sender);
+            decompressed(Source { chunks, rest: Bytes::new() })
+        };
+        assert!(read(b"\xfd7zXZ\0rest").is_err());
+        let mut text = String::new();
+        read(b"plain text").unwrap().read_to_string(&mut text).unwrap();
+        assert_eq!(text, "plain text");
     }
 }

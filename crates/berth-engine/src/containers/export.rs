@@ -1,12 +1,23 @@
 //! `export`: a container's whole file system as one archive.
+//!
+//! The layers and the changes over them, without anything mounted there, whether it runs or not.
 
+use super::archive::{blocking, stream, whole};
 use super::{ByteStream, Containers};
-use berth_types::{Error, Result};
+use crate::files::Root;
+use berth_types::{Error, ErrorKind, Result};
 
 impl Containers {
     /// Its whole file system as a tar archive.
     pub async fn export(&self, container: &str) -> Result<ByteStream> {
-        let _ = (&self.engine, container);
-        Err(Error::not_implemented("export"))
+        let inspect = self.inspect(container, false).await?;
+        let rootfs = inspect.rootfs.ok_or_else(|| Error::conflict(format!("container {} has no files", inspect.name)))?;
+        let root = blocking(move || {
+            Root::of_layers(&rootfs).map_err(|error| {
+                Error::because(ErrorKind::Internal, "cannot open the container's files", &error)
+            })
+        })
+        .await?;
+        Ok(stream(move |sink| whole(&root, sink)))
     }
 }

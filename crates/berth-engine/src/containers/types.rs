@@ -507,7 +507,7 @@ pub struct Archive {
 pub struct ArchivePut {
     /// Refuse to replace a folder by a file and the other way round.
     pub no_overwrite_dir_non_dir: bool,
-    /// Keep the owners of the archive; otherwise entries belong to the container's root.
+    /// Give all entries to the container's user, where it has one; otherwise they keep the archive's owners.
     pub copy_uid_gid: bool,
 }
 

@@ -12,12 +12,16 @@
 //! outside (CVE-2018-15664). Nothing is executed and no name service is asked (CVE-2019-14271).
 
 mod copy;
+mod pack;
 mod root;
 mod size;
+mod unpack;
 
 pub(crate) use copy::copy_folder;
+pub(crate) use pack::{PackError, pack, pack_content, reopen};
 pub(crate) use root::{Found, Root};
 pub(crate) use size::disk_bytes;
+pub(crate) use unpack::{UnpackError, UnpackOptions, unpack};
 
 use rustix::io::Errno;
 use std::path::PathBuf;
@@ -56,6 +60,16 @@ impl FilesError {
     /// There is nothing at that path.
     pub(crate) fn is_absent(&self) -> bool {
         self.errno() == Some(Errno::NOENT.raw_os_error())
+    }
+
+    /// The file system or mount is read-only.
+    pub(crate) fn is_read_only(&self) -> bool {
+        self.errno() == Some(Errno::ROFS.raw_os_error())
+    }
+
+    /// No space, or no quota, is left.
+    pub(crate) fn is_full(&self) -> bool {
+        matches!(self.errno().map(Errno::from_raw_os_error), Some(Errno::NOSPC | Errno::DQUOT))
     }
 
     /// A name in the middle of the path is no folder.

@@ -21,8 +21,19 @@ const NAMES_MAX: usize = 4096;
 #[derive(Debug)]
 pub(crate) struct Root {
     base: OwnedFd,
-    /// Cleaned target inside → its root, for mounts that the base does not show by itself.
-    mounts: Vec<(PathBuf, OwnedFd)>,
+    /// For mounts that the base does not show by itself.
+    mounts: Vec<Mounted>,
+    /// The base may not be written, whatever its file system says.
+    read_only: bool,
+}
+
+/// A volume or bind, put into a root by hand.
+#[derive(Debug)]
+struct Mounted {
+    /// Cleaned, absolute.
+    target: PathBuf,
+    fd: OwnedFd,
+    read_only: bool,
 }
 
 /// Something inside of a root.
@@ -80,13 +91,13 @@ impl Root {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let base =
             rustix::fs::open(&path, flags, Mode::empty()).map_err(|errno| FilesError::step("open", &path, errno))?;
-        Ok(Root { base, mounts: Vec::new() })
+        Ok(Root { base, mounts: Vec::new(), read_only: false })
     }
 
     /// The root of a container that does not run, with its volumes and binds. The caller sees to it that it
     /// is not started meanwhile: one upper folder in two mounts at once is undefined (overlayfs.rst).
-    pub(crate) fn stopped(rootfs: &Rootfs, points: &[MountPoint]) -> Result<Root, FilesError> {
-        let mut root = Root { base: mount_detached(rootfs)?, mounts: Vec::new() };
+    pub(crate) fn stopped(rootfs: &Rootfs, points: &[MountPoint], read_only: bool) -> Result<Root, FilesError> {
+        let mut root = Root { base: mount_detached(rootfs)?, mounts: Vec::new(), read_only };
         for point in points {
             let folder = match (point.kind, &point.detail.file_system) {
                 (MountKind::Bind, _) | (MountKind::Volume, None) => &point.source,
@@ -96,11 +107,12 @@ impl Root {
             let flags = OFlags::PATH | OFlags::CLOEXEC;
             let Ok(mut opened) = rustix::fs::open(folder, flags, Mode::empty()) else { continue };
             if !point.detail.subpath.is_empty() {
-                let inside = Root { base: opened, mounts: Vec::new() };
+                let inside = Root { base: opened, mounts: Vec::new(), read_only: false };
                 let Ok(found) = inside.find(Path::new(&point.detail.subpath)) else { continue };
                 opened = found.fd;
             }
-            root.mounts.push((crate::oci::clean(Path::new(&point.target)), opened));
+            let target = crate::oci::clean(Path::new(&point.target));
+            root.mounts.push(Mounted { target, fd: opened, read_only: !point.read_write });
         }
         Ok(root)
     }
@@ -111,22 +123,37 @@ impl Root {
             Rootfs::Overlay(overlay) => Rootfs::Overlay(Overlay { upper: None, ..overlay.clone() }),
             directory => directory.clone(),
         };
-        Ok(Root { base: mount_detached(&lower)?, mounts: Vec::new() })
+        Ok(Root { base: mount_detached(&lower)?, mounts: Vec::new(), read_only: true })
     }
 
-    pub(crate) fn base(&self) -> &OwnedFd {
-        &self.base
+    /// Image and changes without any mounts, read-only; the container may run.
+    pub(crate) fn of_layers(rootfs: &Rootfs) -> Result<Root, FilesError> {
+        let stacked = match rootfs {
+            Rootfs::Overlay(overlay) => {
+                let upper = overlay.upper.iter().map(|upper| upper.upper.clone());
+                let lower = upper.chain(overlay.lower.iter().cloned()).collect();
+                Rootfs::Overlay(Overlay { lower, upper: None, ..overlay.clone() })
+            }
+            directory => directory.clone(),
+        };
+        Ok(Root { base: mount_detached(&stacked)?, mounts: Vec::new(), read_only: true })
+    }
+
+    /// Whether the container itself could not write at `path` (cleaned, without links).
+    pub(crate) fn is_read_only(&self, path: &Path) -> bool {
+        let on = self.mounts.iter().filter(|mounted| path.starts_with(&mounted.target));
+        let deepest = on.max_by_key(|mounted| mounted.target.components().count());
+        deepest.map_or(self.read_only, |mounted| mounted.read_only)
     }
 
     /// Mounts whose targets are directly in `folder`.
-    pub(crate) fn mounts_in<'a>(&'a self, folder: &'a Path) -> impl Iterator<Item = (&'a OsStr, &'a OwnedFd)> {
-        self.mounts
-            .iter()
-            .filter_map(move |(target, fd)| (target.parent() == Some(folder)).then_some((target.file_name()?, fd)))
+    pub(crate) fn mounts_in<'a>(&'a self, folder: &'a Path) -> impl Iterator<Item = &'a OsStr> {
+        let in_folder = move |mounted: &&Mounted| mounted.target.parent() == Some(folder);
+        self.mounts.iter().filter(in_folder).filter_map(|mounted| mounted.target.file_name())
     }
 
     fn mounted(&self, path: &Path) -> Option<&OwnedFd> {
-        self.mounts.iter().rev().find(|(target, _)| target == path).map(|(_, fd)| fd)
+        self.mounts.iter().rev().find(|mounted| mounted.target == path).map(|mounted| &mounted.fd)
     }
 
     /// What `path` means, following all links.
@@ -309,10 +336,11 @@ mod tests {
         std::fs::write(volume.path().join("above"), "").unwrap();
         let mut root = root(folder.path());
         let fd = rustix::fs::open(volume.path(), OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap();
-        root.mounts.push((PathBuf::from("/data"), fd));
+        root.mounts.push(Mounted { target: PathBuf::from("/data"), fd, read_only: true });
         root.find(Path::new("/data/above")).unwrap();
         assert!(root.find(Path::new("/data/below")).unwrap_err().is_absent());
         assert_eq!(root.find(Path::new("/data/..")).unwrap().path, Path::new("/"));
+        assert!(root.is_read_only(Path::new("/data/x")));
     }
 
     #[test]
