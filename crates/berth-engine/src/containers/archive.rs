@@ -137,11 +137,14 @@ fn put(inspect: &Inspect, path: &str, options: ArchivePut, body: ByteSource) -> 
     }
     let read_only = || {
         let volume = inspect.mounts.iter().any(|point| folder.path.starts_with(&point.target));
-        Error::invalid(if volume { "mounted volume is marked read-only" } else { "container rootfs is marked read-only" })
+        Error::invalid(if volume {
+            "mounted volume is marked read-only"
+        } else {
+            "container rootfs is marked read-only"
+        })
     };
-    let kernel_says = rustix::fs::fstatvfs(&folder.fd).is_ok_and(|stat| {
-        stat.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY)
-    });
+    let kernel_says =
+        rustix::fs::fstatvfs(&folder.fd).is_ok_and(|stat| stat.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY));
     if root.is_read_only(&folder.path) || kernel_says {
         return Err(read_only());
     }
@@ -153,13 +156,19 @@ fn put(inspect: &Inspect, path: &str, options: ArchivePut, body: ByteSource) -> 
     let archive = decompressed(Source { chunks: body, rest: Bytes::new() })?;
     files::unpack(&root, &folder, archive, options).map_err(|error| match &error {
         UnpackError::Files(inner) if inner.is_read_only() => read_only(),
-        UnpackError::Files(inner) if inner.is_full() => {
-            Error::because(ErrorKind::Unavailable, format!("cannot copy to {path} in container {}", inspect.name), &error)
-        }
+        UnpackError::Files(inner) if inner.is_full() => Error::because(
+            ErrorKind::Unavailable,
+            format!("cannot copy to {path} in container {}", inspect.name),
+            &error,
+        ),
         UnpackError::Files(_) => {
             Error::because(ErrorKind::Internal, format!("cannot copy to {path} in container {}", inspect.name), &error)
         }
-        _ => Error::because(ErrorKind::InvalidArgument, format!("cannot copy to {path} in container {}", inspect.name), &error),
+        _ => Error::because(
+            ErrorKind::InvalidArgument,
+            format!("cannot copy to {path} in container {}", inspect.name),
+            &error,
+        ),
     })
 }
 
@@ -208,7 +217,10 @@ fn owner(root: &Root, user: &str) -> Result<Option<(u32, u32)>> {
     }
     if !group.is_empty() {
         let groups = table(root, "/etc/group");
-        let known = group.parse().ok().or_else(|| number(groups.iter().find(|line| line.first().is_some_and(|first| first == group)), 2));
+        let known = group
+            .parse()
+            .ok()
+            .or_else(|| number(groups.iter().find(|line| line.first().is_some_and(|first| first == group)), 2));
         gid = known.ok_or_else(|| Error::invalid(format!("failed to look up group {group:?} in container")))?;
     }
     Ok(Some((uid, gid)))

@@ -55,7 +55,8 @@ fn changes(overlay: &Overlay) -> Result<Vec<Change>> {
         found.folder(&top, 0)?;
         Ok(found.finish())
     };
-    compare().map_err(|error| Error::because(ErrorKind::Internal, "cannot compare the container with its image", &error))
+    compare()
+        .map_err(|error| Error::because(ErrorKind::Internal, "cannot compare the container with its image", &error))
 }
 
 struct Comparison {
@@ -176,7 +177,9 @@ mod tests {
         for path in ["lower/etc/ssl", "lower/usr", "upper/etc", "upper/new/deep", "upper/usr", "work"] {
             std::fs::create_dir_all(at(path)).unwrap();
         }
-        for (path, text) in [("lower/etc/a", "1"), ("lower/etc/gone", "1"), ("upper/etc/a", "2"), ("upper/new/deep/f", "x")] {
+        for (path, text) in
+            [("lower/etc/a", "1"), ("lower/etc/gone", "1"), ("upper/etc/a", "2"), ("upper/new/deep/f", "x")]
+        {
             std::fs::write(at(path), text).unwrap();
         }
         std::fs::write(at("upper/etc/hosts"), "").unwrap();
@@ -189,11 +192,8 @@ mod tests {
             upper: Some(Upper { upper: at("upper"), work: at("work") }),
             options: Vec::new(),
         };
-        let all: Vec<String> = changes(&overlay)
-            .unwrap()
-            .into_iter()
-            .map(|change| format!("{:?} {}", change.kind, change.path))
-            .collect();
+        let all: Vec<String> =
+            changes(&overlay).unwrap().into_iter().map(|change| format!("{:?} {}", change.kind, change.path)).collect();
         assert_eq!(
             all,
             [

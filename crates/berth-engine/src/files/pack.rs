@@ -222,7 +222,8 @@ impl Entry {
     }
 
     fn attributes(&mut self, fd: &OwnedFd, found: &Found) -> Result<(), FilesError> {
-        let all = list_attributes(fd.as_fd()).map_err(|errno| FilesError::step("read attributes of", &found.path, errno))?;
+        let all =
+            list_attributes(fd.as_fd()).map_err(|errno| FilesError::step("read attributes of", &found.path, errno))?;
         for (name, value) in all {
             // Labels belong to the host that they are on.
             if name.to_bytes() != b"security.selinux"

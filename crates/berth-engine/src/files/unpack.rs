@@ -47,7 +47,12 @@ pub(crate) enum UnpackError {
 }
 
 /// Unpacks `archive` (plain tar) into `folder`.
-pub(crate) fn unpack(root: &Root, folder: &Found, archive: impl Read, options: UnpackOptions) -> Result<(), UnpackError> {
+pub(crate) fn unpack(
+    root: &Root,
+    folder: &Found,
+    archive: impl Read,
+    options: UnpackOptions,
+) -> Result<(), UnpackError> {
     let mut archive = tar::Archive::new(archive);
     let mut unpack = Unpack { root, top: folder.path.clone(), options, folders: Vec::new() };
     for entry in archive.entries().map_err(UnpackError::Archive)? {
@@ -120,7 +125,8 @@ impl Unpack<'_> {
             }
             tar::EntryType::Regular | tar::EntryType::Continuous | tar::EntryType::GNUSparse => {
                 let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                let file = rustix::fs::openat(&parent.fd, last, flags, Mode::RUSR | Mode::WUSR).map_err(fail("create"))?;
+                let file =
+                    rustix::fs::openat(&parent.fd, last, flags, Mode::RUSR | Mode::WUSR).map_err(fail("create"))?;
                 write_content(&mut entry, &file, &path)?;
                 meta.apply(&file).map_err(fail("change"))?;
                 rustix::fs::futimens(&file, &meta.times).map_err(fail("change"))?;
@@ -202,7 +208,8 @@ impl Unpack<'_> {
                 return Err(UnpackError::FileByFolder(there.path, shown.to_owned()));
             }
         }
-        remove(&parent.fd, name, there.is_dir(), 0).map_err(|errno| FilesError::step("replace", there.path, errno).into())
+        remove(&parent.fd, name, there.is_dir(), 0)
+            .map_err(|errno| FilesError::step("replace", there.path, errno).into())
     }
 
     /// Times of folders last: what is made in a folder changes them.

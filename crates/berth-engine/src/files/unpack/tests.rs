@@ -117,8 +117,12 @@ fn a_link_swapped_in_while_we_unpack_leads_nowhere_outside() {
             }
         });
         for _ in 0..500 {
-            put(&place, "/data", &[("dir", Kind::Folder), ("dir/secret", Kind::File("evil")), ("dir/new", Kind::File("x"))])
-                .ok();
+            put(
+                &place,
+                "/data",
+                &[("dir", Kind::Folder), ("dir/secret", Kind::File("evil")), ("dir/new", Kind::File("x"))],
+            )
+            .ok();
         }
         stop.store(true, std::sync::atomic::Ordering::Relaxed);
     });
@@ -146,7 +150,9 @@ fn a_truncated_archive_is_an_error() {
     let folder = place.root.find(Path::new("/data")).unwrap();
     let cut = &whole[..2000];
     assert!(unpack(&place.root, &folder, cut, UnpackOptions::default()).is_err());
-    assert!(unpack(&place.root, &folder, &b"not an archive at all, not even nearly"[..], UnpackOptions::default()).is_err());
+    assert!(
+        unpack(&place.root, &folder, &b"not an archive at all, not even nearly"[..], UnpackOptions::default()).is_err()
+    );
 }
 
 #[test]
