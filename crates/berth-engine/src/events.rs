@@ -111,6 +111,11 @@ impl Events {
         self.shared.sender.send(event).ok();
     }
 
+    /// How many listen now.
+    pub fn listeners(&self) -> usize {
+        self.shared.sender.receiver_count()
+    }
+
     pub fn subscribe(&self, query: EventQuery) -> Result<EventStream> {
         const KNOWN: &[&str] = &[
             "config",

@@ -280,7 +280,7 @@ fn all_mounts(input: &OciInput<'_>, user: Vec<Mount>, security: &Security) -> Ve
     let own_dev = covered("/dev");
     all.retain(|mount| {
         let target = mount.destination();
-        !user.iter().any(|user| user.destination() == target) && !(own_dev && target.starts_with("/dev"))
+        !(user.iter().any(|user| user.destination() == target) || own_dev && target.starts_with("/dev"))
     });
     let rights: &[&str] = if host.readonly_rootfs { &["rbind", "ro", "rprivate"] } else { &["rbind", "rprivate"] };
     let files = [
