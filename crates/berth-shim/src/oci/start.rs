@@ -1,0 +1,57 @@
+//! `start`: tells a created container to run its program, and hears whether it could.
+//!
+//! The container's process listens on `start.sock` in its folder (a descriptor it got before it lost sight of
+//! the host). The one connection it accepts becomes its gate: it executes the program and the connection
+//! closes by itself, or it says why not.
+
+use super::error::{CliError, render};
+use super::state::{Folder, Status};
+use super::{Global, hooks, list};
+use rustix::fd::{AsRawFd, OwnedFd};
+use rustix::fs::AtFlags;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use std::process::ExitCode;
+
+pub(crate) fn start(global: &Global, id: &str) -> Result<ExitCode, CliError> {
+    let folder = Folder::open(&global.root, id)?;
+    let record = folder.load(id)?;
+    let status = list::status(&folder, &record);
+    if status != Status::Created {
+        return Err(CliError::WrongStatus { action: "start", id: id.to_owned(), status: status.word() });
+    }
+    let socket = socket()?;
+    let address = address(&folder)?;
+    rustix::net::connect(&socket, &address).map_err(CliError::sys("reach the created process"))?;
+    // From here on it is started, whatever comes of it.
+    match rustix::fs::unlinkat(&folder.fd, "start.sock", AtFlags::empty()) {
+        // Somebody else starts it at the same moment, and its process hears only the first.
+        Err(rustix::io::Errno::NOENT) => {
+            return Err(CliError::WrongStatus { action: "start", id: id.to_owned(), status: "being started" });
+        }
+        unlinked => unlinked.map_err(CliError::sys("remove start.sock"))?,
+    }
+    berth_runtime::start_detached(socket).map_err(CliError::part("start the container"))?;
+    if let Err(error) = hooks::run("poststart", &record.poststart, &record.oci_state(Status::Running)) {
+        global.log.warn(&render(&error));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The listening end, for the container's process.
+pub(crate) fn listen(folder: &Folder) -> Result<OwnedFd, CliError> {
+    let socket = socket()?;
+    rustix::net::bind(&socket, &address(folder)?).map_err(CliError::sys("make start.sock"))?;
+    rustix::net::listen(&socket, 1).map_err(CliError::sys("listen on start.sock"))?;
+    Ok(socket)
+}
+
+fn socket() -> Result<OwnedFd, CliError> {
+    rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+        .map_err(CliError::sys("make a socket"))
+}
+
+/// Through the folder's descriptor: containerd's folders are longer than the 107 bytes of a socket's path.
+fn address(folder: &Folder) -> Result<SocketAddrUnix, CliError> {
+    SocketAddrUnix::new(format!("/proc/self/fd/{}/start.sock", folder.fd.as_raw_fd()))
+        .map_err(CliError::sys("name start.sock"))
+}
