@@ -180,7 +180,10 @@ mod tests {
         .unwrap();
         assert_eq!((limits.memory.limit_bytes, limits.memory.swap_bytes), (Some(256 << 20), Some(512 << 20)));
         assert_eq!((limits.memory.swappiness, limits.memory.oom_kill_disable), (Some(0), Some(true)));
-        assert_eq!((limits.cpu.quota_micros, limits.cpu.cpus.as_deref(), limits.cpu.mems), (Some(150_000), Some("0-1"), None));
+        assert_eq!(
+            (limits.cpu.quota_micros, limits.cpu.cpus.as_deref(), limits.cpu.mems),
+            (Some(150_000), Some("0-1"), None)
+        );
         assert_eq!(limits.pids_max, Some(100));
         assert_eq!(limits.io.read_bytes, [Throttle { major: 8, minor: 0, rate: 1_000_000 }]);
         assert_eq!(limits.hugetlb[0].page_size, "2MB");

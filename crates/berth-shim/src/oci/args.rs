@@ -80,7 +80,9 @@ pub(crate) fn parse(words: &[String], table: &[Flag], stop_early: bool) -> Resul
         let Some(flag) = table.iter().find(|flag| flag.long == name).or_else(|| table.iter().find(one_letter)) else {
             // Several switches in one word: -it.
             let letters: Option<Vec<&Flag>> = (!word.starts_with("--") && attached.is_none())
-                .then(|| name.chars().map(|c| table.iter().find(|f| f.short == Some(c) && f.value.is_empty())).collect())
+                .then(|| {
+                    name.chars().map(|c| table.iter().find(|f| f.short == Some(c) && f.value.is_empty())).collect()
+                })
                 .flatten();
             let Some(letters) = letters else { return Err(ArgsError::Unknown(word.clone())) };
             parsed.flags.extend(letters.into_iter().map(|flag| (flag.long, "true".to_owned())));

@@ -69,7 +69,8 @@ pub(crate) fn run(global: &Global, flags: &Parsed) -> Result<ExitCode, CliError>
     }
     let mut claimed = claim(global, id, &bundle)?;
     // Before the clone, so that no signal falls between; the child unblocks all.
-    let signals = (!detach).then(berth_sys::signals::all_as_descriptor).transpose().map_err(CliError::sys("take signals"))?;
+    let signals =
+        (!detach).then(berth_sys::signals::all_as_descriptor).transpose().map_err(CliError::sys("take signals"))?;
     let (mut created, record) = launch(&claimed, id, &bundle, flags, None)?;
     let mut terminal = created.terminal.take();
     if let (Some(console), Some(master)) = (&console, terminal.take_if(|_| console.is_some())) {

@@ -25,7 +25,8 @@ pub(crate) fn events(global: &Global, flags: &Parsed) -> Result<ExitCode, CliErr
         return Ok(ExitCode::SUCCESS);
     }
     let text = flags.get("interval").unwrap_or("5s");
-    let wrong = || ArgsError::BadValue { flag: "interval", value: text.to_owned(), wanted: "a time such as 500ms or 5s" };
+    let wrong =
+        || ArgsError::BadValue { flag: "interval", value: text.to_owned(), wanted: "a time such as 500ms or 5s" };
     let interval = duration(text).filter(|interval| !interval.is_zero()).ok_or_else(wrong)?;
     let mut kills = opened.oom_kills();
     let mut since = interval;
@@ -58,7 +59,9 @@ fn duration(text: &str) -> Option<Duration> {
 
 fn stats(stats: &berth_cgroup::Stats) -> Value {
     let entries = |list: &[(u64, u64, String, u64)]| -> Vec<Value> {
-        list.iter().map(|(major, minor, op, value)| json!({ "major": major, "minor": minor, "op": op, "value": value })).collect()
+        list.iter()
+            .map(|(major, minor, op, value)| json!({ "major": major, "minor": minor, "op": op, "value": value }))
+            .collect()
     };
     json!({
         "cpu": {

@@ -45,7 +45,8 @@ fn start(
     console: Option<rustix::fd::OwnedFd>,
     detach: bool,
 ) -> Result<ExitCode, CliError> {
-    let signals = (!detach).then(berth_sys::signals::all_as_descriptor).transpose().map_err(CliError::sys("take signals"))?;
+    let signals =
+        (!detach).then(berth_sys::signals::all_as_descriptor).transpose().map_err(CliError::sys("take signals"))?;
     let pid = Pid::from_raw(record.pid).ok_or(CliError::NotRunning)?;
     let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty()).map_err(|_| CliError::NotRunning)?;
     if !record.is_alive() {
@@ -54,9 +55,8 @@ fn start(
     let entry = cgroup::entry_of(record)?;
     let stdio = if process.terminal().unwrap_or(false) {
         let narrow = |number: u64| u16::try_from(number).unwrap_or(u16::MAX);
-        let (rows, columns) = process
-            .console_size()
-            .map_or_else(console::own_size, |size| (narrow(size.height()), narrow(size.width())));
+        let (rows, columns) =
+            process.console_size().map_or_else(console::own_size, |size| (narrow(size.height()), narrow(size.width())));
         Stdio::Terminal { rows, columns }
     } else {
         Stdio::Inherit

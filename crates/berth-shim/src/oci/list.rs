@@ -40,7 +40,14 @@ pub(crate) fn list(global: &Global, flags: &Parsed) -> Result<ExitCode, CliError
             let mut rows = vec![["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"].map(str::to_owned)];
             rows.extend(found.iter().map(|container| {
                 let text = |key| text(container, key);
-                [text("id"), container["pid"].to_string(), text("status"), text("bundle"), text("created"), text("owner")]
+                [
+                    text("id"),
+                    container["pid"].to_string(),
+                    text("status"),
+                    text("bundle"),
+                    text("created"),
+                    text("owner"),
+                ]
             }));
             print_table(&rows);
         }

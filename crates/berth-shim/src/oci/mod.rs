@@ -107,9 +107,7 @@ const EXEC: &[Flag] = &[
     switch("no-subreaper", None, "accepted; nothing is adopted"),
 ];
 const KILL: &[Flag] = &[switch("all", Some('a'), "every process of the container")];
-const DELETE: &[Flag] = &[
-    switch("force", Some('f'), "kill it first; no error when there is none"),
-];
+const DELETE: &[Flag] = &[switch("force", Some('f'), "kill it first; no error when there is none")];
 const LIST: &[Flag] = &[takes("format", Some('f'), "table|json", "form"), switch("quiet", Some('q'), "only IDs")];
 const PS: &[Flag] = &[takes("format", Some('f'), "table|json", "form")];
 const EVENTS: &[Flag] = &[
@@ -237,7 +235,9 @@ fn help() {
             println!("  {:<32} {}", format!("{short}--{} {}", flag.long, flag.value), flag.help);
         }
     };
-    println!("berth-runtime: makes and controls containers from OCI bundles\n\nusage: berth-runtime [FLAG...] COMMAND [FLAG...] ID");
+    println!(
+        "berth-runtime: makes and controls containers from OCI bundles\n\nusage: berth-runtime [FLAG...] COMMAND [FLAG...] ID"
+    );
     print("flags before the command", GLOBAL);
     print("create ID: make a container that waits for start", CREATE);
     print("run ID: create, start, wait for the program and delete", RUN);

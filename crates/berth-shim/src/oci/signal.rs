@@ -47,9 +47,17 @@ mod tests {
 
     #[test]
     fn numbers_and_names_mean_the_same() {
-        for (text, number) in
-            [("9", 9), ("KILL", 9), ("SIGKILL", 9), ("sigterm", 15), ("SYS", 31), ("POLL", 29), ("RTMIN+3", 37), ("SIGRTMAX-1", 63), ("0", 0)]
-        {
+        for (text, number) in [
+            ("9", 9),
+            ("KILL", 9),
+            ("SIGKILL", 9),
+            ("sigterm", 15),
+            ("SYS", 31),
+            ("POLL", 29),
+            ("RTMIN+3", 37),
+            ("SIGRTMAX-1", 63),
+            ("0", 0),
+        ] {
             assert_eq!(parse(text), Some(number), "{text}");
         }
     }

@@ -22,7 +22,9 @@ pub(crate) fn wait(pidfd: &OwnedFd, signals: &OwnedFd, terminal: Option<OwnedFd>
             }
             !fds[0].revents().is_empty()
         };
-        while let Some(signal) = berth_sys::signals::next_signal(signals.as_fd()).map_err(CliError::sys("read signals"))? {
+        while let Some(signal) =
+            berth_sys::signals::next_signal(signals.as_fd()).map_err(CliError::sys("read signals"))?
+        {
             pass_on(signal, pidfd, carrier.as_ref())?;
         }
         if let Some(carrier) = &mut carrier {
@@ -38,9 +40,8 @@ pub(crate) fn wait(pidfd: &OwnedFd, signals: &OwnedFd, terminal: Option<OwnedFd>
     drop(raw_mode);
     let status = rustix::process::waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED)
         .map_err(CliError::sys("wait for the process"))?;
-    let code = status.and_then(|status| {
-        status.exit_status().or_else(|| status.terminating_signal().map(|signal| 128 + signal))
-    });
+    let code = status
+        .and_then(|status| status.exit_status().or_else(|| status.terminating_signal().map(|signal| 128 + signal)));
     Ok(ExitCode::from(u8::try_from(code.unwrap_or(255)).unwrap_or(255)))
 }
 

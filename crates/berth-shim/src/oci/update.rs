@@ -55,7 +55,11 @@ fn resources(flags: &Parsed) -> Result<LinuxResources, CliError> {
         ("blkio-weight", "blockIO", "weight"),
     ] {
         if let Some(text) = flags.get(flag) {
-            let wrong = || ArgsError::BadValue { flag, value: text.to_owned(), wanted: "a number (bytes may end in k, m, g or t)" };
+            let wrong = || ArgsError::BadValue {
+                flag,
+                value: text.to_owned(),
+                wanted: "a number (bytes may end in k, m, g or t)",
+            };
             let number = if part == "memory" { bytes(text) } else { text.parse().ok() }.ok_or_else(wrong)?;
             put(&mut resources, part, field, json!(number));
         }
@@ -99,7 +103,8 @@ mod tests {
 
     #[test]
     fn flags_become_resources() {
-        let resources = given(&["--memory", "64m", "--memory-swap", "-1", "--pids-limit=20", "--cpuset-cpus", "0-1", "x"]).unwrap();
+        let resources =
+            given(&["--memory", "64m", "--memory-swap", "-1", "--pids-limit=20", "--cpuset-cpus", "0-1", "x"]).unwrap();
         let memory = resources.memory().unwrap();
         assert_eq!((memory.limit(), memory.swap(), memory.reservation()), (Some(64 << 20), Some(-1), None));
         assert_eq!(resources.pids().unwrap().limit(), 20);
@@ -111,6 +116,9 @@ mod tests {
     fn flags_that_are_no_numbers_are_refused() {
         assert!(given(&["--memory", "lots", "x"]).is_err());
         assert!(given(&["--cpu-shares", "-", "x"]).is_err());
-        assert_eq!((bytes("2g"), bytes("1KiB"), bytes("7"), bytes("9999999999999t")), (Some(2 << 30), Some(1024), Some(7), None));
+        assert_eq!(
+            (bytes("2g"), bytes("1KiB"), bytes("7"), bytes("9999999999999t")),
+            (Some(2 << 30), Some(1024), Some(7), None)
+        );
     }
 }
