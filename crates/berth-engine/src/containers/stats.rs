@@ -1,12 +1,156 @@
-//! `stats`: a container's meters.
+//! `stats`: a container's meters, read from its cgroup and its network namespace.
 
-use super::{Containers, StatsOptions, StatsStream};
-use berth_types::{Error, Result};
+use super::{Containers, Inspect, InterfaceStats, Stats, StatsOptions, StatsSample, StatsStream};
+use crate::Engine;
+use crate::events::now_unix_nanos;
+use crate::oci::HostFacts;
+use berth_cgroup::{Cgroup, CgroupError, Hierarchy};
+use berth_types::{ErrorKind, Phase, Result};
+use std::sync::OnceLock;
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// How long between two readings.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// The kernel counts processor time of the whole host in hundredths of a second (proc(5), USER_HZ).
+const TICK_NANOS: u64 = 10_000_000;
 
 impl Containers {
     /// Its meters.
     pub async fn stats(&self, container: &str, options: StatsOptions) -> Result<StatsStream> {
-        let _ = (&self.engine, container, options);
-        Err(Error::not_implemented("stats"))
+        let inspect = self.inspect(container, false).await?;
+        let (sender, samples) = mpsc::channel(1);
+        tokio::spawn(send(self.clone(), inspect, options, sender));
+        Ok(StatsStream { samples })
+    }
+}
+
+/// Reads until nobody listens or the container is gone.
+async fn send(containers: Containers, first: Inspect, options: StatsOptions, sender: mpsc::Sender<Result<Stats>>) {
+    let id = first.id.clone();
+    let answer = |inspect: &Inspect, now: StatsSample, before: StatsSample| {
+        Ok(Stats { id: inspect.id.clone(), name: inspect.name.clone(), now, before })
+    };
+    let running = |inspect: &Inspect| matches!(inspect.state.phase, Phase::Running { .. } | Phase::Paused { .. });
+    if !options.stream {
+        if !running(&first) {
+            sender.send(answer(&first, StatsSample::default(), StatsSample::default())).await.ok();
+            return;
+        }
+        let mut before = StatsSample::default();
+        if !options.one_shot {
+            before = sample(&containers.engine, &first).await;
+            tokio::time::sleep(INTERVAL).await;
+        }
+        let now = sample(&containers.engine, &first).await;
+        // A receiver that went away has no further wishes; the same below.
+        sender.send(answer(&first, now, before)).await.ok();
+        return;
+    }
+    let mut ticks = tokio::time::interval(INTERVAL);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut before = StatsSample::default();
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = sender.closed() => return,
+        }
+        let inspect = match containers.inspect(id.as_str(), false).await {
+            Ok(inspect) => inspect,
+            Err(error) if error.kind == ErrorKind::NotFound => return,
+            Err(error) => {
+                sender.send(Err(error)).await.ok();
+                return;
+            }
+        };
+        let now = if running(&inspect) { sample(&containers.engine, &inspect).await } else { StatsSample::default() };
+        if sender.send(answer(&inspect, now.clone(), before)).await.is_err() {
+            return;
+        }
+        before = now;
+    }
+}
+
+/// The host's cgroups; they do not change while it runs.
+pub(super) fn hierarchy() -> Result<&'static Hierarchy, CgroupError> {
+    static HIERARCHY: OnceLock<Hierarchy> = OnceLock::new();
+    if let Some(known) = HIERARCHY.get() {
+        return Ok(known);
+    }
+    let found = Hierarchy::detect()?;
+    Ok(HIERARCHY.get_or_init(|| found))
+}
+
+/// The container's cgroup, as its shim made it.
+pub(super) fn cgroup_of(engine: &Engine, inspect: &Inspect) -> Result<Cgroup, CgroupError> {
+    let path = crate::oci::cgroup_path(&engine.config().cgroup_parent, &inspect.spec, &inspect.id);
+    Cgroup::open(hierarchy()?, &path)
+}
+
+/// One reading. A container that ends meanwhile has zeros.
+async fn sample(engine: &Engine, inspect: &Inspect) -> StatsSample {
+    let facts = HostFacts::get();
+    let meters = cgroup_of(engine, inspect).map(|cgroup| cgroup.stats()).unwrap_or_default();
+    let stat = std::fs::read_to_string("/proc/stat").unwrap_or_default();
+    let mut sample = StatsSample {
+        read_unix_nanos: now_unix_nanos(),
+        cpu_total_nanos: meters.cpu_total_nanos,
+        cpu_user_nanos: meters.cpu_user_nanos,
+        cpu_kernel_nanos: meters.cpu_kernel_nanos,
+        per_cpu_nanos: meters.per_cpu_nanos,
+        system_nanos: system_nanos(&stat),
+        online_cpus: facts.cpus,
+        throttling_periods: meters.periods,
+        throttled_periods: meters.throttled_periods,
+        throttled_nanos: meters.throttled_nanos,
+        memory_usage_bytes: meters.memory_usage_bytes,
+        memory_max_usage_bytes: meters.memory_max_usage_bytes,
+        // Without a limit of its own a container may have what the host has.
+        memory_limit_bytes: meters.memory_limit_bytes.unwrap_or(u64::MAX).min(facts.memory_bytes),
+        memory_fail_count: meters.memory_fail_count,
+        memory_stat: meters.memory_stat,
+        pids_current: meters.pids_current,
+        pids_limit: meters.pids_limit.unwrap_or(0),
+        io_service_bytes: meters.io_service_bytes,
+        io_serviced: meters.io_serviced,
+        networks: Default::default(),
+    };
+    // Containers in the host's or another's network have no interfaces of their own.
+    if !inspect.network.endpoints.is_empty()
+        && let Ok(counters) = engine.networks().counters(&inspect.id).await
+    {
+        for (name, c) in counters {
+            let stats = InterfaceStats {
+                rx_bytes: c.rx_bytes,
+                rx_packets: c.rx_packets,
+                rx_errors: c.rx_errors,
+                rx_dropped: c.rx_dropped,
+                tx_bytes: c.tx_bytes,
+                tx_packets: c.tx_packets,
+                tx_errors: c.tx_errors,
+                tx_dropped: c.tx_dropped,
+            };
+            sample.networks.insert(name, stats);
+        }
+    }
+    sample
+}
+
+/// All time that all processors have spent, busy or idle: the first line of /proc/stat.
+fn system_nanos(stat: &str) -> u64 {
+    let first = stat.lines().next().and_then(|line| line.strip_prefix("cpu ")).unwrap_or_default();
+    // user nice system idle iowait irq softirq; guests are counted in user already.
+    let ticks: u64 = first.split_ascii_whitespace().take(7).filter_map(|word| word.parse::<u64>().ok()).sum();
+    ticks.saturating_mul(TICK_NANOS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hosts_time_is_the_sum_of_its_first_seven_counts() {
+        assert_eq!(system_nanos("cpu  1 2 3 4 5 6 7 8 9 10\ncpu0 1\n"), 28 * TICK_NANOS);
+        assert_eq!(system_nanos(""), 0);
     }
 }
