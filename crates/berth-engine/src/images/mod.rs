@@ -1,5 +1,8 @@
 //! Images as the engine's users see them.
 
+mod catalog;
+mod changes;
+mod config;
 mod types;
 
 pub use types::*;
