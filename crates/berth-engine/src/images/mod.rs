@@ -1,16 +1,40 @@
 //! Images as the engine's users see them.
+//!
+//! ```text
+//!  Images     the handle: resolve, list, load, save, tag, remove, ...
+//!  catalog    which images there are and what they are called; decides, touches nothing
+//!  shared     the catalog behind its lock, durable changes, cached configurations, sweeping of layers
+//!  disk       layers and containers' snapshots: the crates below
+//!  config     an image's configuration, JSON <-> the engine's words; changes: --change
+//!  look       list, inspect, history, disk usage     manage    tag, remove, prune
+//!  transfer   load, save, import, commit             bootstrap base images from packages; busybox
+//! ```
+//!
+//! An image's id is the digest of its configuration. Layers are unpacked once per digest and shared. A record is
+//! written after its layers are whole on the disk and deleted before they are removed: a crash leaves at most
+//! layers that nobody needs, which the next engine removes when it starts. Readers never wait for transfers.
 
+mod bootstrap;
+mod busybox;
 mod catalog;
 mod changes;
 mod config;
+mod disk;
+mod look;
+mod manage;
+mod pipe;
+mod shared;
+mod transfer;
 mod types;
 
 pub use types::*;
 
+pub(crate) use shared::Shared;
+
 use crate::Engine;
-use crate::containers::{ByteSource, ByteStream};
 use berth_types::mount::Rootfs;
-use berth_types::{Digest, Error, ImageName, Result};
+use berth_types::{Digest, Error, Result};
+use std::sync::Arc;
 
 /// The engine's images. `reference` is a name, an id or a unique prefix of an id everywhere.
 #[derive(Clone)]
@@ -18,115 +42,79 @@ pub struct Images {
     engine: Engine,
 }
 
+/// Runs work that reads and writes files off the async threads.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(cause) => Err(Error::internal(format!("work on images ended early: {cause}"))),
+    }
+}
+
 impl Images {
     pub(crate) fn new(engine: Engine) -> Images {
         Images { engine }
     }
 
+    fn shared(&self) -> Arc<Shared> {
+        self.engine.image_state().clone()
+    }
+
     /// The image that `reference` means. `No such image: x` otherwise.
     pub fn resolve(&self, reference: &str) -> Result<Resolved> {
-        let _ = &self.engine;
-        Err(Error::not_found(format!("No such image: {reference}")))
+        let shared = self.shared();
+        let id = shared.catalog().find(reference)?;
+        Ok(Resolved { id, defaults: shared.config(&id)?.defaults })
     }
 
     /// Makes the writable snapshot of container `key` on `image`; the same again answers the same.
     pub fn prepare_rootfs(&self, key: &str, image: &Digest) -> Result<Rootfs> {
-        Err(Error::not_implemented(format!("snapshot {key} of {image}")))
+        let shared = self.shared();
+        let _at_work = shared.at_work();
+        let record = shared.catalog().images.get(image).cloned();
+        let record = record.ok_or_else(|| catalog::no_such(&image.to_string()))?;
+        shared.disk.prepare(key, &record.layers)
     }
 
     /// The snapshot of `key` as it was prepared.
     pub fn rootfs(&self, key: &str) -> Result<Rootfs> {
-        Err(Error::not_implemented(format!("snapshot {key}")))
+        self.shared().disk.rootfs(key)
+    }
+
+    /// The image's own files, read-only.
+    pub fn view(&self, image: &Digest) -> Result<Rootfs> {
+        let shared = self.shared();
+        let record = shared.catalog().images.get(image).cloned();
+        let record = record.ok_or_else(|| catalog::no_such(&image.to_string()))?;
+        Ok(shared.disk.view(&record.layers))
     }
 
     /// Removes the snapshot of `key`; nothing happens when there is none.
-    pub fn remove_rootfs(&self, _key: &str) -> Result<()> {
-        Ok(())
+    pub fn remove_rootfs(&self, key: &str) -> Result<()> {
+        self.shared().disk.remove(key)
     }
 
     /// Keys of all containers' snapshots, for cleaning up after a crash.
     pub fn rootfs_keys(&self) -> Result<Vec<String>> {
-        Ok(Vec::new())
+        self.shared().disk.keys()
     }
 
     /// Bytes on disk of the writable part of `key`.
-    pub fn rootfs_size(&self, _key: &str) -> Result<u64> {
-        Ok(0)
+    pub fn rootfs_size(&self, key: &str) -> Result<u64> {
+        self.shared().disk.usage(key)
     }
 
-    /// Bytes of all layers of `image`, as `ps --size` and `images` show it.
-    pub fn size(&self, image: &Digest) -> Result<u64> {
-        Err(Error::not_found(format!("No such image: {image}")))
+    /// Bytes of all layers of `image`, as `ps --size` and `images` show it; 0 for one that is gone.
+    pub fn size(&self, image: &Digest) -> u64 {
+        self.shared().catalog().images.get(image).map_or(0, |record| record.size_bytes())
     }
 
     /// How many images there are.
     pub fn count(&self) -> usize {
-        0
+        self.shared().catalog().images.len()
     }
 
     /// Names of `image`, familiar form, sorted.
-    pub fn names(&self, _image: &Digest) -> Vec<String> {
-        Vec::new()
-    }
-
-    /// Those that match, newest first.
-    pub async fn list(&self, options: &ListOptions) -> Result<Vec<Summary>> {
-        options.filters.only(&["dangling", "label", "label!", "before", "since", "reference", "until"])?;
-        Ok(Vec::new())
-    }
-
-    /// Everything about it.
-    pub async fn inspect(&self, reference: &str) -> Result<Inspect> {
-        Err(Error::not_found(format!("No such image: {reference}")))
-    }
-
-    /// How it was made, newest step first.
-    pub async fn history(&self, reference: &str) -> Result<Vec<HistoryEntry>> {
-        Err(Error::not_found(format!("No such image: {reference}")))
-    }
-
-    /// Gives it one more name, taking that from whichever image had it.
-    pub async fn tag(&self, reference: &str, name: ImageName) -> Result<()> {
-        Err(Error::not_found(format!("No such image: {reference} ({name})")))
-    }
-
-    /// Takes a name away, and the image with its last one.
-    pub async fn remove(&self, reference: &str, _options: RemoveOptions) -> Result<Vec<Removed>> {
-        Err(Error::not_found(format!("No such image: {reference}")))
-    }
-
-    /// Removes images without a name, or with `dangling=false` all that no container uses.
-    pub async fn prune(&self, _filters: &crate::Filters) -> Result<Pruned> {
-        Ok(Pruned::default())
-    }
-
-    /// Reads an archive of `save`, Docker's or OCI's layout.
-    pub async fn load(&self, _archive: ByteSource, _options: LoadOptions) -> Result<ProgressStream> {
-        Err(Error::not_implemented("load"))
-    }
-
-    /// The images with their layers as one archive that every engine loads.
-    pub async fn save(&self, _references: &[String]) -> Result<ByteStream> {
-        Err(Error::not_implemented("save"))
-    }
-
-    /// Makes an image of one layer from a file system's archive.
-    pub async fn import(&self, _archive: ByteSource, _options: ImportOptions) -> Result<Digest> {
-        Err(Error::not_implemented("import"))
-    }
-
-    /// Makes an image of a container as it is now.
-    pub async fn commit(&self, _options: CommitOptions) -> Result<Digest> {
-        Err(Error::not_implemented("commit"))
-    }
-
-    /// Makes a base image from a distribution's packages.
-    pub async fn bootstrap(&self, _request: Bootstrap) -> Result<ProgressStream> {
-        Err(Error::not_implemented("bootstrap"))
-    }
-
-    /// What images take on the disk.
-    pub async fn disk_usage(&self) -> Result<DiskUsage> {
-        Ok(DiskUsage::default())
+    pub fn names(&self, image: &Digest) -> Vec<String> {
+        self.shared().catalog().familiar_names(image).0
     }
 }

@@ -1,0 +1,204 @@
+//! What all of an engine's image operations share: records, names, layers, and who is at work.
+
+use super::catalog::{Catalog, Record};
+use super::config::ImageConfig;
+use super::disk::Disk;
+use crate::EngineConfig;
+use berth_store::{Batch, Store, StoreError};
+use berth_types::spec::ImageDefaults;
+use berth_types::{Digest, Error, ErrorKind, ImageName, Result};
+use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+/// Tables of the store.
+const IMAGES: &str = "image";
+const CONFIGS: &str = "image-config";
+const NAMES: &str = "image-name";
+
+/// Parsed configurations kept for the next container; more than any host uses at a time.
+const CACHED_MAX: usize = 256;
+
+#[derive(Clone)]
+pub(super) struct Cached {
+    pub config: Arc<ImageConfig>,
+    pub defaults: Arc<ImageDefaults>,
+}
+
+pub(crate) struct Shared {
+    store: Store,
+    pub(super) disk: Disk,
+    catalog: RwLock<Catalog>,
+    cached: Mutex<HashMap<Digest, Cached>>,
+    /// Held for reading by whoever makes or takes layers, for writing while unneeded ones are removed.
+    layers: RwLock<()>,
+    /// Layers may be lying around that nobody needs.
+    unswept: AtomicBool,
+}
+
+/// Layers that exist stay while this lives; dropping the last one removes what nobody needs.
+pub(super) struct AtWork<'a> {
+    shared: &'a Shared,
+    guard: Option<RwLockReadGuard<'a, ()>>,
+}
+
+impl Drop for AtWork<'_> {
+    fn drop(&mut self) {
+        drop(self.guard.take());
+        self.shared.sweep_if_due();
+    }
+}
+
+fn records_failed(cause: &StoreError) -> Error {
+    Error::because(ErrorKind::Internal, "cannot keep the records of images", cause)
+}
+
+impl Shared {
+    /// Reads the records and removes what a crash left on the disk. `containers` are the keys of snapshots
+    /// that still belong to somebody; `None` keeps all.
+    pub(crate) fn open(config: &EngineConfig, store: Store) -> Result<Arc<Shared>> {
+        let disk = Disk::open(&config.data_root)?;
+        let mut catalog = Catalog::default();
+        for (key, record) in store.list::<Record>(IMAGES).map_err(|cause| records_failed(&cause))? {
+            match record {
+                Ok(record) => drop(catalog.images.insert(record.id, Arc::new(record))),
+                Err(cause) => tracing::error!(image = key, %cause, "an image's record is damaged: left out"),
+            }
+        }
+        for (key, id) in store.list::<Digest>(NAMES).map_err(|cause| records_failed(&cause))? {
+            match (key.parse::<ImageName>(), id) {
+                (Ok(name), Ok(id)) if catalog.images.contains_key(&id) => drop(catalog.names.insert(name, id)),
+                _ => tracing::error!(name = key, "an image's name leads nowhere: left out"),
+            }
+        }
+        let shared = Arc::new(Shared {
+            store,
+            disk,
+            catalog: RwLock::new(catalog),
+            cached: Mutex::default(),
+            layers: RwLock::new(()),
+            unswept: AtomicBool::new(true),
+        });
+        shared.sweep_if_due();
+        Ok(shared)
+    }
+
+    pub(super) fn catalog(&self) -> RwLockReadGuard<'_, Catalog> {
+        self.catalog.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes of the catalog go through [`Shared::change`]: what is on the disk comes first.
+    fn catalog_mut(&self) -> RwLockWriteGuard<'_, Catalog> {
+        self.catalog.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn at_work(&self) -> AtWork<'_> {
+        AtWork { shared: self, guard: Some(self.layers.read().unwrap_or_else(PoisonError::into_inner)) }
+    }
+
+    /// Removes every layer that no image and no container's snapshot needs, unless somebody is at work with
+    /// layers: then they do it when they are done.
+    pub(super) fn sweep_if_due(&self) {
+        if !self.unswept.load(Ordering::Acquire) {
+            return;
+        }
+        let Ok(_alone) = self.layers.try_write() else { return };
+        if !self.unswept.swap(false, Ordering::AcqRel) {
+            return;
+        }
+        let needed: BTreeSet<Digest> =
+            self.catalog().images.values().flat_map(|record| record.layers.iter().copied()).collect();
+        if let Err(cause) = self.disk.sweep(&needed) {
+            tracing::warn!(%cause, "layers that nobody needs are still on the disk");
+        }
+    }
+
+    /// Says that layers may have become unneeded.
+    pub(super) fn mark_unswept(&self) {
+        self.unswept.store(true, Ordering::Release);
+    }
+
+    /// Configuration of `id`, parsed once.
+    pub(super) fn config(&self, id: &Digest) -> Result<Cached> {
+        let lock = || self.cached.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(cached) = lock().get(id) {
+            return Ok(cached.clone());
+        }
+        let config = ImageConfig::parse(self.config_bytes(id)?.as_bytes())?;
+        let cached = Cached { defaults: Arc::new(config.defaults(*id)?), config: Arc::new(config) };
+        let mut all = lock();
+        if all.len() >= CACHED_MAX {
+            all.clear();
+        }
+        all.insert(*id, cached.clone());
+        Ok(cached)
+    }
+
+    /// The configuration's bytes, whose digest is the id.
+    pub(super) fn config_bytes(&self, id: &Digest) -> Result<String> {
+        let text: Option<String> = self.store.get(CONFIGS, &id.hex()).map_err(|cause| records_failed(&cause))?;
+        text.ok_or_else(|| Error::internal(format!("the configuration of image {} is missing", id.short())))
+    }
+
+    pub(super) fn find(&self, reference: &str) -> Result<Arc<Record>> {
+        let catalog = self.catalog();
+        let id = catalog.find(reference)?;
+        catalog.images.get(&id).cloned().ok_or_else(|| super::catalog::no_such(reference))
+    }
+
+    /// Makes a change durable, then visible. `decide` sees the catalog as it is and says what becomes of it;
+    /// changes happen one at a time.
+    pub(super) fn change<T>(&self, decide: impl FnOnce(&Catalog, &mut Changes) -> Result<T>) -> Result<T> {
+        let mut catalog = self.catalog_mut();
+        let mut changes = Changes::default();
+        let answer = decide(&catalog, &mut changes)?;
+        let mut batch = Batch::new();
+        let put = |batch: &mut Batch, changes: &Changes| -> Result<(), StoreError> {
+            for (record, config) in &changes.images {
+                batch.put(IMAGES, &record.id.hex(), &**record)?;
+                if let Some(config) = config {
+                    batch.put(CONFIGS, &record.id.hex(), config)?;
+                }
+            }
+            for (name, id) in &changes.names {
+                batch.put(NAMES, &name.to_string(), id)?;
+            }
+            Ok(())
+        };
+        put(&mut batch, &changes).map_err(|cause| records_failed(&cause))?;
+        for name in &changes.untagged {
+            batch.delete(NAMES, &name.to_string());
+        }
+        for id in &changes.deleted {
+            batch.delete(IMAGES, &id.hex());
+            batch.delete(CONFIGS, &id.hex());
+        }
+        if batch.is_empty() {
+            return Ok(answer);
+        }
+        self.store.commit(batch).map_err(|cause| records_failed(&cause))?;
+        for name in changes.untagged {
+            catalog.names.remove(&name);
+        }
+        for id in changes.deleted {
+            catalog.images.remove(&id);
+            self.cached.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+            self.mark_unswept();
+        }
+        for (record, _) in changes.images {
+            catalog.images.insert(record.id, record);
+        }
+        catalog.names.extend(changes.names);
+        Ok(answer)
+    }
+}
+
+/// What one change does; names given last win.
+#[derive(Default)]
+pub(super) struct Changes {
+    /// New or changed records; a new one comes with its configuration.
+    pub images: Vec<(Arc<Record>, Option<String>)>,
+    pub names: Vec<(ImageName, Digest)>,
+    pub untagged: Vec<ImageName>,
+    pub deleted: Vec<Digest>,
+}
