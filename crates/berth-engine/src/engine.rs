@@ -59,6 +59,7 @@ struct Inner {
     events: Events,
     networks: Arc<crate::networks::Shared>,
     volumes: Arc<crate::volumes::Shared>,
+    images: Arc<crate::images::Shared>,
 }
 
 impl Engine {
@@ -67,7 +68,16 @@ impl Engine {
     pub async fn open(config: EngineConfig) -> Result<Engine> {
         let networks = crate::networks::Shared::open(&config)?;
         let volumes = crate::volumes::Shared::open(&config.data_root);
-        Ok(Engine { inner: Arc::new(Inner { config, events: Events::new(), networks, volumes }) })
+        let store =
+            berth_store::Store::open(&config.data_root.join("state.redb"), |_, _, record| record).map_err(|cause| {
+                berth_types::Error::because(
+                    berth_types::ErrorKind::Unavailable,
+                    "cannot open the engine's records",
+                    &cause,
+                )
+            })?;
+        let images = crate::images::Shared::open(&config, store)?;
+        Ok(Engine { inner: Arc::new(Inner { config, events: Events::new(), networks, volumes, images }) })
     }
 
     pub fn config(&self) -> &EngineConfig {
@@ -88,6 +98,10 @@ impl Engine {
 
     pub(crate) fn network_state(&self) -> &Arc<crate::networks::Shared> {
         &self.inner.networks
+    }
+
+    pub(crate) fn image_state(&self) -> &Arc<crate::images::Shared> {
+        &self.inner.images
     }
 
     pub fn volumes(&self) -> Volumes {

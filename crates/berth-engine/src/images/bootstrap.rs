@@ -99,7 +99,18 @@ fn plan(request: &Bootstrap) -> Result<Plan> {
         return Err(Error::invalid(format!("invalid mirror {mirror:?}: a URL is needed")));
     }
     let variant = request.variant.clone().unwrap_or_else(|| "minbase".to_owned());
-    let variants = ["extract", "custom", "essential", "apt", "required", "minbase", "buildd", "important", "debootstrap", "standard"];
+    let variants = [
+        "extract",
+        "custom",
+        "essential",
+        "apt",
+        "required",
+        "minbase",
+        "buildd",
+        "important",
+        "debootstrap",
+        "standard",
+    ];
     if !variants.contains(&variant.as_str()) {
         return Err(Error::invalid(format!("invalid variant {variant:?}: one of {}", variants.join(", "))));
     }
@@ -132,10 +143,12 @@ impl Images {
         let images = self.clone();
         if request.suite.split(':').next() == Some("busybox") {
             let name = request.name.as_deref().unwrap_or(&request.suite);
-            let name = name.parse::<ImageName>().map_err(|cause| Error::invalid(format!("{cause}: {name:?}")))?.or_latest();
+            let name =
+                name.parse::<ImageName>().map_err(|cause| Error::invalid(format!("{cause}: {name:?}")))?.or_latest();
             let archive = super::busybox::archive()?;
             tokio::task::spawn_blocking(move || {
-                let outcome = images.finish(&mut &archive[..], name, super::busybox::config(), 1_686_355_200, "busybox-static");
+                let outcome =
+                    images.finish(&mut &archive[..], name, super::busybox::config(), 1_686_355_200, "busybox-static");
                 drop(sender.blocking_send(outcome.map(Progress::Made)));
             });
             return Ok(ProgressStream { receiver });
@@ -174,7 +187,14 @@ impl Images {
     }
 
     /// Unpacks the archive and names the image.
-    fn finish(&self, archive: &mut dyn Read, name: ImageName, inner: Config, epoch_seconds: i64, by: &str) -> Result<Digest> {
+    fn finish(
+        &self,
+        archive: &mut dyn Read,
+        name: ImageName,
+        inner: Config,
+        epoch_seconds: i64,
+        by: &str,
+    ) -> Result<Digest> {
         let mut made = super::transfer::new_config(None, epoch_seconds * 1_000_000_000)?;
         made.history = vec![Step { created: made.created.clone(), created_by: by.to_owned(), ..Step::default() }];
         ImageConfig::set_inner(&mut made, &inner);
@@ -208,10 +228,11 @@ impl Running {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         match command.spawn() {
             Ok(child) => Ok(Running { child }),
-            Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => {
-                Err(Error::new(ErrorKind::Unavailable, "cannot make an image from packages: mmdebstrap is not installed")
-                    .with_hint("apt install mmdebstrap"))
-            }
+            Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => Err(Error::new(
+                ErrorKind::Unavailable,
+                "cannot make an image from packages: mmdebstrap is not installed",
+            )
+            .with_hint("apt install mmdebstrap")),
             Err(cause) => Err(Error::because(ErrorKind::Unavailable, "cannot start mmdebstrap", &cause)),
         }
     }

@@ -23,7 +23,8 @@ pub(super) fn archive() -> Result<Vec<u8>> {
         Error::new(ErrorKind::Unavailable, format!("cannot make a busybox image: {why}"))
             .with_hint("apt install busybox-static")
     };
-    let place = PLACES.iter().map(Path::new).find(|place| place.exists()).ok_or_else(|| missing("there is no busybox"))?;
+    let place =
+        PLACES.iter().map(Path::new).find(|place| place.exists()).ok_or_else(|| missing("there is no busybox"))?;
     let read = || -> std::io::Result<Vec<u8>> {
         match std::fs::metadata(place)?.len() {
             0..PROGRAM_BYTES_MAX => std::fs::read(place),
@@ -41,8 +42,18 @@ pub(super) fn archive() -> Result<Vec<u8>> {
     let names = String::from_utf8_lossy(&names.stdout);
     let mut tar = Tar(Vec::with_capacity(program.len() + (512 << 10)));
     for (folder, mode) in [
-        ("bin/", 0o755), ("dev/", 0o755), ("etc/", 0o755), ("home/", 0o755), ("proc/", 0o755), ("root/", 0o700),
-        ("sys/", 0o755), ("tmp/", 0o1777), ("usr/", 0o755), ("usr/bin/", 0o755), ("usr/sbin/", 0o755), ("var/", 0o755),
+        ("bin/", 0o755),
+        ("dev/", 0o755),
+        ("etc/", 0o755),
+        ("home/", 0o755),
+        ("proc/", 0o755),
+        ("root/", 0o700),
+        ("sys/", 0o755),
+        ("tmp/", 0o1777),
+        ("usr/", 0o755),
+        ("usr/bin/", 0o755),
+        ("usr/sbin/", 0o755),
+        ("var/", 0o755),
         ("var/www/", 0o755),
     ] {
         tar.entry(folder, mode, b'5', "", &[]);

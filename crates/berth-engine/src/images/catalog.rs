@@ -209,7 +209,7 @@ fn one(pattern: &[char], p: usize, letter: Option<char>) -> Option<Option<usize>
                 if pattern.get(at) == Some(&']') && at > first {
                     break;
                 }
-                let mut bound = |at: &mut usize| -> Option<char> {
+                let bound = |at: &mut usize| -> Option<char> {
                     if pattern.get(*at) == Some(&'\\') {
                         *at += 1;
                     }

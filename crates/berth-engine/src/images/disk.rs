@@ -71,7 +71,12 @@ impl Disk {
         Err(Error::not_implemented("unpack"))
     }
 
-    pub(super) fn load(&self, archive: &mut dyn Read, platform: Option<&str>, tell: &dyn Fn(Progress)) -> Result<Vec<Loaded>> {
+    pub(super) fn load(
+        &self,
+        archive: &mut dyn Read,
+        platform: Option<&str>,
+        tell: &dyn Fn(Progress),
+    ) -> Result<Vec<Loaded>> {
         Err(Error::not_implemented("load"))
     }
 

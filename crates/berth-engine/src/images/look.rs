@@ -5,7 +5,7 @@ use super::{DiskUsage, HistoryEntry, Images, Inspect, ListOptions, Summary};
 use crate::Filters;
 use crate::containers;
 use crate::events::now_unix_nanos;
-use berth_types::{Digest, Error, Result};
+use berth_types::{Digest, Error, ImageName, Result};
 use std::collections::BTreeMap;
 
 /// Docker's `until` and the times of `before` and `since` as moments.
@@ -31,7 +31,9 @@ fn parse_until(text: &str, now: i64) -> Result<i64> {
         return Ok(now.saturating_sub(back));
     }
     let instant = text.parse::<jiff::Timestamp>().ok();
-    let instant = instant.or_else(|| Some(text.parse::<jiff::civil::DateTime>().ok()?.to_zoned(jiff::tz::TimeZone::UTC).ok()?.timestamp()));
+    let instant = instant.or_else(|| {
+        Some(text.parse::<jiff::civil::DateTime>().ok()?.to_zoned(jiff::tz::TimeZone::UTC).ok()?.timestamp())
+    });
     instant
         .and_then(|moment| i64::try_from(moment.as_nanosecond()).ok())
         .ok_or_else(|| Error::invalid(format!("failed to parse value as time or duration: {text:?}")))
@@ -202,7 +204,8 @@ fn summary(
             shown.push(*name);
         }
     }
-    let (tags, digests): (Vec<_>, Vec<_>) = shown.iter().partition(|name| name.digest().is_none());
+    let (tags, digests): (Vec<&ImageName>, Vec<&ImageName>) =
+        shown.iter().copied().partition(|name| name.digest().is_none());
     if shown.is_empty() {
         let hidden = filters.contains("reference") || dangling == Some(false) || (is_parent && !all);
         if hidden || !names.is_empty() {

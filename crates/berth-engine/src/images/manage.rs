@@ -3,9 +3,9 @@
 use super::catalog::{Catalog, conflict, is_id_prefix, is_single, no_such};
 use super::shared::Changes;
 use super::{Images, Pruned, RemoveOptions, Removed};
+use crate::Filters;
 use crate::containers::{ListOptions, Summary};
 use crate::events::{EventKind, now_unix_nanos};
-use crate::Filters;
 use berth_types::{Digest, Error, ErrorKind, ImageName, Result};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -121,7 +121,7 @@ impl Images {
             shared.sweep_if_due();
             let after = shared.catalog().all_layers();
             let gone = before.iter().filter(|(layer, _)| !after.contains_key(*layer));
-            let space_reclaimed_bytes = gone.map(|(_, (bytes, _))| bytes).sum();
+            let space_reclaimed_bytes: u64 = gone.map(|(_, (bytes, _))| bytes).sum();
             let attributes = BTreeMap::from([("reclaimed".to_owned(), space_reclaimed_bytes.to_string())]);
             images.engine.events().publish(EventKind::Image, "prune", "", attributes);
             Ok(Pruned { removed, space_reclaimed_bytes })
@@ -278,7 +278,9 @@ impl Removal<'_> {
             return Err(conflict(id, false, "image is referenced in multiple repositories"));
         }
         match user(false) {
-            Some(user) => Err(conflict(id, false, &format!("image is being used by stopped container {}", user.short()))),
+            Some(user) => {
+                Err(conflict(id, false, &format!("image is being used by stopped container {}", user.short())))
+            }
             None => Ok(()),
         }
     }

@@ -47,7 +47,9 @@ impl Images {
             self.add(image, None, now_unix_nanos())?;
             match names.is_empty() {
                 true => tell(Progress::Loaded(format!("Loaded image ID: {id}"))),
-                false => names.iter().for_each(|name| tell(Progress::Loaded(format!("Loaded image: {}", name.familiar())))),
+                false => {
+                    names.iter().for_each(|name| tell(Progress::Loaded(format!("Loaded image: {}", name.familiar()))))
+                }
             }
             self.event("load", &id, &id.to_string());
         }
@@ -58,7 +60,8 @@ impl Images {
     fn add(&self, image: Loaded, parent: Option<Digest>, now: i64) -> Result<Digest> {
         let id = super::disk::digest_of(&image.config);
         let config = ImageConfig::parse(&image.config)?;
-        let text = String::from_utf8(image.config).map_err(|_| Error::invalid("invalid image configuration: not UTF-8"))?;
+        let text =
+            String::from_utf8(image.config).map_err(|_| Error::invalid("invalid image configuration: not UTF-8"))?;
         self.shared().change(|catalog, changes| {
             let known = catalog.images.get(&id);
             let record = Record {
@@ -214,7 +217,8 @@ impl Images {
             made.rootfs.diff_ids = layers.iter().map(|layer| layer.diff_id).collect();
             let names: Vec<ImageName> = name.into_iter().collect();
             let shown = names.first().map(ImageName::familiar).unwrap_or_default();
-            let id = images.add(Loaded { config: made.to_bytes(), layers, names }, parent.map(|record| record.id), now)?;
+            let id =
+                images.add(Loaded { config: made.to_bytes(), layers, names }, parent.map(|record| record.id), now)?;
             drop(at_work);
             let attributes = BTreeMap::from([
                 ("comment".to_owned(), made.comment.clone()),
