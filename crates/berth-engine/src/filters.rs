@@ -54,11 +54,11 @@ impl Filters {
         let parse = |text: &String| match text.as_str() {
             "1" | "true" | "True" | "TRUE" | "t" | "T" => Ok(true),
             "0" | "false" | "False" | "FALSE" | "f" | "F" => Ok(false),
-            _ => Err(Error::invalid(format!("invalid filter '{key}={text}'"))),
+            _ => Err(Error::invalid(format!("invalid filter '{key}=[{}]'", values.join(" ")))),
         };
         let value = parse(first)?;
         if values.iter().skip(1).any(|other| parse(other).ok() != Some(value)) {
-            return Err(Error::invalid(format!("invalid filter '{key}={values:?}'")));
+            return Err(Error::invalid(format!("invalid filter '{key}=[{}]'", values.join(" "))));
         }
         Ok(Some(value))
     }

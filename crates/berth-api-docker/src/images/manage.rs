@@ -30,7 +30,7 @@ pub(super) async fn list(
     let options = ListOptions {
         all: params.flag("all"),
         shared_size: version.0 >= 42 && params.flag("shared-size"),
-        containers: false,
+        containers: version.0 >= 51,
         filters,
     };
     let images = engine.images().list(&options).await?;

@@ -13,9 +13,13 @@ fn seconds(unix_nanos: i64) -> i64 {
 
 pub(super) fn summary(image: &Summary, version: ApiVersion) -> Value {
     let untagged = image.repo_tags.is_empty() && image.repo_digests.is_empty();
+    let list = |names: &[String]| match names.is_empty() && version.0 < 43 {
+        true => Value::Null,
+        false => json!(names),
+    };
     let (tags, digests) = match untagged && version.0 < 43 {
         true => (json!(["<none>:<none>"]), json!(["<none>@<none>"])),
-        false => (json!(image.repo_tags), json!(image.repo_digests)),
+        false => (list(&image.repo_tags), list(&image.repo_digests)),
     };
     let size = i64::try_from(image.size_bytes).unwrap_or(i64::MAX);
     let number = |count: Option<u64>| count.map_or(-1, |count| i64::try_from(count).unwrap_or(i64::MAX));
@@ -59,7 +63,7 @@ pub(super) fn inspect(image: &Inspect, version: ApiVersion) -> Value {
     }
     if version.0 < 45 {
         value["Container"] = json!("");
-        value["ContainerConfig"] = crate::spec::config(&Config::default());
+        value["ContainerConfig"] = config(&Config::default(), version);
     }
     value
 }
@@ -67,6 +71,11 @@ pub(super) fn inspect(image: &Inspect, version: ApiVersion) -> Value {
 /// Since 1.50 only what an image can say; before, the whole of a container's configuration.
 fn config(config: &Config, version: ApiVersion) -> Value {
     let mut value = crate::spec::config(config);
+    for (key, empty) in [("Env", config.env.is_empty()), ("Labels", config.labels.is_empty())] {
+        if empty {
+            value[key] = Value::Null;
+        }
+    }
     if version.0 < 50 {
         return value;
     }
@@ -100,8 +109,13 @@ pub(crate) fn graph_driver(rootfs: &Rootfs) -> Value {
                     data["LowerDir"] = json!(join(&overlay.lower));
                     data["UpperDir"] = json!(upper.upper);
                     data["WorkDir"] = json!(upper.work);
+                    data["MergedDir"] = json!(upper.upper.parent().map(|folder| folder.join("merged")));
                 }
                 None => {
+                    if let Some(folder) = overlay.lower.first().and_then(|top| top.parent()) {
+                        data["MergedDir"] = json!(folder.join("merged"));
+                        data["WorkDir"] = json!(folder.join("work"));
+                    }
                     if overlay.lower.len() > 1 {
                         data["LowerDir"] = json!(join(&overlay.lower[1..]));
                     }

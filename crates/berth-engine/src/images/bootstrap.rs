@@ -196,6 +196,8 @@ impl Images {
         by: &str,
     ) -> Result<Digest> {
         let mut made = super::transfer::new_config(None, epoch_seconds * 1_000_000_000)?;
+        // The same packages give the same image, whichever engine made it.
+        made.docker_version.clear();
         made.history = vec![Step { created: made.created.clone(), created_by: by.to_owned(), ..Step::default() }];
         ImageConfig::set_inner(&mut made, &inner);
         debug_assert_eq!(made.created, rfc3339(epoch_seconds * 1_000_000_000));

@@ -8,7 +8,7 @@ use super::{CommitOptions, Images, ImportOptions, LoadOptions, Progress, Progres
 use crate::containers::{ByteSource, ByteStream};
 use crate::events::{EventKind, now_unix_nanos};
 use berth_types::spec::Config;
-use berth_types::{Digest, Error, ImageName, Result};
+use berth_types::{Digest, Error, ErrorKind, ImageName, Result};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::sync::mpsc;
@@ -133,7 +133,11 @@ impl Images {
                 return Ok(all);
             }
         }
-        let id = catalog.find(reference)?;
+        // Docker's words have no tag here.
+        let id = catalog.find(reference).map_err(|error| match error.kind {
+            ErrorKind::NotFound => Error::not_found(format!("No such image: {reference}")),
+            _ => error,
+        })?;
         let by_id = super::catalog::is_id_prefix(&id, reference);
         let name = reference.parse::<ImageName>().ok().filter(|name| !by_id && name.digest().is_none());
         Ok(vec![(id, name.map(ImageName::or_latest))])
@@ -203,7 +207,7 @@ impl Images {
             made.created = rfc3339(now);
             made.author.clone_from(&options.author);
             made.comment.clone_from(&options.message);
-            made.docker_version.clear();
+            made.docker_version = env!("CARGO_PKG_VERSION").to_owned();
             made.set_inner(&config);
             made.history.push(Step {
                 created: made.created.clone(),
@@ -239,13 +243,14 @@ pub(super) fn new_config(platform: Option<&str>, now: i64) -> Result<ImageConfig
     let mut parts = platform.unwrap_or("").split('/');
     let os = parts.next().filter(|os| !os.is_empty()).unwrap_or("linux");
     if os != "linux" {
-        return Err(Error::invalid(format!("operating system is not supported: {os}")));
+        return Err(Error::invalid("operating system is not supported"));
     }
     Ok(ImageConfig {
         architecture: parts.next().unwrap_or(host_architecture()).to_owned(),
         variant: parts.next().unwrap_or("").to_owned(),
         os: os.to_owned(),
         created: rfc3339(now),
+        docker_version: env!("CARGO_PKG_VERSION").to_owned(),
         ..ImageConfig::default()
     })
 }
