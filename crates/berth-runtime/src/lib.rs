@@ -1,64 +1,64 @@
-//! A bundle becomes a process: namespaces, mounts, capabilities, seccomp.
+//! A bundle becomes a process: namespaces, mounts, capabilities, seccomp
 //!
 //! ```text
-//! create ── plan (parse everything, open every source) ── clone3(namespaces) ─▶ child
-//!    │  id maps, hooks                                  ◀── "namespaces" ──────── joins cgroups
-//!    │                                                  ─── "go on" ───────────▶ mounts, pivot_root, /dev, masks
-//!    │                                                  ◀── "ready" + terminal ─ user, limits, capabilities
-//! start ───────────────────────────────────────────────"start"───────────────▶ seccomp, execve
-//!    │                                                  ◀── closed (or why not)
-//! exec ── setns by pidfd, the same child without mounts
+//!  caller (one thread)                          child
+//!  prepare: configuration -> plan
+//!  clone3, all namespaces at once ───────────►  non-dumpable, cgroups ("0" into each), id maps awaited
+//!  id maps, hooks of the host                   root file system, mounts, devices, masks, pivot_root
+//!  terminal, warnings          ◄── ready ─────  identity, capabilities, program found
+//!  Created::start              ─── start ────►  filter, last capabilities, execve
+//!  end of file: it runs        ◄── or failed ─
 //! ```
 //!
-//! - Nothing is mounted on the host: all mounts are made in the child's own mount namespace, from sources
-//!   that the parent opened, at targets that are resolved inside the root filesystem and held by descriptor
-//!   while the mount is moved there. No name is looked up twice.
-//! - The caller must have one thread: the child goes on running Rust after the clone.
-//! - Errors carry the step that failed, also from the child; what was made before is undone by dropping it.
+//! - **One process is cloned for one container** (two with its own init): joining the pid namespace is done by
+//!   the caller around the clone, everything else by the child.
+//! - **Nothing is mounted on the host.** Every mount is made detached and attached to a descriptor that was
+//!   resolved inside the container's root; no path of the image is ever followed outside it.
+//! - **No descriptor leaks**: all from 3 on are closed by the execve itself.
+//! - What a container can look at before the execve is non-dumpable, and the caller's program should be one
+//!   that cannot be written (a sealed memfd): CVE-2019-5736.
 //!
-//! This crate knows no cgroup paths, no images, no logs: it gets descriptors and data.
+//! The caller must be single-threaded; [`create`] and [`exec`] refuse otherwise.
 
+mod capabilities;
+mod channel;
+mod child;
+mod devices;
+mod error;
+mod exec;
+pub mod hooks;
+mod identity;
+mod init;
+mod launch;
+mod mounts;
+mod namespaces;
+mod procfs;
+mod program;
+mod rlimits;
 pub mod seccomp;
+mod terminal;
 
-mod api;
+pub use error::{LaunchError, LaunchKind};
+pub use exec::{ExecRequest, exec};
+pub use launch::{CreateRequest, Created, Running, create, start_detached};
 
-pub use api::{
-    CgroupEntry, CgroupMount, CreateRequest, Created, ExecRequest, LaunchError, LaunchErrorKind, Running, Stdio,
-};
+use rustix::fd::{BorrowedFd, OwnedFd};
 
-use std::os::fd::OwnedFd;
-
-/// Makes the process; it waits before executing its program.
-pub fn create(request: CreateRequest<'_>) -> Result<Created, LaunchError> {
-    drop(request);
-    Err(LaunchError::not_yet())
+/// What becomes descriptors 0, 1 and 2 of the program.
+#[derive(Debug)]
+pub enum Stdio {
+    Files { stdin: OwnedFd, stdout: OwnedFd, stderr: OwnedFd },
+    /// A terminal of the container's own devpts; its other end comes back to the caller. (0, 0): size unknown.
+    Terminal { rows: u16, columns: u16 },
+    /// The caller's own.
+    Inherit,
 }
 
-/// Runs one more process in a running container. Returns once its program runs.
-pub fn exec(request: ExecRequest<'_>) -> Result<Running, LaunchError> {
-    drop(request);
-    Err(LaunchError::not_yet())
-}
-
-/// Starts a process made with [`CreateRequest::start_socket`] over a connection to that socket.
-pub fn start_detached(connection: OwnedFd) -> Result<(), LaunchError> {
-    drop(connection);
-    Err(LaunchError::not_yet())
-}
-
-impl Created {
-    /// Executes the program. Returns once it runs, or why it could not.
-    pub fn start(self) -> Result<Running, LaunchError> {
-        drop(self);
-        Err(LaunchError::not_yet())
-    }
-
-    /// Leaves the process waiting for [`start_detached`] after this program ends.
-    pub fn detach(self) {}
-}
-
-impl LaunchError {
-    fn not_yet() -> LaunchError {
-        LaunchError { kind: LaunchErrorKind::Unsupported, message: "the launch is not there yet".into(), errno: None }
-    }
+/// Where the process belongs, as descriptors: the runtime knows no cgroup paths.
+#[derive(Debug, Default)]
+pub struct CgroupEntry<'a> {
+    /// Folder on v2: the process is born in it.
+    pub v2: Option<BorrowedFd<'a>>,
+    /// `cgroup.procs` (or `tasks`) of each v1 hierarchy: the child writes "0" to them.
+    pub join_files: Vec<BorrowedFd<'a>>,
 }

@@ -36,3 +36,13 @@ pub enum NetlinkOption {
     /// Say in words what was wrong with a request.
     ExtAck = libc::NETLINK_EXT_ACK,
 }
+
+/// Moves the calling thread into fresh namespaces of kinds that share no memory with other threads (cgroup, time).
+pub fn unshare(flags: rustix::thread::UnshareFlags) -> Result<(), Errno> {
+    if flags.contains(rustix::thread::UnshareFlags::FILES) {
+        return Err(Errno::INVAL);
+    }
+    // SAFETY: the danger of `unshare` is a descriptor table that is no longer shared (refused above); the rest
+    // changes what later calls see.
+    unsafe { rustix::thread::unshare_unsafe(flags) }
+}

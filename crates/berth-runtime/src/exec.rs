@@ -1,0 +1,159 @@
+//! One more process inside a running container.
+//!
+//! The pid namespace is joined by the caller around the clone, so the process is the caller's own child and
+//! no helper stays between them; everything else is joined by the child through one pidfd.
+
+use crate::channel::{self, FromChild, START};
+use crate::child::{self, Gate, Never, Person};
+use crate::error::{LaunchError, Step};
+use crate::launch::{adjust_oom_score, ended};
+use crate::namespaces;
+use crate::procfs::Procfs;
+use crate::{CgroupEntry, Running, Stdio, seccomp, terminal};
+use berth_sys::clone::{Forked, fork};
+use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions};
+use rustix::thread::{CapabilitySet, ThreadNameSpaceType};
+use std::path::Path;
+
+/// A process that is to run in a container.
+pub struct ExecRequest<'a> {
+    /// The container's first process.
+    pub pid: i32,
+    /// The container's configuration: namespaces and filter.
+    pub spec: &'a Spec,
+    pub process: &'a Process,
+    pub stdio: Stdio,
+    pub cgroup: CgroupEntry<'a>,
+    pub seccomp_cache: Option<&'a Path>,
+    pub preserve_fds: u32,
+}
+
+/// Makes it and executes its program.
+pub fn exec(request: ExecRequest<'_>) -> Result<Running, LaunchError> {
+    let linux = request.spec.linux().as_ref();
+    let profile = linux.and_then(|linux| linux.seccomp().as_ref());
+    let filter = profile
+        .map(|profile| seccomp::load_or_compile(profile, request.seccomp_cache))
+        .transpose()
+        .map_err(|error| LaunchError::configuration(error.to_string()))?;
+    let pid = Pid::from_raw(request.pid).ok_or_else(|| LaunchError::configuration("the container has no process"))?;
+    let container = rustix::process::pidfd_open(pid, PidfdFlags::empty())
+        .step(|| "open the container's process; it may have just ended".to_owned())?;
+    let spaces = spaces(request.spec);
+    let (ours, theirs) = channel::pair()?;
+    let forked = {
+        let _around = spaces
+            .contains(ThreadNameSpaceType::PROCESS_ID)
+            .then(|| namespaces::pid_namespace_of(&container))
+            .transpose()?;
+        fork(0, request.cgroup.v2)
+    };
+    let (pid, pidfd) = match forked.step(|| "clone a process".to_owned())? {
+        Forked::Child => {
+            drop(ours);
+            let error = match inside(&request, &container, spaces, filter.as_ref(), &theirs) {
+                Ok(never) => match never {},
+                Err(error) => error,
+            };
+            Gate { channel: None }.tell(&error, &theirs)
+        }
+        Forked::Parent { pid, pidfd } => (pid, pidfd),
+    };
+    drop(theirs);
+    let mut running = Running { pid, pidfd, terminal: None, warnings: Vec::new() };
+    let done = converse(&request, &ours, &mut running);
+    if done.is_err() {
+        rustix::process::pidfd_send_signal(&running.pidfd, rustix::process::Signal::KILL).ok();
+        rustix::process::waitid(WaitId::PidFd(running.pidfd.as_fd()), WaitIdOptions::EXITED).ok();
+    }
+    done.map(|()| running)
+}
+
+fn converse(request: &ExecRequest<'_>, ours: &OwnedFd, running: &mut Running) -> Result<(), LaunchError> {
+    if let Some(adjustment) = request.process.oom_score_adj() {
+        adjust_oom_score(running.pid, adjustment, &mut running.warnings)?;
+    }
+    let mut ready = false;
+    loop {
+        match channel::receive(ours)? {
+            Some((FromChild::Ready { warnings }, terminal)) => {
+                running.warnings.extend(warnings);
+                running.terminal = terminal;
+                ready = true;
+                channel::say(ours, START).step(|| "release the child".to_owned())?;
+            }
+            Some((FromChild::Failed(error), _)) => return Err(error),
+            Some(_) => {}
+            None if ready => return Ok(()),
+            None => return Err(ended(&running.pidfd)),
+        }
+    }
+}
+
+/// Those that the container has of its own, or joined from others.
+fn spaces(spec: &Spec) -> ThreadNameSpaceType {
+    let listed = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
+    listed.into_iter().flatten().fold(ThreadNameSpaceType::empty(), |all, namespace| {
+        all | match namespace.typ() {
+            LinuxNamespaceType::Mount => ThreadNameSpaceType::MOUNT,
+            LinuxNamespaceType::Uts => ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME,
+            LinuxNamespaceType::Ipc => ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION,
+            LinuxNamespaceType::User => ThreadNameSpaceType::USER,
+            LinuxNamespaceType::Pid => ThreadNameSpaceType::PROCESS_ID,
+            LinuxNamespaceType::Network => ThreadNameSpaceType::NETWORK,
+            LinuxNamespaceType::Cgroup => ThreadNameSpaceType::CONTROL_GROUP,
+            LinuxNamespaceType::Time => ThreadNameSpaceType::TIME,
+        }
+    })
+}
+
+fn inside(
+    request: &ExecRequest<'_>,
+    container: &OwnedFd,
+    spaces: ThreadNameSpaceType,
+    filter: Option<&seccomp::Filter>,
+    channel: &OwnedFd,
+) -> Result<Never, LaunchError> {
+    let process = request.process;
+    let mut warnings = Vec::new();
+    child::hide(request.preserve_fds)?;
+    child::join_cgroups(&request.cgroup)?;
+    if !spaces.is_empty() {
+        rustix::thread::move_into_thread_name_spaces(container.as_fd(), spaces)
+            .step(|| "join the container's namespaces".to_owned())?;
+    }
+    if spaces.contains(ThreadNameSpaceType::USER) {
+        child::become_root()?;
+    }
+    let pair = match request.stdio {
+        Stdio::Terminal { rows, columns } => {
+            let root = rustix::fs::openat(CWD, "/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+                .step(|| "open the container's root".to_owned())?;
+            Some(terminal::open(root.as_fd(), rows, columns)?)
+        }
+        _ => None,
+    };
+    let procfs = child::needs_procfs(process, false).then(Procfs::open).transpose()?;
+    rustix::process::setsid().step(|| "make a session".to_owned())?;
+    child::streams(&request.stdio, pair.as_ref())?;
+    let person = Person::prepare(process, Vec::new(), &mut warnings)?;
+    let extra = match filter {
+        Some(_) if !process.no_new_privileges().unwrap_or(false) => CapabilitySet::SYS_ADMIN,
+        _ => CapabilitySet::empty(),
+    };
+    let program = person.drop_privileges(process, procfs.as_ref(), extra)?;
+    let master = pair.as_ref().map(|pair| pair.master.as_fd());
+    channel::send(channel, &FromChild::Ready { warnings }, master)?;
+    drop(pair);
+    if !channel::await_word(channel, START) {
+        berth_sys::clone::exit_now(1);
+    }
+    child::load_filter(filter, channel, false)?;
+    if !extra.is_empty() {
+        person.capabilities.apply(CapabilitySet::empty())?;
+    }
+    Err(person.execute(&program, process))
+}

@@ -1,0 +1,331 @@
+//! The container's file systems, from its root to its masks.
+//!
+//! ```text
+//! build    root attached to the bundle's folder, every mount of the configuration in order, /dev
+//! console  the terminal at /dev/console
+//! enter    masks, read-only paths, pivot_root, the host's tree off, root read-only
+//! ```
+//!
+//! All of it happens in the child's own mount namespace, whose mounts were first cut off from the host's
+//! (slaves): nothing is ever seen there.
+
+mod cgroups;
+mod copy_up;
+mod idmap;
+mod options;
+mod rootfs;
+pub(crate) mod target;
+
+use crate::devices;
+use crate::error::{LaunchError, Step};
+use crate::launch::CreateRequest;
+use crate::namespaces::Namespaces;
+use berth_sys::mounts::{MountChange, attributes as attr, change_mount, propagation as prop};
+use oci_spec::runtime::{Linux, Mount, Spec};
+use options::Options;
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fs::{CWD, FileType, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags, UnmountFlags, fsconfig_create, fsconfig_set_flag,
+    fsconfig_set_string, fsmount, fsopen, open_tree,
+};
+use std::path::Path;
+
+pub(crate) use cgroups::Own;
+
+const CLONE: OpenTreeFlags = OpenTreeFlags::OPEN_TREE_CLONE.union(OpenTreeFlags::OPEN_TREE_CLOEXEC);
+
+/// What a cgroup mount of the configuration will need, before there is a cgroup namespace.
+pub(crate) fn own_cgroups(spec: &Spec) -> Result<Vec<Own>, LaunchError> {
+    let wanted = spec.mounts().iter().flatten().any(|mount| mount.typ().as_deref() == Some("cgroup"));
+    if wanted { cgroups::own_folders() } else { Ok(Vec::new()) }
+}
+
+/// Answers the root, attached and complete but for console and masks.
+pub(crate) fn build(
+    request: &CreateRequest<'_>,
+    namespaces: &Namespaces,
+    cgroups: &[Own],
+) -> Result<OwnedFd, LaunchError> {
+    let spec = request.spec;
+    let host = open_path(CWD, Path::new("/")).step(|| "open the host's root".to_owned())?;
+    let cut = MountChange { propagation: prop::SLAVE, ..MountChange::default() };
+    change_mount(host.as_fd(), cut, None, true).step(|| "cut the mounts off from the host's".to_owned())?;
+
+    let root = rootfs::mount(request.rootfs)?;
+    let place = match request.rootfs {
+        berth_types::mount::Rootfs::Directory { path } => path.as_path(),
+        berth_types::mount::Rootfs::Overlay(_) => request.bundle,
+    };
+    let at = open_path(CWD, place).step(|| format!("open {}", place.display()))?;
+    target::attach(root.as_fd(), at.as_fd()).step(|| "attach the root file system".to_owned())?;
+
+    let mut dev_is_bound = false;
+    for mount in spec.mounts().iter().flatten() {
+        let words = mount.options().clone().unwrap_or_default();
+        let options = options::parse(&words)?;
+        dev_is_bound |= options.bind && mount.destination() == Path::new("/dev");
+        apply(root.as_fd(), mount, &options, request, namespaces, cgroups)?;
+    }
+    // A host's /dev that is bound as a whole is left as it is.
+    if !dev_is_bound {
+        let listed = spec.linux().as_ref().and_then(|linux| linux.devices().as_deref()).unwrap_or_default();
+        devices::make(root.as_fd(), listed, namespaces.new_user())?;
+    }
+    Ok(root)
+}
+
+fn open_path(folder: impl AsFd, path: &Path) -> Result<OwnedFd, Errno> {
+    rustix::fs::openat(folder, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+}
+
+fn apply(
+    root: BorrowedFd<'_>,
+    mount: &Mount,
+    options: &Options,
+    request: &CreateRequest<'_>,
+    namespaces: &Namespaces,
+    cgroups: &[Own],
+) -> Result<(), LaunchError> {
+    let destination = mount.destination();
+    let what = || format!("mount {:?} to {:?}", shown_source(mount), destination.display().to_string());
+    let kind = mount.typ().as_deref().unwrap_or("none");
+    if options.bind || kind == "bind" {
+        return bind(root, mount, options, request, namespaces);
+    }
+    let at = match kind {
+        // Where these are mounted, settings are read and written: no link may lead there (CVE-2019-19921).
+        "proc" | "sysfs" => real_folder(root, destination)?,
+        _ => target::folder(root, destination)?,
+    };
+    if kind == "cgroup" {
+        return cgroups::mount(&at, options, cgroups);
+    }
+    let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC).step(what)?;
+    if let Some(source) = mount.source() {
+        fsconfig_set_string(&context, "source", source.as_path()).step(what)?;
+    }
+    for (key, value) in &options.data {
+        let said = match value {
+            Some(value) => fsconfig_set_string(&context, key.as_str(), value.as_str()),
+            None => fsconfig_set_flag(&context, key.as_str()),
+        };
+        said.step(|| format!("{}: option {key:?}", what()))?;
+    }
+    let label = request.spec.linux().as_ref().and_then(|linux| linux.mount_label().as_deref());
+    if let Some(label) = label.filter(|label| !label.is_empty() && matches!(kind, "tmpfs" | "mqueue" | "devpts")) {
+        fsconfig_set_string(&context, "context", label).step(what)?;
+    }
+    fsconfig_create(&context).step(what)?;
+    let tree = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty()).step(what)?;
+    if kind == "tmpfs" {
+        if options.copy_up {
+            copy_up::copy(at.as_fd(), tree.as_fd()).step(|| format!("{}: copy what was there", what()))?;
+        } else if !options.data.iter().any(|(key, _)| key == "mode") {
+            // A tmpfs that says nothing of its mode looks as the folder that it covers.
+            inherit_mode(at.as_fd(), tree.as_fd()).step(what)?;
+        }
+    }
+    finish(tree.as_fd(), options, None).step(what)?;
+    target::attach(tree.as_fd(), at.as_fd()).step(what)
+}
+
+fn shown_source(mount: &Mount) -> String {
+    mount.source().as_ref().map_or_else(String::new, |source| source.display().to_string())
+}
+
+fn inherit_mode(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<(), Errno> {
+    let stat = rustix::fs::statat(from, "", rustix::fs::AtFlags::EMPTY_PATH)?;
+    rustix::fs::chmodat(to, ".", Mode::from_raw_mode(stat.st_mode & 0o7777), rustix::fs::AtFlags::empty())
+}
+
+/// Flags and propagation of a detached mount.
+fn finish(tree: BorrowedFd<'_>, options: &Options, userns: Option<BorrowedFd<'_>>) -> Result<(), Errno> {
+    let mut change = Options::normalized(options.change);
+    if let Some(userns) = userns {
+        let recursive = options.idmap.is_some_and(|idmap| idmap.recursive);
+        let map = MountChange { set: attr::IDMAP, ..MountChange::default() };
+        change_mount(tree, map, Some(userns), recursive)?;
+    }
+    let recursive = Options::normalized(options.recursive_change);
+    if recursive != MountChange::default() {
+        change_mount(tree, recursive, None, true)?;
+    }
+    if options.recursive_propagation {
+        let all = MountChange { propagation: change.propagation, ..MountChange::default() };
+        change_mount(tree, all, None, true)?;
+        change.propagation = 0;
+    }
+    if change == MountChange::default() { Ok(()) } else { change_mount(tree, change, None, false) }
+}
+
+fn bind(
+    root: BorrowedFd<'_>,
+    mount: &Mount,
+    options: &Options,
+    request: &CreateRequest<'_>,
+    namespaces: &Namespaces,
+) -> Result<(), LaunchError> {
+    let what = || format!("mount {:?} to {:?}", shown_source(mount), mount.destination().display().to_string());
+    let Some(source) = mount.source() else {
+        return Err(LaunchError::configuration(format!("{}: a bind mount needs a source", what())));
+    };
+    let source = request.bundle.join(source);
+    let flags = if options.recursive { CLONE | rootfs::recursive() } else { CLONE };
+    let tree = open_tree(CWD, &source, flags).step(what)?;
+    let at = if target::is_folder(tree.as_fd()).step(what)? {
+        target::folder(root, mount.destination())?
+    } else {
+        target::file(root, mount.destination())?
+    };
+    let maps = (mount.uid_mappings().as_deref(), mount.gid_mappings().as_deref());
+    let userns = match (options.idmap, maps) {
+        (None, (None | Some([]), None | Some([]))) => None,
+        (_, (Some(uids), Some(gids))) if !uids.is_empty() && !gids.is_empty() => {
+            if namespaces.new_user() {
+                return Err(LaunchError::configuration(format!(
+                    "{}: an id-mapped mount needs a container without a user namespace of its own",
+                    what()
+                )));
+            }
+            Some(idmap::user_namespace(uids, gids)?)
+        }
+        _ => return Err(LaunchError::configuration(format!("{}: an id-mapped mount needs both id mappings", what()))),
+    };
+    finish(tree.as_fd(), options, userns.as_ref().map(AsFd::as_fd)).step(what)?;
+    target::attach(tree.as_fd(), at.as_fd()).step(what)
+}
+
+/// A folder that no link leads to.
+fn real_folder(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, LaunchError> {
+    match target::existing_without_links(root, path) {
+        Ok(Some(fd)) => Ok(fd),
+        Ok(None) => target::folder(root, path),
+        Err(Errno::LOOP) => {
+            Err(LaunchError::configuration(format!("the image's {} is or contains a link; it must be a folder", path.display())))
+        }
+        Err(errno) => Err(errno).step(|| format!("open {}", path.display())),
+    }
+}
+
+/// Binds the terminal over /dev/console; through descriptors on both sides (CVE-2025-52565).
+pub(crate) fn console(root: BorrowedFd<'_>, slave: BorrowedFd<'_>) -> Result<(), LaunchError> {
+    let what = || "bind the terminal to /dev/console".to_owned();
+    let tree = open_tree(slave, "", CLONE | OpenTreeFlags::AT_EMPTY_PATH).step(what)?;
+    let path = Path::new("/dev/console");
+    let at = match target::existing_without_links(root, path) {
+        Ok(Some(fd)) => fd,
+        Ok(None) => {
+            let (folder, name) = target::parent(root, path)?;
+            target::file_in(folder.as_fd(), &name, path)?
+        }
+        Err(Errno::LOOP) => return Err(LaunchError::configuration("the image's /dev/console is a link")),
+        Err(errno) => return Err(errno).step(what),
+    };
+    target::attach(tree.as_fd(), at.as_fd()).step(what)
+}
+
+/// Masks, then makes `root` the root of this mount namespace and lets go of the host's.
+pub(crate) fn enter(root: OwnedFd, spec: &Spec) -> Result<(), LaunchError> {
+    if let Some(linux) = spec.linux() {
+        mask(root.as_fd(), linux)?;
+        read_only_paths(root.as_fd(), linux)?;
+    }
+    let what = || "pivot into the container's root".to_owned();
+    let host = open_path(CWD, Path::new("/")).step(what)?;
+    rustix::process::fchdir(&root).step(what)?;
+    // Puts the old root on top of the new one, at the same place (pivot_root(2), "pivot_root(".", ".")").
+    rustix::process::pivot_root(".", ".").step(what)?;
+    rustix::process::fchdir(&host).step(what)?;
+    rustix::mount::unmount(".", UnmountFlags::DETACH).step(what)?;
+    rustix::process::chdir("/").step(what)?;
+
+    let mut change = MountChange::default();
+    if spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false) {
+        change.set = attr::RDONLY;
+    }
+    let propagation = spec.linux().as_ref().and_then(|linux| linux.rootfs_propagation().as_deref());
+    let (propagation, recursive) = match propagation {
+        Some("shared") => (prop::SHARED, false),
+        Some("rshared") => (prop::SHARED, true),
+        Some("private") => (prop::PRIVATE, false),
+        Some("rprivate") => (prop::PRIVATE, true),
+        Some("unbindable" | "runbindable") => (prop::UNBINDABLE, false),
+        Some("slave" | "rslave" | "") | None => (0, false),
+        Some(other) => return Err(LaunchError::configuration(format!("rootfsPropagation {other:?} is not known"))),
+    };
+    if recursive {
+        change_mount(root.as_fd(), MountChange { propagation, ..MountChange::default() }, None, true).step(what)?;
+    } else {
+        change.propagation = propagation;
+    }
+    if change != MountChange::default() {
+        change_mount(root.as_fd(), change, None, false).step(|| "set the root's flags".to_owned())?;
+    }
+    Ok(())
+}
+
+/// Files behind /dev/null, folders behind an empty read-only tmpfs.
+fn mask(root: BorrowedFd<'_>, linux: &Linux) -> Result<(), LaunchError> {
+    let mut empty: Option<OwnedFd> = None;
+    for path in linux.masked_paths().iter().flatten() {
+        let what = || format!("mask {path}");
+        let at = match target::existing_without_links(root, Path::new(path)) {
+            Ok(Some(at)) => at,
+            Ok(None) => continue,
+            Err(Errno::LOOP) => {
+                return Err(LaunchError::configuration(format!("mask {path}: it is or contains a link")));
+            }
+            Err(errno) => return Err(errno).step(what),
+        };
+        let tree = if target::is_folder(at.as_fd()).step(what)? {
+            let tree = match &empty {
+                Some(tree) => tree,
+                None => empty.insert(empty_folder().step(what)?),
+            };
+            open_tree(tree, "", CLONE | OpenTreeFlags::AT_EMPTY_PATH).step(what)?
+        } else {
+            null().step(what)?
+        };
+        target::attach(tree.as_fd(), at.as_fd()).step(what)?;
+    }
+    Ok(())
+}
+
+fn empty_folder() -> Result<OwnedFd, Errno> {
+    let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_set_string(&context, "nr_blocks", "1")?;
+    fsconfig_set_string(&context, "nr_inodes", "1")?;
+    fsconfig_create(&context)?;
+    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::MOUNT_ATTR_RDONLY)
+}
+
+/// The host's /dev/null, and nothing else that may stand there (CVE-2025-31133).
+fn null() -> Result<OwnedFd, Errno> {
+    let tree = open_tree(CWD, "/dev/null", CLONE)?;
+    let stat = rustix::fs::statat(&tree, "", rustix::fs::AtFlags::EMPTY_PATH)?;
+    let is_null = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
+        && stat.st_rdev == rustix::fs::makedev(1, 3);
+    if is_null { Ok(tree) } else { Err(Errno::NODEV) }
+}
+
+fn read_only_paths(root: BorrowedFd<'_>, linux: &Linux) -> Result<(), LaunchError> {
+    for path in linux.readonly_paths().iter().flatten() {
+        let what = || format!("make {path} read-only");
+        let at = match target::existing_without_links(root, Path::new(path)) {
+            Ok(Some(at)) => at,
+            Ok(None) => continue,
+            Err(Errno::LOOP) => {
+                return Err(LaunchError::configuration(format!("make {path} read-only: it is or contains a link")));
+            }
+            Err(errno) => return Err(errno).step(what),
+        };
+        let flags = CLONE | OpenTreeFlags::AT_EMPTY_PATH | rootfs::recursive();
+        let tree = open_tree(&at, "", flags).step(what)?;
+        let change = MountChange { set: attr::RDONLY, ..MountChange::default() };
+        change_mount(tree.as_fd(), change, None, true).step(what)?;
+        target::attach(tree.as_fd(), at.as_fd()).step(what)?;
+    }
+    Ok(())
+}
