@@ -174,7 +174,7 @@ mod tests {
     #[test]
     fn names_and_numbers_mean_what_they_mean_to_docker() {
         let all = |words| of(words).map(|id| (id.uid, id.gid, id.groups, id.home)).unwrap();
-        assert_eq!(all(""), (0, 0, vec![0], "/root".to_owned()));
+        assert_eq!(all(""), (0, 0, vec![0, 29], "/root".to_owned()));
         assert_eq!(all("web"), (33, 44, vec![44, 50, 29], "/var/www".to_owned()));
         assert_eq!(all("33"), (33, 44, vec![44, 50, 29], "/var/www".to_owned()));
         assert_eq!(all("web:staff"), (33, 50, vec![50], "/var/www".to_owned()));

@@ -11,7 +11,7 @@ pub(crate) fn apply(limits: &[PosixRlimit], warnings: &mut Vec<String>) -> Resul
         let resource = resource(limit.typ());
         let value = |number: u64| (number != u64::MAX).then_some(number);
         let wanted = Rlimit { current: value(limit.soft()), maximum: value(limit.hard()) };
-        match setrlimit(resource, wanted.clone()) {
+        match setrlimit(resource, wanted) {
             Ok(()) => {}
             Err(Errno::PERM) => {
                 let have = getrlimit(resource).maximum;
