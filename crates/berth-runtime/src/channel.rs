@@ -18,7 +18,9 @@ pub(crate) enum FromChild {
     /// Namespaces exist: the caller is to run the hooks of the host, then to answer [`GO_ON`].
     Hooks,
     /// Everything but the execve is done. With the terminal's other end where there is one.
-    Ready { warnings: Vec<String> },
+    Ready {
+        warnings: Vec<String>,
+    },
     /// With the listener of a filter that notifies.
     Listener,
     Failed(LaunchError),

@@ -10,7 +10,7 @@ use crate::procfs::{Procfs, sysctl};
 use crate::seccomp::Filter;
 use crate::{CgroupEntry, Stdio, hooks, init, mounts, program, rlimits, terminal};
 use berth_sys::privileges::{self, Scheduling};
-use oci_spec::runtime::{LinuxPersonalityDomain, LinuxSchedulerPolicy, IOPriorityClass, Process};
+use oci_spec::runtime::{IOPriorityClass, LinuxPersonalityDomain, LinuxSchedulerPolicy, Process};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::Mode;
 use rustix::io::Errno;
@@ -72,7 +72,9 @@ fn container(work: &Work<'_>, gate: &mut Gate) -> Result<Never, LaunchError> {
     let all_hooks = spec.hooks().as_ref();
     #[allow(deprecated)]
     let host_hooks = all_hooks.is_some_and(|all| {
-        [all.prestart(), all.create_runtime()].into_iter().any(|list| list.as_ref().is_some_and(|list| !list.is_empty()))
+        [all.prestart(), all.create_runtime()]
+            .into_iter()
+            .any(|list| list.as_ref().is_some_and(|list| !list.is_empty()))
     });
     if host_hooks {
         channel::send(&work.channel, &FromChild::Hooks, None)?;
@@ -105,9 +107,10 @@ fn container(work: &Work<'_>, gate: &mut Gate) -> Result<Never, LaunchError> {
         return Err(LaunchError::configuration("a terminal needs a mount namespace of its own"));
     }
 
-    let procfs = needs_procfs(process, linux.and_then(|linux| linux.sysctl().as_ref()).is_some_and(|all| !all.is_empty()))
-        .then(Procfs::open)
-        .transpose()?;
+    let procfs =
+        needs_procfs(process, linux.and_then(|linux| linux.sysctl().as_ref()).is_some_and(|all| !all.is_empty()))
+            .then(Procfs::open)
+            .transpose()?;
     if let (Some(procfs), Some(all)) = (&procfs, linux.and_then(|linux| linux.sysctl().as_ref())) {
         for (name, value) in all {
             sysctl(procfs, name, value)?;
@@ -157,7 +160,8 @@ fn container(work: &Work<'_>, gate: &mut Gate) -> Result<Never, LaunchError> {
     in_container_hooks("startContainer", request, |all| all.start_container().as_ref())?;
 
     // pid 1 stays behind as init; both go on and give up the same.
-    let role = if request.init { init::fork_program().step(|| "make the init".to_owned())? } else { init::Role::Program };
+    let role =
+        if request.init { init::fork_program().step(|| "make the init".to_owned())? } else { init::Role::Program };
     let channel = gate.channel.as_ref().unwrap_or(&work.channel);
     load_filter(work.filter, channel, matches!(role, init::Role::Program))?;
     if !extra.is_empty() {
@@ -203,8 +207,10 @@ pub(crate) fn join_cgroups(entry: &CgroupEntry<'_>) -> Result<(), LaunchError> {
 
 /// In a new user namespace this process is nobody until it says otherwise.
 pub(crate) fn become_root() -> Result<(), LaunchError> {
-    rustix::thread::set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT).step(|| "become root of the user namespace".to_owned())?;
-    rustix::thread::set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT).step(|| "become root of the user namespace".to_owned())?;
+    rustix::thread::set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT)
+        .step(|| "become root of the user namespace".to_owned())?;
+    rustix::thread::set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT)
+        .step(|| "become root of the user namespace".to_owned())?;
     // The change of user made it dumpable by another rule; say it again.
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).step(|| "hide the process".to_owned())
 }
@@ -238,7 +244,8 @@ pub(crate) fn needs_procfs(process: &Process, sysctls: bool) -> bool {
 }
 
 fn session_keyring(id: &str) -> Result<(), LaunchError> {
-    let name = CString::new(format!("_ses.{id}")).map_err(|_| LaunchError::configuration("the id holds a zero byte"))?;
+    let name =
+        CString::new(format!("_ses.{id}")).map_err(|_| LaunchError::configuration("the id holds a zero byte"))?;
     match privileges::join_session_keyring(&name) {
         // Not built in, forbidden here, or the quota of keys is used up: the old keyring is then not reachable by
         // a container whose filter refuses keyctl.

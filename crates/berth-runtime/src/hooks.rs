@@ -34,9 +34,8 @@ pub fn state(spec: &Spec, id: &str, status: &str, pid: i32, bundle: &Path) -> St
 /// Runs them in order; stops at the first that fails.
 pub fn run(kind: &str, hooks: Option<&Vec<Hook>>, state: &str) -> Result<(), LaunchError> {
     for hook in hooks.into_iter().flatten() {
-        run_one(hook, state).map_err(|what| {
-            LaunchError::host(format!("{kind} hook {} failed: {what}", hook.path().display()))
-        })?;
+        run_one(hook, state)
+            .map_err(|what| LaunchError::host(format!("{kind} hook {} failed: {what}", hook.path().display())))?;
     }
     Ok(())
 }

@@ -31,7 +31,8 @@ pub(crate) fn resolve(user: &User, more_groups: &[String]) -> Result<Identity, L
 fn read(path: &str) -> String {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     let Ok(fd) = rustix::fs::open(path, flags, Mode::empty()) else { return String::new() };
-    let regular = rustix::fs::fstat(&fd).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile);
+    let regular =
+        rustix::fs::fstat(&fd).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile);
     let mut bytes = Vec::new();
     if !regular || std::fs::File::from(fd).take(FILE_MAX).read_to_end(&mut bytes).is_err() {
         return String::new();
@@ -110,7 +111,8 @@ fn resolve_in(
         Some(group_name) => group_number(group_name)?,
         None => {
             let own = account.as_ref().map_or("", |account| account.name);
-            let member = |(_, _, members): &(&str, u32, &str)| !own.is_empty() && members.split(',').any(|m| m.trim() == own);
+            let member =
+                |(_, _, members): &(&str, u32, &str)| !own.is_empty() && members.split(',').any(|m| m.trim() == own);
             all.extend(groups(group).filter(member).map(|(_, gid, _)| gid));
             account.as_ref().map_or(0, |account| account.gid)
         }
@@ -162,7 +164,8 @@ impl Identity {
 mod tests {
     use super::*;
 
-    const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\nweb:x:33:44:www:/var/www:/bin/false\nbroken\n7:x:70:71::/seven:\n";
+    const PASSWD: &str =
+        "root:x:0:0:root:/root:/bin/sh\nweb:x:33:44:www:/var/www:/bin/false\nbroken\n7:x:70:71::/seven:\n";
     const GROUP: &str = "root:x:0:\nstaff:x:50:web,other\naudio:x:29:root, web\n";
 
     fn of(words: &str) -> Result<Identity, String> {

@@ -62,10 +62,8 @@ pub fn create(request: CreateRequest<'_>) -> Result<Created, LaunchError> {
     let linux = request.spec.linux().as_ref();
     let namespaces = Namespaces::of(linux)?;
     let filter = filter(request.spec, request.seccomp_cache)?;
-    let listener_path = filter
-        .as_ref()
-        .filter(|filter| filter.notify)
-        .and_then(|_| linux?.seccomp().as_ref()?.listener_path().clone());
+    let listener_path =
+        filter.as_ref().filter(|filter| filter.notify).and_then(|_| linux?.seccomp().as_ref()?.listener_path().clone());
     if filter.as_ref().is_some_and(|filter| filter.notify) && listener_path.is_none() {
         return Err(LaunchError::configuration("seccomp: SCMP_ACT_NOTIFY needs a listenerPath"));
     }
@@ -82,8 +80,7 @@ pub fn create(request: CreateRequest<'_>) -> Result<Created, LaunchError> {
         Forked::Parent { pid, pidfd } => (pid, pidfd),
     };
     drop(theirs);
-    let mut created =
-        Created { pid, pidfd, terminal: None, warnings: Vec::new(), channel: Some(ours), listener_path };
+    let mut created = Created { pid, pidfd, terminal: None, warnings: Vec::new(), channel: Some(ours), listener_path };
     if let Some(adjustment) = request.spec.process().as_ref().and_then(|process| process.oom_score_adj()) {
         adjust_oom_score(pid, adjustment, &mut created.warnings)?;
     }
@@ -199,7 +196,9 @@ pub(crate) fn adjust_oom_score(pid: i32, adjustment: i32, warnings: &mut Vec<Str
 
 /// Connects to the agent and passes the notifications' descriptor (runtime-spec, "Container Process State").
 fn hand_over(path: &Path, listener: BorrowedFd<'_>) -> Result<(), LaunchError> {
-    use rustix::net::{AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType};
+    use rustix::net::{
+        AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
+    };
     let send = || {
         let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
         rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;

@@ -47,9 +47,16 @@ use rustix::fd::{BorrowedFd, OwnedFd};
 /// What becomes descriptors 0, 1 and 2 of the program.
 #[derive(Debug)]
 pub enum Stdio {
-    Files { stdin: OwnedFd, stdout: OwnedFd, stderr: OwnedFd },
+    Files {
+        stdin: OwnedFd,
+        stdout: OwnedFd,
+        stderr: OwnedFd,
+    },
     /// A terminal of the container's own devpts; its other end comes back to the caller. (0, 0): size unknown.
-    Terminal { rows: u16, columns: u16 },
+    Terminal {
+        rows: u16,
+        columns: u16,
+    },
     /// The caller's own.
     Inherit,
 }

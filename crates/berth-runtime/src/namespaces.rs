@@ -148,7 +148,10 @@ fn open(path: &Path) -> Result<OwnedFd, LaunchError> {
 /// In the caller: the maps of the child's new user namespace.
 pub(crate) fn write_id_maps(pid: i32, linux: Option<&Linux>) -> Result<(), LaunchError> {
     let lines = |maps: Option<&Vec<LinuxIdMapping>>| -> String {
-        maps.into_iter().flatten().map(|map| format!("{} {} {}\n", map.container_id(), map.host_id(), map.size())).collect()
+        maps.into_iter()
+            .flatten()
+            .map(|map| format!("{} {} {}\n", map.container_id(), map.host_id(), map.size()))
+            .collect()
     };
     let uids = lines(linux.and_then(|linux| linux.uid_mappings().as_ref()));
     let gids = lines(linux.and_then(|linux| linux.gid_mappings().as_ref()));
@@ -160,6 +163,7 @@ pub(crate) fn write_id_maps(pid: i32, linux: Option<&Linux>) -> Result<(), Launc
 }
 
 pub(crate) fn write(path: &str, text: &str) -> Result<(), LaunchError> {
-    let file = rustix::fs::open(path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()).step(|| format!("open {path}"))?;
+    let file =
+        rustix::fs::open(path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()).step(|| format!("open {path}"))?;
     rustix::io::write(&file, text.as_bytes()).step(|| format!("write {path}")).map(drop)
 }

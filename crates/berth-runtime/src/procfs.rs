@@ -19,8 +19,9 @@ impl Procfs {
         let mounted = (|| {
             let context = fsopen("proc", FsOpenFlags::FSOPEN_CLOEXEC)?;
             fsconfig_create(&context)?;
-            let attributes =
-                MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+            let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID
+                | MountAttrFlags::MOUNT_ATTR_NODEV
+                | MountAttrFlags::MOUNT_ATTR_NOEXEC;
             fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
         })();
         mounted.map(|root| Procfs { root }).step(|| "mount a private procfs".to_owned())
@@ -40,7 +41,18 @@ pub(crate) fn sysctl(procfs: &Procfs, name: &str, value: &str) -> Result<(), Lau
     let dotted = name.find(['.', '/']).is_some_and(|at| name.as_bytes()[at] == b'.');
     let path: String = match dotted {
         // In dotted names a slash stands for a dot of the file's name: net.ipv4.conf.eth0/1.forwarding.
-        true => name.chars().map(|c| if c == '.' { '/' } else if c == '/' { '.' } else { c }).collect(),
+        true => name
+            .chars()
+            .map(|c| {
+                if c == '.' {
+                    '/'
+                } else if c == '/' {
+                    '.'
+                } else {
+                    c
+                }
+            })
+            .collect(),
         false => name.to_owned(),
     };
     if path.split('/').any(|part| part.is_empty() || part == "..") {

@@ -17,7 +17,8 @@ fn cannot(kind: LaunchKind, text: String) -> LaunchError {
 /// The file that `name` means here, or Docker's words why there is none. Called as the container's user, inside its root.
 pub(crate) fn find(name: &str, environment: &[String]) -> Result<CString, LaunchError> {
     let path = |text: &str| {
-        CString::new(text).map_err(|_| LaunchError::configuration(format!("exec: {name:?}: a name cannot hold a zero byte")))
+        CString::new(text)
+            .map_err(|_| LaunchError::configuration(format!("exec: {name:?}: a name cannot hold a zero byte")))
     };
     if name.is_empty() {
         return Err(LaunchError::configuration("exec: the program's name is empty"));
@@ -82,7 +83,8 @@ pub(crate) fn explain(program: &str, errno: Errno) -> LaunchError {
 }
 
 fn head(program: &str) -> Option<Vec<u8>> {
-    let file = rustix::fs::open(Path::new(program), OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK, Mode::empty()).ok()?;
+    let file = rustix::fs::open(Path::new(program), OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK, Mode::empty())
+        .ok()?;
     let mut bytes = vec![0; SCRIPT_HEAD];
     let length = rustix::io::read(&file, &mut bytes).ok()?;
     bytes.truncate(length);
@@ -128,10 +130,16 @@ mod tests {
         let environment = |path: &str| vec![format!("PATH={path}")];
         assert_eq!(find("sh", &environment("/nowhere:/bin")).unwrap().to_str(), Ok("/bin/sh"));
         let missing = find("no-such-program", &environment("/bin")).unwrap_err();
-        assert_eq!((missing.kind, missing.text.as_str()), (LaunchKind::NotFound, "exec: \"no-such-program\": executable file not found in $PATH"));
+        assert_eq!(
+            (missing.kind, missing.text.as_str()),
+            (LaunchKind::NotFound, "exec: \"no-such-program\": executable file not found in $PATH")
+        );
         assert_eq!(find("/etc", &[]).unwrap_err().kind, LaunchKind::CannotRun);
         assert_eq!(find("/etc/passwd", &[]).unwrap_err().text, "exec: \"/etc/passwd\": permission denied");
-        assert_eq!(find("/no/such", &[]).unwrap_err().text, "exec: \"/no/such\": stat /no/such: no such file or directory");
+        assert_eq!(
+            find("/no/such", &[]).unwrap_err().text,
+            "exec: \"/no/such\": stat /no/such: no such file or directory"
+        );
     }
 
     #[test]

@@ -44,7 +44,9 @@ fn mount_v2(at: BorrowedFd<'_>, options: &Options) -> Result<(), LaunchError> {
         fresh => fresh,
     };
     let tree = tree.step(|| "mount the cgroup tree".to_owned())?;
-    finish(tree.as_fd(), options).and_then(|()| target::attach(tree.as_fd(), at)).step(|| "mount the cgroup tree".to_owned())
+    finish(tree.as_fd(), options)
+        .and_then(|()| target::attach(tree.as_fd(), at))
+        .step(|| "mount the cgroup tree".to_owned())
 }
 
 fn clone(path: &Path) -> Result<OwnedFd, Errno> {
@@ -57,7 +59,8 @@ fn mount_v1(at: BorrowedFd<'_>, options: &Options, own: &[Own]) -> Result<(), La
         let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
         fsconfig_set_string(&context, "mode", "755")?;
         fsconfig_create(&context)?;
-        let flags = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+        let flags =
+            MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
         fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, flags)
     })()
     .step(what)?;
@@ -113,7 +116,10 @@ pub(crate) fn own_folders() -> Result<Vec<Own>, LaunchError> {
             let (controllers, path) = (parts.next()?, parts.next()?);
             let same = match kind {
                 "cgroup2" => controllers.is_empty(),
-                _ => !controllers.is_empty() && controllers.split(',').all(|one| options.split(',').any(|has| has == one)),
+                _ => {
+                    !controllers.is_empty()
+                        && controllers.split(',').all(|one| options.split(',').any(|has| has == one))
+                }
             };
             same.then_some(path)
         });

@@ -40,7 +40,8 @@ fn folder(from: &OwnedFd, to: &OwnedFd, depth: u32) -> Result<(), Errno> {
                 continue;
             }
             FileType::RegularFile => {
-                let source = rustix::fs::openat(from, name, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+                let source =
+                    rustix::fs::openat(from, name, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
                 let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
                 let target = rustix::fs::openat(to, name, flags, Mode::from_raw_mode(0o600))?;
                 let (mut source, mut target) = (std::fs::File::from(source), std::fs::File::from(target));

@@ -202,9 +202,10 @@ fn real_folder(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, LaunchError
     match target::existing_without_links(root, path) {
         Ok(Some(fd)) => Ok(fd),
         Ok(None) => target::folder(root, path),
-        Err(Errno::LOOP) => {
-            Err(LaunchError::configuration(format!("the image's {} is or contains a link; it must be a folder", path.display())))
-        }
+        Err(Errno::LOOP) => Err(LaunchError::configuration(format!(
+            "the image's {} is or contains a link; it must be a folder",
+            path.display()
+        ))),
         Err(errno) => Err(errno).step(|| format!("open {}", path.display())),
     }
 }
@@ -305,8 +306,8 @@ fn empty_folder() -> Result<OwnedFd, Errno> {
 fn null() -> Result<OwnedFd, Errno> {
     let tree = open_tree(CWD, "/dev/null", CLONE)?;
     let stat = rustix::fs::statat(&tree, "", rustix::fs::AtFlags::EMPTY_PATH)?;
-    let is_null = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
-        && stat.st_rdev == rustix::fs::makedev(1, 3);
+    let is_null =
+        FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == rustix::fs::makedev(1, 3);
     if is_null { Ok(tree) } else { Err(Errno::NODEV) }
 }
 

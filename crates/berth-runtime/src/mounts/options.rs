@@ -58,15 +58,17 @@ pub(crate) fn parse(words: &[String]) -> Result<Options, LaunchError> {
             "idmap" => options.idmap = Some(IdMap { recursive: false }),
             "ridmap" => options.idmap = Some(IdMap { recursive: true }),
             "tmpcopyup" => options.copy_up = true,
-            "" | "defaults" | "async" | "sync" | "dirsync" | "remount" | "mand" | "nomand" | "iversion" | "noiversion"
-            | "loud" | "silent" | "_netdev" | "nofail" | "user" | "nouser" => {}
+            "" | "defaults" | "async" | "sync" | "dirsync" | "remount" | "mand" | "nomand" | "iversion"
+            | "noiversion" | "loud" | "silent" | "_netdev" | "nofail" | "user" | "nouser" => {}
             _ => {
                 let (key, value) = match word.split_once('=') {
                     Some((key, value)) => (key, Some(value.to_owned())),
                     None => (word.as_str(), None),
                 };
                 if key.len() > 250 || value.as_ref().is_some_and(|value| value.len() > 250) {
-                    return Err(LaunchError::configuration(format!("mount option {key} is too long (at most 250 bytes)")));
+                    return Err(LaunchError::configuration(format!(
+                        "mount option {key} is too long (at most 250 bytes)"
+                    )));
                 }
                 options.data.push((key.to_owned(), value));
             }
@@ -101,7 +103,8 @@ impl Options {
     /// mount_setattr(2) wants the field of access time modes cleared when one is set.
     pub(crate) fn normalized(change: MountChange) -> MountChange {
         MountChange {
-            clear: (change.clear & !change.set) | if change.set & attr::ATIME_MASK != 0 { attr::ATIME_MASK } else { change.clear & attr::ATIME_MASK },
+            clear: (change.clear & !change.set)
+                | if change.set & attr::ATIME_MASK != 0 { attr::ATIME_MASK } else { change.clear & attr::ATIME_MASK },
             ..change
         }
     }

@@ -80,7 +80,10 @@ fn make_folders(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, LaunchErro
                 }
                 let to = PathBuf::from(to.to_string_lossy().into_owned());
                 if to.is_absolute() {
-                    (done, at) = (PathBuf::new(), open(root, Path::new("."), PATH | OFlags::DIRECTORY, ResolveFlags::empty()).step(failed)?);
+                    (done, at) = (
+                        PathBuf::new(),
+                        open(root, Path::new("."), PATH | OFlags::DIRECTORY, ResolveFlags::empty()).step(failed)?,
+                    );
                 }
                 left.extend(parts(&to).into_iter().rev());
                 continue;
