@@ -12,16 +12,16 @@ use crate::procfs::Procfs;
 use crate::{CgroupEntry, Running, Stdio, seccomp, terminal};
 use berth_sys::clone::{Forked, fork};
 use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
-use rustix::fd::{AsFd, OwnedFd};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{CWD, Mode, OFlags};
-use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions};
+use rustix::process::{WaitId, WaitIdOptions};
 use rustix::thread::{CapabilitySet, ThreadNameSpaceType};
 use std::path::Path;
 
 /// A process that is to run in a container.
 pub struct ExecRequest<'a> {
-    /// The container's first process.
-    pub pid: i32,
+    /// The container's first process, by which its namespaces are found.
+    pub pidfd: BorrowedFd<'a>,
     /// The container's configuration: namespaces and filter.
     pub spec: &'a Spec,
     pub process: &'a Process,
@@ -39,22 +39,20 @@ pub fn exec(request: ExecRequest<'_>) -> Result<Running, LaunchError> {
         .map(|profile| seccomp::load_or_compile(profile, request.seccomp_cache))
         .transpose()
         .map_err(|error| LaunchError::configuration(error.to_string()))?;
-    let pid = Pid::from_raw(request.pid).ok_or_else(|| LaunchError::configuration("the container has no process"))?;
-    let container = rustix::process::pidfd_open(pid, PidfdFlags::empty())
-        .step(|| "open the container's process; it may have just ended".to_owned())?;
+    let container = request.pidfd;
     let spaces = spaces(request.spec);
     let (ours, theirs) = channel::pair()?;
     let forked = {
         let _around = spaces
             .contains(ThreadNameSpaceType::PROCESS_ID)
-            .then(|| namespaces::pid_namespace_of(&container))
+            .then(|| namespaces::pid_namespace_of(container))
             .transpose()?;
         fork(0, request.cgroup.v2)
     };
     let (pid, pidfd) = match forked.step(|| "clone a process".to_owned())? {
         Forked::Child => {
             drop(ours);
-            let error = match inside(&request, &container, spaces, filter.as_ref(), &theirs) {
+            let error = match inside(&request, container, spaces, filter.as_ref(), &theirs) {
                 Ok(never) => match never {},
                 Err(error) => error,
             };
@@ -112,7 +110,7 @@ fn spaces(spec: &Spec) -> ThreadNameSpaceType {
 
 fn inside(
     request: &ExecRequest<'_>,
-    container: &OwnedFd,
+    container: BorrowedFd<'_>,
     spaces: ThreadNameSpaceType,
     filter: Option<&seccomp::Filter>,
     channel: &OwnedFd,
@@ -122,7 +120,7 @@ fn inside(
     child::hide(request.preserve_fds)?;
     child::join_cgroups(&request.cgroup)?;
     if !spaces.is_empty() {
-        rustix::thread::move_into_thread_name_spaces(container.as_fd(), spaces)
+        rustix::thread::move_into_thread_name_spaces(container, spaces)
             .step(|| "join the container's namespaces".to_owned())?;
     }
     if spaces.contains(ThreadNameSpaceType::USER) {

@@ -63,7 +63,6 @@ fn start(
     };
     let mut running = berth_runtime::exec(ExecRequest {
         pidfd: pidfd.as_fd(),
-        pid: record.pid,
         spec,
         process,
         stdio,
