@@ -3,7 +3,8 @@
 use crate::{
     containers::Containers, events::Events, images::Images, networks::Networks, system::System, volumes::Volumes,
 };
-use berth_types::Result;
+use berth_store::Store;
+use berth_types::{Error, ErrorKind, Result};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -68,14 +69,12 @@ impl Engine {
     pub async fn open(config: EngineConfig) -> Result<Engine> {
         let networks = crate::networks::Shared::open(&config)?;
         let volumes = crate::volumes::Shared::open(&config.data_root);
-        let store =
-            berth_store::Store::open(&config.data_root.join("state.redb"), |_, _, record| record).map_err(|cause| {
-                berth_types::Error::because(
-                    berth_types::ErrorKind::Unavailable,
-                    "cannot open the engine's records",
-                    &cause,
-                )
-            })?;
+        let failed = |action: &str, cause: &(dyn std::error::Error + 'static)| {
+            Error::because(ErrorKind::Unavailable, format!("cannot {action} {}", config.data_root.display()), cause)
+        };
+        std::fs::create_dir_all(&config.data_root).map_err(|cause| failed("make", &cause))?;
+        let store = Store::open(&config.data_root.join("state.redb"), |_, _, record| record)
+            .map_err(|cause| failed("use", &cause))?;
         let images = crate::images::Shared::open(&config, store)?;
         Ok(Engine { inner: Arc::new(Inner { config, events: Events::new(), networks, volumes, images }) })
     }
