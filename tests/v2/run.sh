@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The tests on a host with cgroup v2 only, which this machine may not be: a virtual machine with Debian's kernel.
 #
-#   run.sh [TEST-BINARY-NAME[:FILTER]]...     default: berth_cgroup run:limits run:pause run:stop storage network
+#   run.sh [TEST-BINARY-NAME[:FILTER]]...     default: berth_cgroup run:limits run:pause run:stop
 #
 # Under emulation (no usable KVM) a guest is ten to twenty times slower than its host: only what differs
 # between v1 and v2 is worth running here.
@@ -55,13 +55,23 @@ END
 chmod +x "$early/init"
 (cd "$early" && find . | cpio --quiet -o -H newc) >"$work/early.cpio"
 
-# Our programs and tests, optimised: the emulator is slow enough.
-cargo build --release --bins
-mapfile -t binaries < <(cargo test --release --no-run --message-format=json -p berth-e2e -p berth-cgroup -p berth-runtime -p berth-shim 2>/dev/null |
+# Our programs and tests, optimised: the emulator is slow enough. Unit tests need no programs.
+packages=()
+programs=
+for test in "${tests[@]}"; do
+    case ${test%%:*} in
+    berth_*) packages+=(-p "$(echo "${test%%:*}" | tr _ -)") ;;
+    *) packages+=(-p berth-e2e) programs=1 ;;
+    esac
+done
+[ -z "$programs" ] || cargo build --release --bins
+mapfile -t binaries < <(cargo test --release --no-run --message-format=json "${packages[@]}" 2>/dev/null |
     grep -o '"executable":"[^"]*"' | cut -d'"' -f4)
 stage=$work/stage
 rm -rf "$stage"; mkdir -p "$stage/target/deps"
-cp $(ls -d target/release/{berth,berthd,berth-shim,berth-runtime} 2>/dev/null) "$stage/target/"
+for program in berth berthd berth-shim berth-runtime; do
+    [ ! -e "target/release/$program" ] || cp "target/release/$program" "$stage/target/"
+done
 : >"$stage/list"
 for test in "${tests[@]}"; do
     for binary in "${binaries[@]}"; do

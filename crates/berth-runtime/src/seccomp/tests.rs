@@ -7,6 +7,8 @@ use super::*;
 use oci_spec::runtime::LinuxSeccompOperator as Op;
 use serde_json::json;
 
+mod libseccomp;
+
 const ALLOW: u32 = 0x7fff_0000;
 const EPERM: u32 = 0x0005_0001;
 const ENOSYS: u32 = 0x0005_0000 | 38;
@@ -40,6 +42,8 @@ fn run(filter: &Filter, call: Call) -> u32 {
                 }
             }
             AND => accumulator &= k,
+            // BPF_JMP | BPF_JSET | BPF_K: libseccomp's, not ours
+            0x45 => branch(accumulator & k != 0),
             JUMP => at += k as usize,
             EQUAL => branch(accumulator == k),
             GREATER => branch(accumulator > k),
