@@ -123,8 +123,11 @@ fn libseccomp_makes_the_same_of_the_same_rules() {
             }
             // Every number once, the named ones often.
             let numbers = (0..=437).map(|number| number | bit);
-            let named =
-                table.iter().filter(|(name, _)| NAMES.contains(name)).map(|(_, number)| u32::from(*number) | bit);
+            // x32's own numbers lie above the newest call: ENOSYS to us where they are not named.
+            let named = table
+                .iter()
+                .filter(|(name, number)| NAMES.contains(name) && *number < 438)
+                .map(|(_, number)| u32::from(*number) | bit);
             let often: Vec<u32> = named.flat_map(|number| [number; 60]).collect();
             for number in numbers.chain(often) {
                 let call = Call {
