@@ -1,0 +1,134 @@
+//! What the program finds: environment, directory, streams, limits, names.
+
+use crate::bundle::{Bundle, ours};
+use serde_json::json;
+use std::os::fd::AsRawFd;
+
+#[test]
+fn environment_and_arguments_are_as_configured() {
+    let Some(mut b) = Bundle::new("env") else { return };
+    b.config["process"]["env"] = json!(["PATH=/bin", "A=1", "EMPTY=", "B=x=y"]);
+    let out = b.prints("env; echo \"[$0]\"");
+    for line in ["A=1", "EMPTY=", "B=x=y", "PATH=/bin", "[sh]"] {
+        assert!(out.lines().any(|found| found == line), "{line} in {out}");
+    }
+    b.args(&["echo", "a b", "*", "$A"]);
+    assert_eq!(b.run().success(), "a b * $A\n");
+}
+
+#[test]
+fn a_missing_working_directory_is_made() {
+    let Some(mut b) = Bundle::new("cwd") else { return };
+    b.config["process"]["cwd"] = json!("/data/new/deep");
+    assert_eq!(b.prints("pwd"), "/data/new/deep\n");
+    b.config["process"]["cwd"] = json!("relative");
+    b.run().failure();
+}
+
+#[test]
+fn hostname_and_domainname_are_the_containers() {
+    let Some(mut b) = Bundle::new("names") else { return };
+    b.config["domainname"] = json!("example.test");
+    let out = b.prints("hostname; cat /proc/sys/kernel/domainname");
+    assert_eq!(out, "box\nexample.test\n");
+    let own = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
+    assert_ne!(own.trim(), "box");
+}
+
+#[test]
+fn it_is_process_one_of_its_own_namespaces() {
+    let Some(mut b) = Bundle::new("ns") else { return };
+    let out = b.prints("echo $$; for n in mnt net uts pid ipc; do readlink /proc/self/ns/$n; done");
+    let lines: Vec<&str> = out.lines().collect();
+    assert_eq!(lines[0], "1");
+    for (line, name) in lines[1..].iter().zip(["mnt", "net", "uts", "pid", "ipc"]) {
+        let host = std::fs::read_link(format!("/proc/self/ns/{name}")).unwrap();
+        assert_ne!(*line, host.to_str().unwrap());
+    }
+}
+
+#[test]
+fn resource_limits_are_set() {
+    let Some(mut b) = Bundle::new("rlimit") else { return };
+    b.config["process"]["rlimits"] = json!([
+        { "type": "RLIMIT_NOFILE", "soft": 100, "hard": 200 },
+        { "type": "RLIMIT_CORE", "soft": 0, "hard": 0 },
+    ]);
+    assert_eq!(b.prints("ulimit -Sn; ulimit -Hn; ulimit -c"), "100\n200\n0\n");
+}
+
+#[test]
+fn oom_score_and_umask_are_set() {
+    let Some(mut b) = Bundle::new("oom") else { return };
+    b.config["process"]["oomScoreAdj"] = json!(123);
+    b.config["process"]["user"]["umask"] = json!(0o027);
+    assert_eq!(b.prints("cat /proc/self/oom_score_adj; umask; touch /tmp/f; stat -c %a /tmp/f"), "123\n0027\n640\n");
+}
+
+#[test]
+fn sysctls_are_the_namespaces_own() {
+    let Some(mut b) = Bundle::new("sysctl") else { return };
+    b.config["linux"]["sysctl"] = json!({ "net.ipv4.ip_unprivileged_port_start": "0", "kernel.msgmax": "4321" });
+    let out = b.prints("cat /proc/sys/net/ipv4/ip_unprivileged_port_start /proc/sys/kernel/msgmax");
+    assert_eq!(out, "0\n4321\n");
+    b.config["linux"]["sysctl"] = json!({ "kernel.panic": "1" });
+    if ours() {
+        // Not of any namespace: it would change the host.
+        b.run().failure();
+    }
+}
+
+#[test]
+fn only_the_asked_descriptors_reach_the_program() {
+    let Some(mut b) = Bundle::new("fds") else { return };
+    b.script("ls /proc/self/fd | sort | tr '\\n' ' '");
+    // 3 is ls's own folder.
+    assert_eq!(b.run().success(), "0 1 2 3 ");
+    let file = std::fs::File::open("/dev/null").unwrap();
+    rustix::io::fcntl_setfd(&file, rustix::io::FdFlags::empty()).unwrap();
+    assert!(file.as_raw_fd() > 2);
+    assert_eq!(b.run().success(), "0 1 2 3 ", "a descriptor of the caller leaked");
+}
+
+#[test]
+fn preserved_descriptors_arrive_from_three_on() {
+    let Some(mut b) = Bundle::new("preserve") else { return };
+    b.script("cat <&3");
+    let data = b.path.join("passed");
+    std::fs::write(&data, "through\n").unwrap();
+    let script = "exec \"$0\" \"$@\" 3< passed";
+    let mut words = vec!["-c".to_owned(), script.to_owned()];
+    let command = b.command(&["run", "--preserve-fds", "1", &b.id]);
+    words.push(command.get_program().to_string_lossy().into_owned());
+    words.extend(command.get_args().map(|word| word.to_string_lossy().into_owned()));
+    let mut shell = std::process::Command::new("sh");
+    shell.args(words).current_dir(&b.path);
+    assert_eq!(b.finish(&mut shell).success(), "through\n");
+}
+
+#[test]
+fn personality_is_thirty_two_bit() {
+    let Some(mut b) = Bundle::new("persona") else { return };
+    b.config["linux"]["personality"] = json!({ "domain": "LINUX32" });
+    let out = b.prints("busybox uname -m");
+    assert!(["i686", "armv7l", "armv8l"].contains(&out.trim()), "{out}");
+}
+
+#[test]
+fn a_script_without_its_interpreter_says_so() {
+    let Some(mut b) = Bundle::new("interpreter") else { return };
+    std::fs::write(b.rootfs().join("bin/odd"), "#!/no/such/interpreter\n").unwrap();
+    std::fs::set_permissions(b.rootfs().join("bin/odd"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    b.args(&["odd"]);
+    assert!(b.run().failure().contains("no such file or directory"));
+}
+
+#[test]
+fn time_can_be_the_containers_own() {
+    let Some(mut b) = Bundle::new("time") else { return };
+    b.namespaces(&["mount", "pid", "ipc", "uts", "network", "time"]);
+    b.config["linux"]["timeOffsets"] = json!({ "boottime": { "secs": 1_000_000, "nanosecs": 0 } });
+    let out = b.prints("cut -d. -f1 /proc/uptime");
+    let inside: u64 = out.trim().parse().unwrap();
+    assert!(inside >= 1_000_000, "{inside}");
+}
