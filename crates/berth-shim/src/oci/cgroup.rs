@@ -99,7 +99,6 @@ pub(crate) fn borrow(entry: &Option<Entry>) -> CgroupEntry<'_> {
     entry.as_ref().map_or_else(CgroupEntry::default, |entry| CgroupEntry {
         v2: entry.v2.as_ref().map(AsFd::as_fd),
         join_files: entry.join_files.iter().map(AsFd::as_fd).collect(),
-        ..CgroupEntry::default()
     })
 }
 

@@ -8,7 +8,8 @@ use super::args::Parsed;
 use super::bundle::Bundle;
 use super::error::{CliError, render};
 use super::state::{About, Folder, Record, Status};
-use super::{Global, cgroup, console, delete, hooks, start, supervise};
+use super::{Global, cgroup, console, delete, start, supervise};
+use berth_runtime::hooks;
 use berth_runtime::{CreateRequest, Created, Stdio};
 use berth_types::mount::Rootfs;
 use rustix::fd::{AsFd, OwnedFd};
@@ -79,7 +80,8 @@ pub(crate) fn run(global: &Global, flags: &Parsed) -> Result<ExitCode, CliError>
     write_pid_file(flags, record.pid)?;
     claimed.folder.save(&record)?;
     let running = created.start().map_err(CliError::part("start the container"))?;
-    if let Err(error) = hooks::run("poststart", &record.poststart, &record.oci_state(Status::Running)) {
+    if let Err(error) = hooks::run("poststart", Some(&record.poststart), &record.oci_state(Status::Running).to_string())
+    {
         global.log.warn(&render(&error));
     }
     claimed.kept = true;

@@ -3,7 +3,8 @@
 use super::args::Parsed;
 use super::error::{CliError, render};
 use super::state::{Folder, Record, Status};
-use super::{Global, cgroup, hooks, kill, list};
+use super::{Global, cgroup, kill, list};
+use berth_runtime::hooks;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, PidfdFlags};
 use std::process::ExitCode;
@@ -42,7 +43,7 @@ pub(crate) fn clean(global: &Global, folder: &Folder, record: &Record) -> Result
     // Both even if one fails: what can go, goes.
     let cgroup = cgroup::remove(record);
     let folder = folder.remove();
-    if let Err(error) = hooks::run("poststop", &record.poststop, &record.oci_state(Status::Stopped)) {
+    if let Err(error) = hooks::run("poststop", Some(&record.poststop), &record.oci_state(Status::Stopped).to_string()) {
         global.log.warn(&render(&error));
     }
     cgroup.and(folder)

@@ -47,8 +47,6 @@ pub(crate) enum CliError {
         #[source]
         errno: rustix::io::Errno,
     },
-    #[error("{kind} hook {} failed: {what}", path.display())]
-    Hook { kind: &'static str, path: PathBuf, what: String },
     #[error("cannot {step}")]
     Part {
         step: &'static str,

@@ -23,7 +23,6 @@ mod delete;
 mod error;
 mod events;
 mod exec;
-mod hooks;
 mod kill;
 mod list;
 mod log;

@@ -6,7 +6,8 @@
 
 use super::error::{CliError, render};
 use super::state::{Folder, Status};
-use super::{Global, hooks, list};
+use super::{Global, list};
+use berth_runtime::hooks;
 use rustix::fd::{AsRawFd, OwnedFd};
 use rustix::fs::AtFlags;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
@@ -31,7 +32,8 @@ pub(crate) fn start(global: &Global, id: &str) -> Result<ExitCode, CliError> {
         unlinked => unlinked.map_err(CliError::sys("remove start.sock"))?,
     }
     berth_runtime::start_detached(socket).map_err(CliError::part("start the container"))?;
-    if let Err(error) = hooks::run("poststart", &record.poststart, &record.oci_state(Status::Running)) {
+    if let Err(error) = hooks::run("poststart", Some(&record.poststart), &record.oci_state(Status::Running).to_string())
+    {
         global.log.warn(&render(&error));
     }
     Ok(ExitCode::SUCCESS)
