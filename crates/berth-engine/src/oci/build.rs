@@ -8,7 +8,6 @@ use berth_types::spec::{ContainerSpec, IpcMode, NamespaceMode, NetworkMode};
 use berth_types::{ContainerId, Result};
 use oci_spec::runtime::{Linux, LinuxNamespace, LinuxNamespaceType, LinuxSeccomp, Mount, Root, Spec};
 use std::collections::HashMap;
-use std::os::fd::OwnedFd;
 use std::path::{Component, Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -53,12 +52,10 @@ pub struct Joins {
     pub pid: Option<i32>,
 }
 
-/// A configuration, and open files that it names as `/proc/<engine>/fd/N`: keep them until the shim has
-/// answered `Create`.
+/// What a shim needs to make the container.
 #[derive(Debug)]
 pub struct Built {
     pub spec: Spec,
-    pub held: Vec<OwnedFd>,
 }
 
 /// The container's cgroup relative to each controller's mount, `<parent>/<id>`.
@@ -130,8 +127,7 @@ pub fn build(input: OciInput<'_>) -> Result<Built> {
     let process_label = labels.as_ref().map(|(process, _)| process.as_str());
     let process = process::main_process(spec, hostname, input.command, &security, process_label)?;
 
-    let mut held = Vec::new();
-    let user_mounts = mounts::oci_mounts(input.mounts, host, labels.as_ref().map(|(_, file)| file), &mut held)?;
+    let user_mounts = mounts::oci_mounts(input.mounts, host, labels.as_ref().map(|(_, file)| file))?;
 
     let mut linux = Linux::default();
     let (nodes, rules) = devices::of(&host.resources, host.privileged)?;
@@ -174,7 +170,7 @@ pub fn build(input: OciInput<'_>) -> Result<Built> {
         .set_mounts(Some(all_mounts(&input, user_mounts.mounts, &security)))
         .set_annotations((!annotations.is_empty()).then_some(annotations))
         .set_linux(Some(linux));
-    Ok(Built { spec: config, held })
+    Ok(Built { spec: config })
 }
 
 fn namespaces(input: &OciInput<'_>) -> Vec<LinuxNamespace> {
@@ -270,8 +266,8 @@ fn all_mounts(input: &OciInput<'_>, user: Vec<Mount>, security: &Security) -> Ve
         IpcMode::Host => all.push(mount("/dev/shm", "bind", "/dev/shm", &["rbind", "rprivate"])),
         IpcMode::Container(_) => {
             // The memory that the joined container's processes share is its own tmpfs.
-            let source = format!("/proc/{}/root/dev/shm", input.joins.ipc.unwrap_or(0));
-            all.push(mount("/dev/shm", "bind", &source, &["rbind", "rprivate"]));
+            let process = format!("berth.process={}", input.joins.ipc.unwrap_or(0));
+            all.push(mount("/dev/shm", "bind", "/dev/shm", &["rbind", "rprivate", &process]));
         }
         IpcMode::Default | IpcMode::Private | IpcMode::Shareable => {
             all.push(mount("/dev/shm", "tmpfs", "shm", &["nosuid", "noexec", "nodev", "mode=1777", &shm_size]));

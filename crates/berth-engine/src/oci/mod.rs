@@ -3,12 +3,12 @@
 //! ```text
 //!  ImageDefaults --merge--> ContainerSpec --validate--> warnings | refusal      (create)
 //!                                |
-//!                                '--build--> oci_spec::runtime::Spec + held files (start)
+//!                                '--build--> oci_spec::runtime::Spec              (start)
 //!  ExecSpec -------------------------exec_process--> oci process                 (exec, health probe)
 //! ```
 //!
 //! Every field of the specification is honoured or refused in [`validate`], never ignored. Nothing here
-//! changes the host: `build` reads device numbers and opens volume folders, no more.
+//! changes the host, but for the missing sources of `-v` binds, which Docker makes at start too.
 
 mod build;
 mod caps;

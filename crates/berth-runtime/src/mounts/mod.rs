@@ -14,6 +14,7 @@ mod copy_up;
 mod idmap;
 mod options;
 mod rootfs;
+mod source;
 pub(crate) mod target;
 
 use crate::devices;
@@ -173,7 +174,7 @@ fn bind(
     };
     let source = request.bundle.join(source);
     let flags = if options.recursive { CLONE | rootfs::recursive() } else { CLONE };
-    let tree = open_tree(CWD, &source, flags).step(what)?;
+    let tree = source::tree(&source, options, flags, &what)?;
     let at = if target::is_folder(tree.as_fd()).step(what)? {
         target::folder(root, mount.destination())?
     } else {

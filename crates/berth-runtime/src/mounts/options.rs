@@ -14,6 +14,9 @@ pub(crate) struct Options {
     pub(crate) recursive_propagation: bool,
     pub(crate) idmap: Option<IdMap>,
     pub(crate) copy_up: bool,
+    /// See [`super::source`].
+    pub(crate) beneath: Option<std::path::PathBuf>,
+    pub(crate) process: Option<u32>,
     /// `key` or `key=value` for fsconfig(2).
     pub(crate) data: Vec<(String, Option<String>)>,
 }
@@ -58,6 +61,11 @@ pub(crate) fn parse(words: &[String]) -> Result<Options, LaunchError> {
             "idmap" => options.idmap = Some(IdMap { recursive: false }),
             "ridmap" => options.idmap = Some(IdMap { recursive: true }),
             "tmpcopyup" => options.copy_up = true,
+            word if word.starts_with("berth.") => match word.split_once('=') {
+                Some(("berth.beneath", folder)) => options.beneath = Some(folder.into()),
+                Some(("berth.process", pid)) if pid.parse::<u32>().is_ok() => options.process = pid.parse().ok(),
+                _ => return Err(LaunchError::configuration(format!("mount option {word} is not known"))),
+            },
             "" | "defaults" | "async" | "sync" | "dirsync" | "remount" | "mand" | "nomand" | "iversion"
             | "noiversion" | "loud" | "silent" | "_netdev" | "nofail" | "user" | "nouser" => {}
             _ => {
@@ -131,6 +139,8 @@ mod tests {
         // `relatime` and `ro` begin with the r of recursion and are not it.
         assert_eq!(of("relatime").recursive_change, MountChange::default());
         assert_eq!(of("rro").recursive_change.set, attr::RDONLY);
+        assert_eq!(of("bind,berth.process=7").process, Some(7));
+        assert!(parse(&["berth.process=x".to_owned()]).is_err());
         assert_eq!(of("ro,rw").change.set, 0);
     }
 }

@@ -7,7 +7,6 @@ use berth_types::spec::{HostConfig, MountKind};
 use berth_types::{Error, ErrorKind, Result};
 use oci_spec::runtime::Mount;
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
-use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 /// The caller's mounts, and what they need of the root's propagation.
@@ -17,13 +16,8 @@ pub(crate) struct OciMounts {
     pub root_propagation: Option<&'static str>,
 }
 
-/// Makes missing sources where that was asked for; files that must stay open go into `held`.
-pub(crate) fn oci_mounts(
-    points: &[MountPoint],
-    host: &HostConfig,
-    label: Option<&String>,
-    held: &mut Vec<OwnedFd>,
-) -> Result<OciMounts> {
+/// Makes missing sources where that was asked for.
+pub(crate) fn oci_mounts(points: &[MountPoint], host: &HostConfig, label: Option<&String>) -> Result<OciMounts> {
     let mut all = OciMounts::default();
     for (target, options) in &host.tmpfs {
         all.mounts.push(mount(&clean(target), "tmpfs", Path::new("tmpfs"), tmpfs_options(options)?));
@@ -37,8 +31,8 @@ pub(crate) fn oci_mounts(
             MountKind::Tmpfs => {
                 mount(&point.target, "tmpfs", Path::new("tmpfs"), tmpfs_options(&point.detail.tmpfs_options)?)
             }
-            MountKind::Image => image(point, held)?,
-            MountKind::Volume => volume(point, held)?,
+            MountKind::Image => image(point)?,
+            MountKind::Volume => volume(point)?,
             MountKind::Bind => {
                 ensure_source(point)?;
                 let (source, options) = (point.source.clone(), bind_options(point));
@@ -91,12 +85,13 @@ fn ensure_source(point: &MountPoint) -> Result<()> {
     })
 }
 
-fn volume(point: &MountPoint, held: &mut Vec<OwnedFd>) -> Result<Mount> {
+fn volume(point: &MountPoint) -> Result<Mount> {
     if let Some(fs) = &point.detail.file_system {
         return file_system(point, fs);
     }
-    let source = contained(&point.source, &point.detail.subpath, held)?;
-    Ok(mount(&point.target, "bind", &source, bind_options(point)))
+    let mut options = bind_options(point);
+    let source = contained(&point.source, &point.detail.subpath, &mut options)?;
+    Ok(mount(&point.target, "bind", &source, options))
 }
 
 /// A volume of the local driver's options: mounted in the container, so that nothing stays behind.
@@ -116,9 +111,9 @@ fn file_system(point: &MountPoint, fs: &FileSystem) -> Result<Mount> {
     Ok(mount(&point.target, &fs.kind, Path::new(&fs.device), options))
 }
 
-/// `subpath` within `folder`. A process with the volume in its hands may swap a link in at any time, so the
-/// folder is opened with the kernel's word that it is inside, and the mount is made of that descriptor.
-fn contained(folder: &Path, subpath: &str, held: &mut Vec<OwnedFd>) -> Result<PathBuf> {
+/// `subpath` within `folder`. A process with the volume in its hands may swap a link in at any time: what is
+/// there now is looked at for the sake of a clear error, and the runtime is told to stay beneath the folder.
+fn contained(folder: &Path, subpath: &str, options: &mut Vec<String>) -> Result<PathBuf> {
     if subpath.is_empty() {
         return Ok(folder.to_owned());
     }
@@ -128,28 +123,29 @@ fn contained(folder: &Path, subpath: &str, held: &mut Vec<OwnedFd>) -> Result<Pa
         Error::because(kind, what, &std::io::Error::from(errno))
     };
     let flags = OFlags::PATH | OFlags::CLOEXEC;
-    let folder_fd = rustix::fs::open(folder, flags | OFlags::DIRECTORY, Mode::empty()).map_err(fail)?;
+    let opened = rustix::fs::open(folder, flags | OFlags::DIRECTORY, Mode::empty()).map_err(fail)?;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-    let file = openat2(&folder_fd, subpath, flags, Mode::empty(), resolve).map_err(fail)?;
-    let path = PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd()));
-    held.push(file);
-    Ok(path)
+    openat2(&opened, subpath, flags, Mode::empty(), resolve).map_err(fail)?;
+    options.push(format!("berth.beneath={}", folder.display()));
+    Ok(folder.join(subpath))
 }
 
-fn image(point: &MountPoint, held: &mut Vec<OwnedFd>) -> Result<Mount> {
+fn image(point: &MountPoint) -> Result<Mount> {
     match &point.detail.layers[..] {
         [] => Err(Error::internal(format!("image mount {} has no layers", point.target))),
         [only] => {
-            let source = contained(only, &point.detail.subpath, held)?;
-            Ok(mount(&point.target, "bind", &source, bind_options(point)))
+            let mut options = bind_options(point);
+            let source = contained(only, &point.detail.subpath, &mut options)?;
+            Ok(mount(&point.target, "bind", &source, options))
         }
         _ if !point.detail.subpath.is_empty() => Err(Error::not_implemented(format!(
             "image mount {}: a subpath of an image with several layers",
             point.target
         ))),
         layers => {
-            let lower: Vec<String> = layers.iter().map(|layer| layer.to_string_lossy().into_owned()).collect();
-            let options = vec!["ro".to_owned(), format!("lowerdir={}", lower.join(":"))];
+            // One word each: a list of all would pass what a mount option may be long.
+            let lower = layers.iter().map(|layer| format!("lowerdir+={}", layer.display()));
+            let options = std::iter::once("ro".to_owned()).chain(lower).collect();
             Ok(mount(&point.target, "overlay", Path::new("overlay"), options))
         }
     }
@@ -288,11 +284,11 @@ mod tests {
         std::fs::create_dir(folder.path().join("in")).unwrap();
         std::os::unix::fs::symlink("/etc", folder.path().join("out")).unwrap();
         std::os::unix::fs::symlink("../../..", folder.path().join("up")).unwrap();
-        let mut held = Vec::new();
-        contained(folder.path(), "in", &mut held).unwrap();
+        let mut options = Vec::new();
+        contained(folder.path(), "in", &mut options).unwrap();
         for bad in ["out", "up", "missing", "out/passwd"] {
-            assert!(contained(folder.path(), bad, &mut held).is_err(), "{bad}");
+            assert!(contained(folder.path(), bad, &mut options).is_err(), "{bad}");
         }
-        assert_eq!(held.len(), 1);
+        assert_eq!(options, [format!("berth.beneath={}", folder.path().display())]);
     }
 }
