@@ -178,7 +178,9 @@ impl FromStr for ImageName {
         };
         let domain = if domain == "index.docker.io" { DEFAULT_DOMAIN } else { domain };
         if path.bytes().any(|b| b.is_ascii_uppercase()) {
-            return Err(InvalidReference::Uppercase(path.to_owned()));
+            let filled_in = domain == DEFAULT_DOMAIN && !path.contains('/');
+            let shown = if filled_in { format!("{DEFAULT_NAMESPACE}/{path}") } else { path.to_owned() };
+            return Err(InvalidReference::Uppercase(shown));
         }
         if !is_valid_domain(domain) || path.is_empty() || !path.split('/').all(is_valid_component) {
             return Err(InvalidReference::Format);

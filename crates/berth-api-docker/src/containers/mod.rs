@@ -56,6 +56,10 @@ pub(crate) fn archive_body(stream: ByteStream) -> Body {
     }))
 }
 
+/// What is read of a body that the engine has no use for any more. A client that still writes would never see the
+/// answer that says why if its connection were cut.
+const UNWANTED_BYTES_MAX: usize = 4 << 30;
+
 /// A request's body as the engine reads it.
 pub(crate) fn byte_source(body: Body) -> ByteSource {
     let (sender, receiver) = mpsc::channel(CHUNKS_MAX);
@@ -64,10 +68,23 @@ pub(crate) fn byte_source(body: Body) -> ByteSource {
         while let Some(chunk) = futures_util::StreamExt::next(&mut chunks).await {
             let chunk = chunk.map_err(|cause| Error::invalid(format!("request body is cut off: {cause}")));
             let ended = chunk.is_err();
-            if sender.send(chunk).await.is_err() || ended {
+            if sender.send(chunk).await.is_err() {
+                return drain(chunks).await;
+            }
+            if ended {
                 return;
             }
         }
     });
     receiver
+}
+
+async fn drain(mut chunks: axum::body::BodyDataStream) {
+    let mut read = 0;
+    while let Some(Ok(chunk)) = futures_util::StreamExt::next(&mut chunks).await {
+        read += chunk.len();
+        if read > UNWANTED_BYTES_MAX {
+            return;
+        }
+    }
 }

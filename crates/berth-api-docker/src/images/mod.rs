@@ -83,7 +83,10 @@ fn no_registry(what: &str) -> Error {
         ErrorKind::NotImplemented,
         format!("images cannot be {what}: this engine does not speak to registries yet"),
     )
-    .with_hint("get an image with docker load, docker import, or berth image bootstrap debian:bookworm")
+    .with_hint(match what {
+        "pushed" => "docker save IMAGE | ssh HOST docker load copies an image to another host",
+        _ => "get an image with docker load, docker import, or berth image bootstrap debian:bookworm",
+    })
 }
 
 /// `repo` and `tag` of a query, as dockerd joins them; `None` where there is no repository.

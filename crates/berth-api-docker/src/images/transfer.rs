@@ -17,6 +17,8 @@ pub(super) async fn create(State(engine): State<Engine>, params: Params, body: B
         return Err(no_registry("pulled").into());
     }
     let source = params.get("fromSrc").unwrap_or("");
+    // From here on a refusal must not cut off a client that still sends.
+    let archive = byte_source(body);
     let name = repo_and_tag(&params)?;
     if source != "-" {
         return Err(Error::new(
@@ -36,14 +38,15 @@ pub(super) async fn create(State(engine): State<Engine>, params: Params, body: B
         changes: params.all("changes").map(str::to_owned).collect(),
         platform: params.filled("platform").map(str::to_owned),
     };
-    let id = engine.images().import(byte_source(body), options).await?;
+    let id = engine.images().import(archive, options).await?;
     Ok(messages::whole(Body::from(messages::status(&id.to_string()))))
 }
 
 /// `POST /images/load`
 pub(super) async fn load(State(engine): State<Engine>, params: Params, body: Body) -> ApiResult {
+    let archive = byte_source(body);
     let options = LoadOptions { platform: platform(&params)? };
-    let stream = engine.images().load(byte_source(body), options).await?;
+    let stream = engine.images().load(archive, options).await?;
     Ok(messages::answer(stream, params.flag("quiet")).await?)
 }
 

@@ -41,31 +41,32 @@ pub(super) fn inspect(image: &Inspect, version: ApiVersion) -> Value {
         0 => String::new(),
         nanos => rfc3339(nanos),
     };
-    let mut value = json!({
-        "Id": image.id, "RepoTags": image.repo_tags, "RepoDigests": image.repo_digests,
-        "Parent": image.parent.map_or(String::new(), |parent| parent.to_string()),
-        "Comment": image.comment, "DockerVersion": image.docker_version, "Author": image.author,
-        "Config": config(&image.config, version), "Architecture": image.architecture, "Os": image.os,
-        "Size": image.size_bytes, "GraphDriver": graph_driver(&image.rootfs),
-        "RootFS": {"Type": "layers", "Layers": image.layers},
-        "Metadata": {"LastTagTime": rfc3339(image.last_tagged_unix_nanos)},
-    });
-    if !created.is_empty() {
-        value["Created"] = json!(created);
-    }
-    for (key, text) in [("Variant", &image.variant), ("OsVersion", &image.os_version)] {
-        if !text.is_empty() {
-            value[key] = json!(text);
-        }
-    }
-    if version.0 < 44 {
-        value["VirtualSize"] = json!(image.size_bytes);
-    }
-    if version.0 < 45 {
-        value["Container"] = json!("");
-        value["ContainerConfig"] = config(&Config::default(), version);
-    }
-    value
+    let text = |text: &str| if text.is_empty() { None } else { Some(json!(text)) };
+    let old = |before: u32, value: Value| (version.0 < before).then_some(value);
+    // In dockerd's order, which `docker inspect` shows as it comes.
+    let fields = [
+        ("Id", Some(json!(image.id))),
+        ("RepoTags", Some(json!(image.repo_tags))),
+        ("RepoDigests", Some(json!(image.repo_digests))),
+        ("Parent", Some(json!(image.parent.map_or(String::new(), |parent| parent.to_string())))),
+        ("Comment", Some(json!(image.comment))),
+        ("Created", text(&created)),
+        ("Container", old(45, json!(""))),
+        ("ContainerConfig", old(45, config(&Config::default(), version))),
+        ("DockerVersion", Some(json!(image.docker_version))),
+        ("Author", Some(json!(image.author))),
+        ("Architecture", Some(json!(image.architecture))),
+        ("Variant", text(&image.variant)),
+        ("Os", Some(json!(image.os))),
+        ("OsVersion", text(&image.os_version)),
+        ("Size", Some(json!(image.size_bytes))),
+        ("VirtualSize", old(44, json!(image.size_bytes))),
+        ("GraphDriver", Some(graph_driver(&image.rootfs))),
+        ("RootFS", Some(json!({"Type": "layers", "Layers": image.layers}))),
+        ("Metadata", Some(json!({"LastTagTime": rfc3339(image.last_tagged_unix_nanos)}))),
+        ("Config", Some(config(&image.config, version))),
+    ];
+    Value::Object(fields.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))).collect())
 }
 
 /// Since 1.50 only what an image can say; before, the whole of a container's configuration.
@@ -76,29 +77,29 @@ fn config(config: &Config, version: ApiVersion) -> Value {
             value[key] = Value::Null;
         }
     }
-    if version.0 < 50 {
-        return value;
-    }
-    let Some(map) = value.as_object_mut() else { return value };
-    for key in
-        ["Hostname", "Domainname", "AttachStdin", "AttachStdout", "AttachStderr", "Tty", "OpenStdin", "StdinOnce"]
-    {
-        map.remove(key);
-    }
-    for key in ["Image", "NetworkDisabled", "StopTimeout"] {
-        map.remove(key);
-    }
-    map.retain(|key, value| match key.as_str() {
-        // Go's `omitempty` on all but these.
-        "Cmd" | "Entrypoint" | "Env" | "Labels" | "OnBuild" | "User" | "Volumes" | "WorkingDir" => true,
-        _ => !value.is_null(),
-    });
-    value
+    let Value::Object(map) = value else { return value };
+    let container_only = [
+        "AttachStderr",
+        "AttachStdin",
+        "AttachStdout",
+        "Domainname",
+        "Hostname",
+        "Image",
+        "NetworkDisabled",
+        "OpenStdin",
+        "StdinOnce",
+        "StopTimeout",
+        "Tty",
+    ];
+    // dockerd sorts the keys here.
+    let sorted: std::collections::BTreeMap<String, Value> =
+        map.into_iter().filter(|(key, _)| version.0 < 50 || !container_only.contains(&key.as_str())).collect();
+    Value::Object(sorted.into_iter().collect())
 }
 
 pub(crate) fn graph_driver(rootfs: &Rootfs) -> Value {
     match rootfs {
-        Rootfs::Directory { path } => json!({"Name": "overlay2", "Data": {"UpperDir": path}}),
+        Rootfs::Directory { path } => json!({"Data": {"UpperDir": path}, "Name": "overlay2"}),
         Rootfs::Overlay(overlay) => {
             let join = |paths: &[std::path::PathBuf]| {
                 paths.iter().map(|path| path.to_string_lossy()).collect::<Vec<_>>().join(":")
@@ -107,22 +108,21 @@ pub(crate) fn graph_driver(rootfs: &Rootfs) -> Value {
             match &overlay.upper {
                 Some(upper) => {
                     data["LowerDir"] = json!(join(&overlay.lower));
+                    data["MergedDir"] = json!(upper.upper.parent().map(|folder| folder.join("merged")));
                     data["UpperDir"] = json!(upper.upper);
                     data["WorkDir"] = json!(upper.work);
-                    data["MergedDir"] = json!(upper.upper.parent().map(|folder| folder.join("merged")));
                 }
                 None => {
-                    if let Some(folder) = overlay.lower.first().and_then(|top| top.parent()) {
-                        data["MergedDir"] = json!(folder.join("merged"));
-                        data["WorkDir"] = json!(folder.join("work"));
-                    }
+                    let folder = overlay.lower.first().and_then(|top| top.parent());
                     if overlay.lower.len() > 1 {
                         data["LowerDir"] = json!(join(&overlay.lower[1..]));
                     }
+                    data["MergedDir"] = json!(folder.map(|folder| folder.join("merged")));
                     data["UpperDir"] = json!(overlay.lower.first());
+                    data["WorkDir"] = json!(folder.map(|folder| folder.join("work")));
                 }
             }
-            json!({"Name": "overlay2", "Data": data})
+            json!({"Data": data, "Name": "overlay2"})
         }
     }
 }
