@@ -6,7 +6,7 @@ use crate::error::{LaunchError, Step};
 use crate::identity::{self, Identity};
 use crate::launch::CreateRequest;
 use crate::namespaces::Namespaces;
-use crate::procfs::{Procfs, sysctl};
+use crate::procfs::{self, Procfs, sysctl};
 use crate::seccomp::Filter;
 use crate::{CgroupEntry, Stdio, hooks, init, mounts, program, rlimits, terminal};
 use berth_sys::privileges::{self, Scheduling};
@@ -113,6 +113,7 @@ fn container(work: &Work<'_>, gate: &mut Gate) -> Result<Never, LaunchError> {
             .transpose()?;
     if let (Some(procfs), Some(all)) = (&procfs, linux.and_then(|linux| linux.sysctl().as_ref())) {
         for (name, value) in all {
+            procfs::refuse_foreign(name, namespaces)?;
             sysctl(procfs, name, value)?;
         }
     }

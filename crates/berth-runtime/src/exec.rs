@@ -42,13 +42,11 @@ pub fn exec(request: ExecRequest<'_>) -> Result<Running, LaunchError> {
     let container = request.pidfd;
     let spaces = spaces(request.spec);
     let (ours, theirs) = channel::pair()?;
-    let forked = {
-        let _around = spaces
-            .contains(ThreadNameSpaceType::PROCESS_ID)
-            .then(|| namespaces::pid_namespace_of(container))
-            .transpose()?;
-        fork(0, request.cgroup.v2)
+    let around = match spaces.contains(ThreadNameSpaceType::PROCESS_ID) {
+        true => namespaces::pid_namespace_of(container)?,
+        false => namespaces::Around::default(),
     };
+    let forked = around.left_by_child(fork(0, request.cgroup.v2));
     let (pid, pidfd) = match forked.step(|| "clone a process".to_owned())? {
         Forked::Child => {
             drop(ours);

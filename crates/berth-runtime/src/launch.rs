@@ -68,10 +68,8 @@ pub fn create(request: CreateRequest<'_>) -> Result<Created, LaunchError> {
         return Err(LaunchError::configuration("seccomp: SCMP_ACT_NOTIFY needs a listenerPath"));
     }
     let (ours, theirs) = channel::pair()?;
-    let forked = {
-        let _around = namespaces.around_clone(linux)?;
-        fork(namespaces.cloned, request.cgroup.v2)
-    };
+    let around = namespaces.around_clone(linux)?;
+    let forked = around.left_by_child(fork(namespaces.cloned, request.cgroup.v2));
     let (pid, pidfd) = match forked.step(|| "clone the container's process".to_owned())? {
         Forked::Child => {
             drop(ours);

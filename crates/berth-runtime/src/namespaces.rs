@@ -1,10 +1,11 @@
 //! Namespaces: which are new, which are joined, and what has to be written before anybody lives in them.
 
 use crate::error::{LaunchError, Step};
-use berth_sys::clone::flags;
+use berth_sys::clone::{Forked, flags};
 use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespaceType};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 use std::path::Path;
 
@@ -66,6 +67,17 @@ impl Namespaces {
         self.cloned & flags::NEWUSER != 0
     }
 
+    /// Whether the container is in another namespace of this kind than the caller: a new one, or one joined.
+    pub(crate) fn own(&self, kind: LinuxNamespaceType) -> bool {
+        let (flag, word) = match kind {
+            LinuxNamespaceType::Network => (flags::NEWNET, "network"),
+            LinuxNamespaceType::Ipc => (flags::NEWIPC, "ipc"),
+            LinuxNamespaceType::Uts => (flags::NEWUTS, "uts"),
+            _ => return false,
+        };
+        self.cloned & flag != 0 || self.joined.iter().any(|(_, joined, _)| *joined == word)
+    }
+
     pub(crate) fn new_mount(&self) -> bool {
         self.cloned & flags::NEWNS != 0
     }
@@ -122,8 +134,19 @@ pub(crate) fn pid_namespace_of(pidfd: impl AsFd) -> Result<Around, LaunchError> 
 }
 
 /// The caller's own namespaces, given back when dropped.
+#[derive(Default)]
 pub(crate) struct Around {
     restore: Vec<(LinkNameSpaceType, OwnedFd)>,
+}
+
+impl Around {
+    /// Gives them back in the caller and not in its child, which is to stay where it was born.
+    pub(crate) fn left_by_child(mut self, forked: Result<Forked, Errno>) -> Result<Forked, Errno> {
+        if matches!(forked, Ok(Forked::Child)) {
+            self.restore.clear();
+        }
+        forked
+    }
 }
 
 impl Drop for Around {

@@ -5,6 +5,8 @@
 //! is entered with `RESOLVE_BENEATH`, without links and without crossing into other mounts.
 
 use crate::error::{LaunchError, Step};
+use crate::namespaces::Namespaces;
+use oci_spec::runtime::LinuxNamespaceType;
 use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
@@ -33,6 +35,27 @@ impl Procfs {
         let opened = openat2(&self.root, path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty(), flags);
         let file = opened.step(|| format!("open /proc/{path}"))?;
         rustix::io::write(&file, value.as_bytes()).step(|| format!("write {value:?} to /proc/{path}")).map(drop)
+    }
+}
+
+/// Refuses a setting that is not of a namespace of the container's own: it would be the host's.
+pub(crate) fn refuse_foreign(name: &str, namespaces: &Namespaces) -> Result<(), LaunchError> {
+    let name = name.replace('/', ".");
+    const IPC: [&str; 8] = ["msgmax", "msgmnb", "msgmni", "sem", "shmall", "shmmax", "shmmni", "shm_rmid_forced"];
+    let (word, own) = if name.starts_with("net.") {
+        ("network", namespaces.own(LinuxNamespaceType::Network))
+    } else if name.starts_with("fs.mqueue.") || name.strip_prefix("kernel.").is_some_and(|name| IPC.contains(&name)) {
+        ("ipc", namespaces.own(LinuxNamespaceType::Ipc))
+    } else if matches!(name.as_str(), "kernel.domainname" | "kernel.hostname") {
+        ("uts", namespaces.own(LinuxNamespaceType::Uts))
+    } else if name.starts_with("user.") {
+        ("user", namespaces.new_user())
+    } else {
+        return Err(LaunchError::configuration(format!("sysctl {name:?} is not of a namespace: it is the host's")));
+    };
+    match own {
+        true => Ok(()),
+        false => Err(LaunchError::configuration(format!("sysctl {name:?} needs a {word} namespace of its own"))),
     }
 }
 

@@ -92,6 +92,9 @@ fn apply(
     let destination = mount.destination();
     let what = || format!("mount {:?} to {:?}", shown_source(mount), destination.display().to_string());
     let kind = mount.typ().as_deref().unwrap_or("none");
+    if kind != "proc" {
+        procfs_guard(mount, options)?;
+    }
     if options.bind || kind == "bind" {
         return bind(root, mount, options, request, namespaces);
     }
@@ -130,6 +133,47 @@ fn apply(
     }
     finish(tree.as_fd(), options, None).step(what)?;
     target::attach(tree.as_fd(), at.as_fd()).step(what)
+}
+
+/// Nothing may be mounted into /proc but over files that tell of the host's load: what is read and written there
+/// later, by us too, must be the kernel's (CVE-2025-52881; runc allows the same, for lxcfs).
+fn procfs_guard(mount: &Mount, options: &Options) -> Result<(), LaunchError> {
+    const TELLING: [&str; 10] = [
+        "cpuinfo",
+        "diskstats",
+        "meminfo",
+        "stat",
+        "swaps",
+        "uptime",
+        "loadavg",
+        "slabinfo",
+        "net/dev",
+        "sys/kernel/ns_last_pid",
+    ];
+    const PROC_SUPER_MAGIC: u64 = 0x9fa0;
+    let mut clean = std::path::PathBuf::new();
+    for part in mount.destination().components() {
+        match part {
+            std::path::Component::Normal(name) => clean.push(name),
+            std::path::Component::ParentDir => drop(clean.pop()),
+            _ => {}
+        }
+    }
+    let Ok(below) = clean.strip_prefix("proc") else { return Ok(()) };
+    let allowed = if below.as_os_str().is_empty() {
+        // The host's own procfs, for a container in the host's pid namespace.
+        let source = mount.source().as_deref().filter(|_| options.bind);
+        source.is_some_and(|source| rustix::fs::statfs(source).is_ok_and(|fs| fs.f_type as u64 == PROC_SUPER_MAGIC))
+    } else {
+        TELLING.iter().any(|name| below == Path::new(name))
+    };
+    match allowed {
+        true => Ok(()),
+        false => Err(LaunchError::configuration(format!(
+            "{}: nothing may be mounted over or into /proc",
+            mount.destination().display()
+        ))),
+    }
 }
 
 fn shown_source(mount: &Mount) -> String {

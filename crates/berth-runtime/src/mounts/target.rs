@@ -36,9 +36,10 @@ pub(crate) fn existing(root: BorrowedFd<'_>, path: &Path) -> Result<Option<Owned
     }
 }
 
-/// What is there when no link is on the way; `Err(LOOP)` when one is.
+/// What is there when neither it nor anything on the way is a link; `Err(LOOP)` when one is. (Without
+/// `O_NOFOLLOW`: together with `O_PATH` it would open a link at the end, openat2(2).)
 pub(crate) fn existing_without_links(root: BorrowedFd<'_>, path: &Path) -> Result<Option<OwnedFd>, Errno> {
-    match open(root, path, PATH | OFlags::NOFOLLOW, ResolveFlags::NO_SYMLINKS) {
+    match open(root, path, PATH, ResolveFlags::NO_SYMLINKS) {
         Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
         opened => opened.map(Some),
     }

@@ -51,7 +51,8 @@ fn binds_are_writable_or_not_as_asked() {
     b.mount(json!({ "destination": "/w", "type": "bind", "source": source, "options": ["rbind", "rprivate"] }));
     b.mount(json!({ "destination": "/r", "type": "bind", "source": source, "options": ["rbind", "rprivate", "ro"] }));
     b.mount(json!({ "destination": "/new/folder/f", "type": "bind", "source": source.join("f"), "options": ["bind", "ro"] }));
-    let out = b.prints("cat /new/folder/f; echo x > /w/made; cat /r/made; touch /r/no 2>&1; echo y > /new/folder/f");
+    let out =
+        b.prints("cat /new/folder/f; echo x > /w/made; cat /r/made; touch /r/no 2>&1; echo y > /new/folder/f; true");
     assert_eq!(out.lines().take(2).collect::<Vec<_>>(), ["from the host", "x"]);
     assert!(out.contains("Read-only"), "{out}");
     assert_eq!(std::fs::read_to_string(source.join("made")).unwrap(), "x\n");
@@ -121,7 +122,7 @@ fn masked_paths_are_empty_and_read_only_ones_refuse() {
     let Some(mut b) = Bundle::new("masks") else { return };
     let out = b.prints(
         "cat /proc/keys /proc/timer_list /proc/interrupts 2>/dev/null | wc -c; ls /sys/firmware | wc -l; \
-         echo 1 > /proc/sys/kernel/msgmax; touch /sys/x 2>&1",
+         echo 1 > /proc/sys/kernel/msgmax; touch /sys/x 2>&1; true",
     );
     let lines: Vec<&str> = out.lines().collect();
     assert_eq!(lines[..2], ["0", "0"], "{out}");

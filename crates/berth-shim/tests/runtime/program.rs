@@ -1,6 +1,6 @@
 //! What the program finds: environment, directory, streams, limits, names.
 
-use crate::bundle::{Bundle, ours};
+use crate::bundle::Bundle;
 use serde_json::json;
 use std::os::fd::AsRawFd;
 
@@ -71,11 +71,14 @@ fn sysctls_are_the_namespaces_own() {
     b.config["linux"]["sysctl"] = json!({ "net.ipv4.ip_unprivileged_port_start": "0", "kernel.msgmax": "4321" });
     let out = b.prints("cat /proc/sys/net/ipv4/ip_unprivileged_port_start /proc/sys/kernel/msgmax");
     assert_eq!(out, "0\n4321\n");
-    b.config["linux"]["sysctl"] = json!({ "kernel.panic": "1" });
-    if ours() {
-        // Not of any namespace: it would change the host.
-        b.run().failure();
-    }
+    // Not of any namespace, or of one that is the host's: it would change the host. (The value is the host's own.)
+    let own = |name: &str| std::fs::read_to_string(format!("/proc/sys/{name}")).unwrap().trim().to_owned();
+    b.config["linux"]["sysctl"] = json!({ "kernel.panic": own("kernel/panic") });
+    b.run().failure();
+    b.namespaces(&["mount", "pid"]);
+    b.config.as_object_mut().unwrap().remove("hostname");
+    b.config["linux"]["sysctl"] = json!({ "kernel.msgmax": own("kernel/msgmax") });
+    b.run().failure();
 }
 
 #[test]
