@@ -1,0 +1,136 @@
+//! Files in and out of containers: cp, diff, export.
+
+use berth_testkit::Engine;
+
+/// A running and a stopped container of the same content.
+fn both(engine: &Engine) -> [&'static str; 2] {
+    let make = "mkdir -p /a/b && echo one > /a/f && ln -s f /a/link && ln -s /etc/passwd /a/out";
+    for name in ["running", "stopped"] {
+        let wait = format!("{make}; exec sleep 1000");
+        let command = if name == "running" { wait.as_str() } else { make };
+        engine
+            .docker(["run", "-d", "--name", name, "-v", &format!("{name}:/v"), "tiny", "sh", "-c", command])
+            .success();
+    }
+    engine.docker(["wait", "stopped"]).success();
+    berth_testkit::wait_until("the running one made its files", || {
+        engine.docker(["exec", "running", "test", "-h", "/a/out"]).code == 0
+    });
+    ["running", "stopped"]
+}
+
+#[test]
+fn what_is_copied_in_is_copied_out_the_same() {
+    let Some(engine) = Engine::start("cp") else { return };
+    let (here, back) = (engine.root().join("here"), engine.root().join("back"));
+    std::fs::create_dir_all(here.join("sub")).unwrap();
+    std::fs::write(here.join("sub/file"), "content").unwrap();
+    for name in both(&engine) {
+        for to in ["/tmp", "/v"] {
+            engine.docker(["cp", here.to_str().unwrap(), &format!("{name}:{to}/")]).success();
+            engine.docker(["cp", &format!("{name}:{to}/here"), back.to_str().unwrap()]).success();
+            assert_eq!(std::fs::read_to_string(back.join("sub/file")).unwrap(), "content", "{name}:{to}");
+            std::fs::remove_dir_all(&back).unwrap();
+        }
+        // A volume's file is in the volume, also where the container is stopped.
+        let volume = engine.root().join(format!("data/volumes/{name}/_data/here/sub/file"));
+        assert!(volume.exists(), "{}", volume.display());
+        assert_eq!(engine.berth(["cp", &format!("{name}:/a/f"), "-"]).code, 0);
+    }
+}
+
+#[test]
+fn links_of_a_container_lead_nowhere_on_the_host() {
+    let Some(engine) = Engine::start("cp-links") else { return };
+    let secret = engine.root().join("secret");
+    std::fs::write(&secret, "host").unwrap();
+    let plant = format!("ln -s {0} /x; ln -s {1} /dir", secret.display(), engine.root().display());
+    for name in both(&engine) {
+        if name == "running" {
+            engine.docker(["exec", name, "sh", "-c", &plant]).success();
+        } else {
+            engine.docker(["start", name]).success();
+            engine.docker(["wait", name]).success();
+            let archive = engine.root().join("x.tar");
+            let script = format!(
+                "cd {} && ln -sf {} x && tar cf {} x",
+                engine.root().display(),
+                secret.display(),
+                archive.display()
+            );
+            assert!(std::process::Command::new("sh").args(["-c", &script]).status().unwrap().success());
+            engine.docker_with_input(["cp", "-", &format!("{name}:/")], &std::fs::read(&archive).unwrap()).success();
+            std::fs::remove_file(engine.root().join("x")).unwrap();
+        }
+        let out = engine.root().join("out");
+        // Followed, it would be the host's file: inside, there is nothing of that name.
+        let output = engine.docker(["cp", "-L", &format!("{name}:/x"), out.to_str().unwrap()]);
+        assert_ne!(output.code, 0, "{}", output.stdout);
+        let evil = engine.root().join("evil");
+        std::fs::write(&evil, "evil").unwrap();
+        engine.docker(["cp", evil.to_str().unwrap(), &format!("{name}:/x")]);
+        engine.docker(["cp", evil.to_str().unwrap(), &format!("{name}:/dir/secret")]);
+        assert_eq!(std::fs::read_to_string(&secret).unwrap(), "host");
+    }
+}
+
+#[test]
+fn a_link_swapped_in_during_a_copy_changes_nothing_on_the_host() {
+    let Some(engine) = Engine::start("cp-race") else { return };
+    let victim = engine.root().join("victim");
+    std::fs::create_dir(&victim).unwrap();
+    std::fs::write(victim.join("file"), "host").unwrap();
+    let swap = format!("while true; do mkdir -p /d; mv /d /e; ln -s {} /d; rm /d; rm -rf /e; done", victim.display());
+    engine.docker(["run", "-d", "--name", "c", "tiny", "sh", "-c", &swap]).success();
+    let file = engine.root().join("file");
+    std::fs::write(&file, "evil").unwrap();
+    for _ in 0..50 {
+        engine.docker(["cp", file.to_str().unwrap(), "c:/d/file"]);
+    }
+    assert_eq!(std::fs::read_to_string(victim.join("file")).unwrap(), "host");
+    assert_eq!(std::fs::read_dir(&victim).unwrap().count(), 1);
+    engine.docker(["rm", "-f", "c"]).success();
+}
+
+#[test]
+fn refusals_are_dockers() {
+    let Some(engine) = Engine::start("cp-bad") else { return };
+    engine.docker(["create", "--name", "c", "--read-only", "-v", "data:/v:ro", "tiny"]).success();
+    let file = engine.root().join("file");
+    std::fs::write(&file, "x").unwrap();
+    let file = file.to_str().unwrap();
+    let missing = engine.docker(["cp", "c:/nope", "-"]).failure(1);
+    assert!(missing.contains("Could not find the file /nope in container c"), "{missing}");
+    let rootfs = engine.docker(["cp", file, "c:/tmp/"]).failure(1);
+    assert!(rootfs.contains("container rootfs is marked read-only"), "{rootfs}");
+    let volume = engine.docker(["cp", file, "c:/v/"]).failure(1);
+    assert!(volume.contains("mounted volume is marked read-only"), "{volume}");
+}
+
+#[test]
+fn diff_shows_what_changed_and_nothing_of_ours() {
+    let Some(engine) = Engine::start("diff") else { return };
+    engine.docker(["run", "--name", "idle", "tiny", "true"]).success();
+    assert_eq!(engine.docker(["diff", "idle"]).success(), "");
+    let change = "echo x > /etc/group; echo y > /etc/new; rm /etc/passwd; mkdir /made";
+    engine.docker(["run", "--name", "busy", "tiny", "sh", "-c", change]).success();
+    let mut lines: Vec<String> = engine.docker(["diff", "busy"]).success().lines().map(str::to_owned).collect();
+    lines.sort();
+    assert_eq!(lines, ["A /etc/new", "A /made", "C /etc", "C /etc/group", "D /etc/passwd"]);
+}
+
+#[test]
+fn an_export_is_the_whole_file_system_without_mounts() {
+    let Some(engine) = Engine::start("export") else { return };
+    both(&engine);
+    for name in ["running", "stopped"] {
+        let tar = engine.root().join("export.tar");
+        engine.docker(["export", "-o", tar.to_str().unwrap(), name]).success();
+        let list = std::process::Command::new("tar").arg("tf").arg(&tar).output().unwrap().stdout;
+        let list = String::from_utf8_lossy(&list).into_owned();
+        for wanted in ["a/f", "bin/busybox", "proc/"] {
+            assert!(list.lines().any(|line| line == wanted), "{name}: {wanted} in {list}");
+        }
+        assert!(!list.lines().any(|line| line.starts_with("proc/1")), "{name}: {list}");
+    }
+}
