@@ -299,3 +299,6 @@ fn all_mounts(input: &OciInput<'_>, user: Vec<Mount>, security: &Security) -> Ve
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod golden;

@@ -189,3 +189,15 @@ fn word(spec: &MountSpec) -> &'static str {
         MountKind::Image => "image",
     }
 }
+
+/// The plan without an engine: volumes are folders that nobody makes.
+#[cfg(test)]
+pub(crate) fn plan_for_tests(spec: &ContainerSpec) -> Vec<MountPoint> {
+    let binds = spec.host.binds.iter().map(|text| parse::bind(text, "").expect("a good bind"));
+    let mounts = spec.host.mounts.iter().map(|mount| parse::mount(mount, true).expect("a good mount"));
+    let mut points: Vec<MountPoint> = binds.chain(mounts).map(|parsed| parsed.point).collect();
+    for point in points.iter_mut().filter(|point| point.kind == MountKind::Volume) {
+        point.source = PathBuf::from("/volumes/_data");
+    }
+    points
+}

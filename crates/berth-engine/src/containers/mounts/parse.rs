@@ -267,7 +267,10 @@ fn tmpfs_data(options: Option<&TmpfsOptions>, read_only: bool) -> Result<String,
             return Err(format!("invalid tmpfs size: {}", options.size_bytes));
         }
         if options.size_bytes > 0 {
-            words.push(format!("size={}", options.size_bytes));
+            let units = [(1_i64 << 30, "g"), (1 << 20, "m"), (1 << 10, "k"), (1, "")];
+            let even = units.into_iter().find(|(unit, _)| options.size_bytes % unit == 0);
+            let (unit, suffix) = even.unwrap_or((1, ""));
+            words.push(format!("size={}{suffix}", options.size_bytes / unit));
         }
         for option in &options.options {
             match &option[..] {
