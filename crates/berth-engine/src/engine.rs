@@ -61,6 +61,12 @@ struct Inner {
     networks: Arc<crate::networks::Shared>,
     volumes: Arc<crate::volumes::Shared>,
     images: Arc<crate::images::Shared>,
+    store: Store,
+    table: crate::containers::Table,
+    pool: Arc<crate::shim::Pool>,
+    /// The kernel's name for this boot.
+    boot_id: String,
+    closing: std::sync::atomic::AtomicBool,
 }
 
 impl Engine {
@@ -75,8 +81,27 @@ impl Engine {
         std::fs::create_dir_all(&config.data_root).map_err(|cause| failed("make", &cause))?;
         let store = Store::open(&config.data_root.join("state.redb"), |_, _, record| record)
             .map_err(|cause| failed("use", &cause))?;
-        let images = crate::images::Shared::open(&config, store)?;
-        Ok(Engine { inner: Arc::new(Inner { config, events: Events::new(), networks, volumes, images }) })
+        let images = crate::images::Shared::open(&config, store.clone())?;
+        std::fs::create_dir_all(config.exec_root.join("shims")).map_err(|cause| failed("make", &cause))?;
+        let pool = crate::shim::Pool::new(&config);
+        let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
+        let engine = Engine {
+            inner: Arc::new(Inner {
+                config,
+                events: Events::new(),
+                networks,
+                volumes,
+                images,
+                store,
+                table: crate::containers::Table::default(),
+                pool,
+                boot_id,
+                closing: Default::default(),
+            }),
+        };
+        engine.containers().recover().await?;
+        engine.inner.pool.refill();
+        Ok(engine)
     }
 
     pub fn config(&self) -> &EngineConfig {
@@ -103,6 +128,34 @@ impl Engine {
         &self.inner.images
     }
 
+    pub(crate) fn store(&self) -> &Store {
+        &self.inner.store
+    }
+
+    pub(crate) fn table(&self) -> &crate::containers::Table {
+        &self.inner.table
+    }
+
+    pub(crate) fn pool(&self) -> &Arc<crate::shim::Pool> {
+        &self.inner.pool
+    }
+
+    pub(crate) fn boot_id(&self) -> &String {
+        &self.inner.boot_id
+    }
+
+    pub(crate) fn is_closing(&self) -> bool {
+        self.inner.closing.load(std::sync::atomic::Ordering::Acquire)
+    }
+
+    /// Waits until `batch` is durable.
+    pub(crate) async fn commit(&self, batch: berth_store::Batch) -> Result<()> {
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        self.inner.store.submit(batch, move |result| drop(sender.send(result)));
+        let result = receiver.await.unwrap_or(Err(berth_store::StoreError::Closed));
+        result.map_err(|cause| Error::because(ErrorKind::Internal, "cannot write a record", &cause))
+    }
+
     pub fn volumes(&self) -> Volumes {
         Volumes::new(self.clone())
     }
@@ -121,6 +174,7 @@ impl Engine {
 
     /// Lets go of everything in order; containers run on. The engine answers nothing afterwards.
     pub async fn close(&self) {
+        self.inner.closing.store(true, std::sync::atomic::Ordering::Release);
         self.inner.networks.close();
     }
 }

@@ -21,6 +21,7 @@ pub mod filters;
 pub mod images;
 pub mod networks;
 pub mod oci;
+mod shim;
 pub mod system;
 pub mod volumes;
 

@@ -7,3 +7,4 @@ pub mod mounts;
 pub mod netns;
 pub mod privileges;
 pub mod signals;
+pub mod spawn;

@@ -226,7 +226,7 @@ impl Networks {
 }
 
 /// A moment as `until` filters write it: a Unix time, an RFC 3339 time, or so long ago (`10m`, `1h30m`).
-fn until_nanos(text: &str) -> Result<i64> {
+pub(crate) fn until_nanos(text: &str) -> Result<i64> {
     let invalid = || Error::invalid(format!("invalid filter 'until={text}'"));
     if let Ok(seconds) = text.parse::<f64>() {
         return Ok((seconds * 1e9) as i64);

@@ -56,8 +56,8 @@ impl Containers {
     }
 
     /// How the last run ended, in the shim's words.
-    async fn exit_record(&self, _inspect: &Inspect) -> Option<ExitRecord> {
-        None
+    async fn exit_record(&self, inspect: &Inspect) -> Option<ExitRecord> {
+        self.get(inspect.id.as_str()).ok()?.last_exit()
     }
 
     /// The newest lines of the log, none where it cannot be read.

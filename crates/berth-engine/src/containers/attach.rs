@@ -1,0 +1,224 @@
+//! Clients at a container's standard streams, and processes of `exec`.
+
+use super::record::{Container, Exec, PendingAttach, random_bytes};
+use super::{
+    AttachInput, AttachOptions, AttachOutput, AttachStream, Containers, ExecInspect, ExecSpec, ExecStart, LogOptions,
+};
+use crate::oci;
+use crate::shim::{Streams, parse_detach_keys};
+use berth_shim_proto::{Answer, Attach, Body, Target};
+use berth_types::{Error, ErrorKind, ExecId, Phase, Result};
+use bytes::Bytes;
+use std::sync::Arc;
+use tokio::sync::mpsc;
+
+const CHUNKS_MAX: usize = 16;
+
+pub(super) fn wanted(options: &AttachOptions, target: Target) -> Attach {
+    Attach { target, stdin: options.stdin, stdout: options.stdout, stderr: options.stderr }
+}
+
+/// Moves bytes in a task of its own until somebody ends it.
+pub(super) fn run(
+    containers: &Containers,
+    container: &Arc<Container>,
+    streams: Streams,
+    options: AttachOptions,
+    output: mpsc::Sender<(super::OutputStream, Bytes)>,
+    input: Option<mpsc::Receiver<Bytes>>,
+) {
+    let config = container.record().spec.config.clone();
+    let keys = (config.tty && options.stdin).then(|| parse_detach_keys(&options.detach_keys).ok()).flatten();
+    let (containers, container) = (containers.clone(), container.clone());
+    tokio::spawn(async move {
+        let left = streams.run(output, input, keys, config.stdin_once).await;
+        if left == crate::shim::Left::Detached {
+            containers.tell(&container, "detach", &[]);
+        }
+    });
+}
+
+impl Containers {
+    /// Connects to its standard streams; one that does not run yet is waited for.
+    pub async fn attach(&self, container: &str, options: AttachOptions) -> Result<AttachStream> {
+        let container = self.get(container)?;
+        let config = container.record().spec.config.clone();
+        parse_detach_keys(&options.detach_keys)?;
+        let (output, chunks) = mpsc::channel(CHUNKS_MAX);
+        let wants_input = options.stdin && config.open_stdin && options.stream;
+        let (input_sender, input) = mpsc::channel(CHUNKS_MAX);
+        let stream = AttachStream {
+            tty: config.tty,
+            output: AttachOutput { chunks },
+            input: wants_input.then_some(AttachInput { chunks: input_sender }),
+        };
+        let input = wants_input.then_some(input);
+        if matches!(container.phase(), Phase::Paused { .. }) {
+            return Err(Error::conflict(format!("container {} is paused, unpause the container before attach", container.id)));
+        }
+        if options.logs {
+            let from = LogOptions { stdout: options.stdout, stderr: options.stderr, ..LogOptions::default() };
+            let mut logs = self.logs(container.id.as_str(), from).await?;
+            let (containers, of) = (self.clone(), container.clone());
+            tokio::spawn(async move {
+                while let Some(Ok(record)) = logs.next().await {
+                    if output.send((record.stream, record.line)).await.is_err() {
+                        return;
+                    }
+                }
+                if options.stream {
+                    containers.connect(&of, options, output, input).await.ok();
+                }
+            });
+        } else if options.stream {
+            self.connect(&container, options, output, input).await?;
+        }
+        self.tell(&container, "attach", &[]);
+        Ok(stream)
+    }
+
+    async fn connect(
+        &self,
+        container: &Arc<Container>,
+        options: AttachOptions,
+        output: mpsc::Sender<(super::OutputStream, Bytes)>,
+        input: Option<mpsc::Receiver<Bytes>>,
+    ) -> Result<()> {
+        {
+            let mut live = container.live();
+            if !live.is_running() {
+                live.attaches.push(PendingAttach { options, output, input });
+                return Ok(());
+            }
+        }
+        let paths = super::record::Paths::new(self.engine.config(), &container.id);
+        let streams = crate::shim::attach(&paths.shim, wanted(&options, Target::Init)).await?;
+        run(self, container, streams, options, output, input);
+        Ok(())
+    }
+
+    /// Prepares a process inside a running container.
+    pub async fn exec_create(&self, container: &str, spec: ExecSpec) -> Result<ExecId> {
+        let found = self.get(container)?;
+        match found.phase() {
+            Phase::Running { .. } if found.live().restarting.is_none() => {}
+            Phase::Paused { .. } => {
+                return Err(Error::conflict(format!("container {container} is paused, unpause the container before exec")));
+            }
+            _ => return Err(Error::conflict(format!("container {} is not running", found.id))),
+        }
+        parse_detach_keys(&spec.detach_keys)?;
+        oci::exec_process(&found.record().spec, &spec)?;
+        let id = ExecId::from_bytes(random_bytes()?);
+        let command = spec.cmd.join(" ");
+        let exec =
+            Exec { id: id.clone(), spec, created: std::time::Instant::now(), pid: 0, started: false, exit_code: None };
+        found.live().execs.insert(id.clone(), exec);
+        self.engine.table().add_exec(&id, &found.id);
+        self.tell(&found, &format!("exec_create: {command}"), &[("execID", id.to_string())]);
+        Ok(id)
+    }
+
+    /// Runs it; `None` where detached.
+    pub async fn exec_start(&self, exec: &str, options: ExecStart) -> Result<Option<AttachStream>> {
+        let (container, id) = self.engine.table().of_exec(exec)?;
+        let spec = {
+            let mut live = container.live();
+            let Some(exec) = live.execs.get_mut(&id) else {
+                return Err(Error::not_found(format!("No such exec instance: {exec}")));
+            };
+            if exec.started {
+                return Err(Error::conflict(format!("exec command {id} has already been started")));
+            }
+            exec.started = true;
+            exec.spec.clone()
+        };
+        let result = self.exec_run(&container, &id, spec, options).await;
+        if let Err(error) = &result
+            && let Some(exec) = container.live().execs.get_mut(&id)
+        {
+            exec.exit_code = Some(super::start::failure_code(error));
+        }
+        result
+    }
+
+    async fn exec_run(
+        &self,
+        container: &Arc<Container>,
+        id: &ExecId,
+        spec: ExecSpec,
+        options: ExecStart,
+    ) -> Result<Option<AttachStream>> {
+        let shim = container.shim()?;
+        if matches!(container.phase(), Phase::Paused { .. }) {
+            return Err(Error::conflict(format!("container {} is paused, unpause the container before exec", container.id)));
+        }
+        let mut spec = spec;
+        if let Some(size) = options.console_size {
+            spec.console_size = size;
+        }
+        let process = oci::exec_process(&container.record().spec, &spec)?;
+        let process = serde_json::to_value(process)
+            .map_err(|cause| Error::because(ErrorKind::Internal, "cannot write the process", &cause))?;
+        let attaches = !options.detach && (spec.attach_stdin || spec.attach_stdout || spec.attach_stderr);
+        let body = berth_shim_proto::Exec {
+            id: id.clone(),
+            process,
+            tty: spec.tty,
+            console_size: spec.console_size,
+            stdin: attaches && spec.attach_stdin,
+            output: attaches,
+        };
+        let command = spec.cmd.join(" ");
+        let answer = shim.request(Body::Exec(Box::new(body))).await?;
+        if let (Answer::Started { pid }, Some(exec)) = (answer, container.live().execs.get_mut(id)) {
+            exec.pid = pid;
+        }
+        self.tell(container, &format!("exec_start: {command}"), &[("execID", id.to_string())]);
+        if !attaches {
+            return Ok(None);
+        }
+        let paths = super::record::Paths::new(self.engine.config(), &container.id);
+        let attach = Attach {
+            target: Target::Exec(id.clone()),
+            stdin: spec.attach_stdin,
+            stdout: spec.attach_stdout,
+            stderr: spec.attach_stderr,
+        };
+        let streams = crate::shim::attach(&paths.shim, attach).await?;
+        let (output, chunks) = mpsc::channel(CHUNKS_MAX);
+        let (input_sender, input) = mpsc::channel(CHUNKS_MAX);
+        let keys = (spec.tty && spec.attach_stdin).then(|| parse_detach_keys(&spec.detach_keys)).transpose()?;
+        let input = spec.attach_stdin.then_some(input);
+        tokio::spawn(async move { streams.run(output, input, keys, true).await });
+        Ok(Some(AttachStream {
+            tty: spec.tty,
+            output: AttachOutput { chunks },
+            input: spec.attach_stdin.then_some(AttachInput { chunks: input_sender }),
+        }))
+    }
+
+    /// What became of it; remembered while its container runs.
+    pub async fn exec_inspect(&self, exec: &str) -> Result<ExecInspect> {
+        let (container, id) = self.engine.table().of_exec(exec)?;
+        let live = container.live();
+        let Some(found) = live.execs.get(&id) else {
+            return Err(Error::not_found(format!("No such exec instance: {exec}")));
+        };
+        Ok(ExecInspect {
+            id,
+            container_id: container.id.clone(),
+            spec: found.spec.clone(),
+            running: found.started && found.exit_code.is_none(),
+            exit_code: found.exit_code,
+            pid: found.pid,
+            can_remove: found.exit_code.is_some(),
+        })
+    }
+
+    /// Sets its terminal's size.
+    pub async fn exec_resize(&self, exec: &str, rows: u16, columns: u16) -> Result<()> {
+        let (container, id) = self.engine.table().of_exec(exec)?;
+        container.shim()?.tell(Body::Resize { target: Target::Exec(id), rows, columns }).await
+    }
+}

@@ -1,0 +1,246 @@
+//! Stop, kill, restart, pause, wait, rename, update: what is done to a container that is there.
+
+use super::record::{Container, TABLE_CONTAINER, not_running};
+use super::{Containers, Outcome, StopOptions, Update, WaitCondition, WaitOutcome, Waiter, create};
+use crate::oci;
+use berth_shim_proto::{Body, Target};
+use berth_types::phase::Event;
+use berth_types::spec::RestartPolicy;
+use berth_types::{Error, Phase, Result};
+use std::sync::Arc;
+use std::time::Duration;
+
+const SIGTERM: i32 = 15;
+const SIGKILL: i32 = 9;
+const GRACE_SECONDS: i64 = 10;
+/// A killed process that does not end hangs in the kernel.
+const KILLED_SECONDS_MAX: u64 = 30;
+
+impl Containers {
+    pub(super) async fn stop_inner(&self, container: &Arc<Container>, options: &StopOptions) -> Result<Outcome> {
+        let record = container.record();
+        let asked = options.signal.as_deref().or(record.spec.config.stop_signal.as_deref());
+        let signal = match asked {
+            Some(text) => oci::signal_number(text).ok_or_else(|| Error::invalid(format!("invalid signal: {text}")))?,
+            None => SIGTERM,
+        };
+        let grace = options.timeout_seconds.or(record.spec.config.stop_timeout_seconds).unwrap_or(GRACE_SECONDS);
+        let mut exits = {
+            let mut live = container.live();
+            live.stop_asked = true;
+            live.run.stopped_by_user = true;
+            if let Some(pending) = live.restarting.take() {
+                pending.abort();
+            }
+            if !live.is_running() {
+                return Ok(Outcome::Already);
+            }
+            live.exits.subscribe()
+        };
+        exits.borrow_and_update();
+        let shim = container.shim()?;
+        if matches!(container.phase(), Phase::Paused { .. }) {
+            shim.tell(Body::Resume).await?;
+        }
+        let send = |signal: i32| shim.tell(Body::Signal { target: Target::Init, signal });
+        self.tell(container, "kill", &[("signal", signal.to_string())]);
+        // An end between looking and asking is what was wanted.
+        send(signal).await.ok();
+        let over = match u64::try_from(grace) {
+            Ok(seconds) => tokio::time::timeout(Duration::from_secs(seconds), exits.changed()).await.is_ok(),
+            Err(_) => exits.changed().await.is_ok(),
+        };
+        if !over {
+            self.tell(container, "kill", &[("signal", SIGKILL.to_string())]);
+            send(SIGKILL).await.ok();
+            if tokio::time::timeout(Duration::from_secs(KILLED_SECONDS_MAX), exits.changed()).await.is_err() {
+                return Err(Error::internal(format!("container {} did not end after SIGKILL", record.id)));
+            }
+        }
+        self.tell(container, "stop", &[]);
+        Ok(Outcome::Done)
+    }
+
+    /// Asks it to stop, and kills it after the grace.
+    pub async fn stop(&self, container: &str, options: StopOptions) -> Result<Outcome> {
+        let container = self.get(container)?;
+        let outcome = self.stop_inner(&container, &options).await?;
+        if outcome == Outcome::Done {
+            self.cleaned(&container).await;
+        }
+        Ok(outcome)
+    }
+
+    /// Until nothing of the last run is left.
+    pub(super) async fn cleaned(&self, container: &Container) {
+        let mut cleaned = container.live().cleaned.clone();
+        // The sender's end is as good as its word.
+        cleaned.wait_for(|done| *done).await.ok();
+    }
+
+    /// Sends a signal (`SIGTERM`, `TERM`, `15`; `None`: SIGKILL).
+    pub async fn kill(&self, container: &str, signal: Option<&str>) -> Result<()> {
+        let found = self.get(container)?;
+        let number = match signal {
+            None => SIGKILL,
+            Some(text) => oci::signal_number(text).ok_or_else(|| Error::invalid(format!("invalid signal: {text}")))?,
+        };
+        let refuse = |error: Error| error.context(format!("cannot kill container: {container}"));
+        let shim = found.shim().map_err(refuse)?;
+        if number == SIGKILL || number == SIGTERM {
+            let mut live = found.live();
+            live.stop_asked = true;
+            live.run.stopped_by_user = true;
+        }
+        shim.tell(Body::Signal { target: Target::Init, signal: number }).await.map_err(refuse)?;
+        self.tell(&found, "kill", &[("signal", number.to_string())]);
+        Ok(())
+    }
+
+    /// Stops and starts it.
+    pub async fn restart(&self, container: &str, options: StopOptions) -> Result<()> {
+        let container = self.get(container)?;
+        let _ops = container.ops.lock().await;
+        container.live().held = true;
+        let stopped = self.stop_inner(&container, &options).await;
+        self.cleaned(&container).await;
+        container.live().held = false;
+        stopped?;
+        self.start_locked(&container).await?;
+        self.tell(&container, "restart", &[]);
+        Ok(())
+    }
+
+    /// Freezes all its processes.
+    pub async fn pause(&self, container: &str) -> Result<()> {
+        self.freeze(container, Event::Froze, Body::Pause, "pause").await
+    }
+
+    /// Thaws them.
+    pub async fn unpause(&self, container: &str) -> Result<()> {
+        self.freeze(container, Event::Thawed, Body::Resume, "unpause").await
+    }
+
+    async fn freeze(&self, container: &str, event: Event, body: Body, action: &str) -> Result<()> {
+        let container = self.get(container)?;
+        let _ops = container.ops.lock().await;
+        let refuse = |refusal: berth_types::phase::Refusal| {
+            Error::conflict(refusal.to_string().replace("container", &format!("Container {}", container.id)))
+        };
+        container.phase().after(event).map_err(refuse)?;
+        container.shim()?.tell(body).await?;
+        let run = {
+            let mut live = container.live();
+            live.run.phase = live.run.phase.after(event).map_err(refuse)?;
+            live.run.clone()
+        };
+        self.save(&container.id, &run);
+        self.tell(&container, action, &[]);
+        Ok(())
+    }
+
+    /// Registers for `condition`; the answer resolves when it holds.
+    pub async fn wait(&self, container: &str, condition: WaitCondition) -> Result<Waiter> {
+        let container = self.get(container)?;
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        {
+            let mut live = container.live();
+            let over = condition == WaitCondition::NotRunning && !live.is_running() && live.restarting.is_none();
+            if over {
+                let outcome = WaitOutcome { exit_code: live.run.exit_code, error: None };
+                return Ok(Box::pin(std::future::ready(Ok(outcome))));
+            }
+            live.waiters.push((condition, sender));
+        }
+        Ok(Box::pin(async move {
+            receiver.await.map_err(|_| Error::internal(format!("nobody can tell the end of container {}", container.id)))
+        }))
+    }
+
+    /// Gives it another name.
+    pub async fn rename(&self, container: &str, name: &str) -> Result<()> {
+        let found = self.get(container)?;
+        let _ops = found.ops.lock().await;
+        let name = name.strip_prefix('/').unwrap_or(name);
+        if name.is_empty() {
+            return Err(Error::invalid("Neither old nor new names may be empty"));
+        }
+        create::check_name(name)?;
+        let before = found.name();
+        if before == name {
+            return Err(Error::invalid("Renaming a container with the same name as its current name"));
+        }
+        self.engine.table().reserve(name, &found.id)?;
+        let mut record = (*found.record()).clone();
+        name.clone_into(&mut record.name);
+        if let Err(error) = self.store_record(&record).await {
+            self.engine.table().release(name, &found.id);
+            return Err(error);
+        }
+        found.live().record = Arc::new(record);
+        self.engine.table().release(&before, &found.id);
+        self.engine.networks().renamed(&found.id, name);
+        self.tell(&found, "rename", &[("oldName", format!("/{before}"))]);
+        Ok(())
+    }
+
+    pub(super) async fn store_record(&self, record: &super::record::Record) -> Result<()> {
+        let mut batch = berth_store::Batch::new();
+        create::put(&mut batch, TABLE_CONTAINER, &record.id, record)?;
+        self.engine.commit(batch).await
+    }
+
+    /// Changes limits, live where it runs, and the restart policy. Answers warnings.
+    pub async fn update(&self, container: &str, update: Update) -> Result<Vec<String>> {
+        let found = self.get(container)?;
+        let _ops = found.ops.lock().await;
+        let mut record = (*found.record()).clone();
+        let host = &mut record.spec.host;
+        let warnings = oci::validate_update(&host.resources, &update.resources, oci::HostFacts::get())?;
+        if let Some(restart) = update.restart {
+            if host.auto_remove && restart != RestartPolicy::No {
+                return Err(Error::conflict("Restart policy cannot be updated because AutoRemove is enabled for the container"));
+            }
+            host.restart = restart;
+        }
+        let (new, now) = (&update.resources, &mut host.resources);
+        let number = |now: &mut i64, new: i64| if new != 0 { *now = new };
+        number(&mut now.memory_bytes, new.memory_bytes);
+        number(&mut now.memory_reservation_bytes, new.memory_reservation_bytes);
+        number(&mut now.memory_swap_bytes, new.memory_swap_bytes);
+        number(&mut now.cpu_shares, new.cpu_shares);
+        number(&mut now.nano_cpus, new.nano_cpus);
+        number(&mut now.cpu_period_micros, new.cpu_period_micros);
+        number(&mut now.cpu_quota_micros, new.cpu_quota_micros);
+        number(&mut now.cpu_rt_period_micros, new.cpu_rt_period_micros);
+        number(&mut now.cpu_rt_runtime_micros, new.cpu_rt_runtime_micros);
+        for (now, new) in [(&mut now.cpuset_cpus, &new.cpuset_cpus), (&mut now.cpuset_mems, &new.cpuset_mems)] {
+            if !new.is_empty() {
+                now.clone_from(new);
+            }
+        }
+        if new.blkio_weight != 0 {
+            now.blkio_weight = new.blkio_weight;
+        }
+        now.pids_limit = new.pids_limit.or(now.pids_limit);
+        now.memory_swappiness = new.memory_swappiness.or(now.memory_swappiness);
+        if let Ok(shim) = found.shim() {
+            let resources = serde_json::to_value(oci::resources(now)?)
+                .map_err(|cause| Error::because(berth_types::ErrorKind::Internal, "cannot write the limits", &cause))?;
+            shim.tell(Body::Update { resources })
+                .await
+                .map_err(|error| error.context(format!("Cannot update container {}", found.id)))?;
+        }
+        self.store_record(&record).await?;
+        found.live().record = Arc::new(record);
+        self.tell(&found, "update", &[]);
+        Ok(warnings)
+    }
+
+    /// Sets its terminal's size.
+    pub async fn resize(&self, container: &str, rows: u16, columns: u16) -> Result<()> {
+        let found = self.get(container)?;
+        let shim = found.shim().map_err(|_| not_running(&found.id))?;
+        shim.tell(Body::Resize { target: Target::Init, rows, columns }).await
+    }
+}

@@ -1,0 +1,579 @@
+//! Starting a container.
+//!
+//! ```text
+//!  under the container's lock:
+//!  1  network attached                  swept by networks().recover where no running container has it
+//!  2  hosts, resolv.conf, hostname      rewritten at every start
+//!  3  <exec-root>/shims/<id>/           config.json, then who its shim is (`spawned`)
+//!  4  Create, Start to the shim         from here on the shim's folder tells the next engine everything
+//!  5  phase Running, event, answer      the record follows behind: the shim's folder is older and says more
+//! ```
+//!
+//! Nothing durable is waited for. Killed before 4, the folder names a shim that ends with the engine, and
+//! the next one sweeps it; killed after it, the next engine finds the container running and adopts it.
+//! A step that fails undoes those before it.
+
+use super::record::{Container, Live, PendingAttach, Paths, Record, TABLE_RUN};
+use super::{Containers, Outcome, create, exited};
+use crate::Engine;
+use crate::networks::{AttachRequest, Attachment, files};
+use crate::oci::{self, ContainerFiles, Joins, OciInput};
+use crate::shim::{Incoming, Shim};
+use berth_shim_proto::{Answer, Body, Create, HealthProbe, Notice, Target};
+use berth_types::phase::Event;
+use berth_types::spec::{ContainerSpec, IpcMode, NamespaceMode, NetworkMode};
+use berth_types::{Error, ErrorKind, Phase, Result};
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+const PROBE_INTERVAL_NANOS: u64 = 30_000_000_000;
+const PROBE_TIMEOUT_NANOS: u64 = 30_000_000_000;
+const PROBE_START_INTERVAL_NANOS: u64 = 5_000_000_000;
+const PROBE_RETRIES: u32 = 3;
+
+impl Containers {
+    pub(super) async fn start_inner(&self, container: &Arc<Container>) -> Result<Outcome> {
+        let _ops = container.ops.lock().await;
+        {
+            let mut live = container.live();
+            // Whoever starts it by hand starts counting anew.
+            live.run.restart_count = 0;
+            live.backoff = Duration::ZERO;
+            if let Some(pending) = live.restarting.take() {
+                pending.abort();
+            }
+        }
+        self.start_locked(container).await
+    }
+
+    /// The caller holds the container's lock.
+    pub(super) async fn start_locked(&self, container: &Arc<Container>) -> Result<Outcome> {
+        let cleaned = {
+            let live = container.live();
+            if live.removing || live.dead {
+                return Err(Error::conflict("container is marked for removal and cannot be started"));
+            }
+            match live.run.phase {
+                Phase::Running { .. } => return Ok(Outcome::Already),
+                Phase::Paused { .. } => {
+                    return Err(Error::conflict("cannot start a paused container, try unpause instead"));
+                }
+                Phase::Created | Phase::Exited { .. } => {}
+                Phase::Removing => return Err(Error::conflict("container is marked for removal and cannot be started")),
+            }
+            live.cleaned.clone()
+        };
+        // The last run's folder and addresses must be gone before they are made again.
+        let mut cleaned = cleaned;
+        cleaned.wait_for(|done| *done).await.ok();
+        match self.launch(container).await {
+            Ok(()) => Ok(Outcome::Done),
+            Err(error) => {
+                self.start_failed(container, &error);
+                Err(error.context(format!("cannot start container {}", container.name())))
+            }
+        }
+    }
+
+    async fn launch(&self, container: &Arc<Container>) -> Result<()> {
+        let record = container.record();
+        let mut undo = Undo { engine: self.engine.clone(), container: container.clone(), attached: None, shim: None };
+        let attachment = self.network(&record).await?;
+        undo.attached = Some(attachment.clone());
+
+        let (joins, netns) = self.joins(&record.spec, &attachment)?;
+        let files = self.files_of(&record);
+        let prepared = {
+            let (engine, record, attachment) = (self.engine.clone(), record.clone(), attachment.clone());
+            super::archive::blocking(move || prepare(&engine, &record, &attachment, netns.as_deref(), joins, &files))
+                .await?
+        };
+        let mut taken = self.engine.pool().take().await?;
+        undo.shim = Some(taken.pid);
+        let paths = Paths::new(self.engine.config(), &record.id);
+        taken.note(&paths.shim).map_err(|cause| {
+            Error::because(ErrorKind::Internal, format!("cannot write into {}", paths.shim.display()), &cause)
+        })?;
+
+        let create = Create {
+            id: record.id.clone(),
+            dir: paths.shim.clone(),
+            rootfs: record.rootfs.clone(),
+            cgroup: record.cgroup.clone(),
+            tty: record.spec.config.tty,
+            console_size: record.spec.host.console_size,
+            stdin: record.spec.config.open_stdin,
+            stdin_once: record.spec.config.stdin_once,
+            log: record.log.clone(),
+            init: record.spec.host.init.unwrap_or(false),
+            health: prepared.health,
+            seccomp_cache: Some(self.engine.config().data_root.join("seccomp")),
+        };
+        let attaches = std::mem::take(&mut container.live().attaches);
+        let pid = self.converse(container, &mut taken.incoming, &taken.shim, create, attaches).await?;
+
+        let now = crate::events::now_unix_nanos();
+        let status = {
+            let mut live = container.live();
+            live.run.phase = live.run.phase.after(Event::Started { pid }).map_err(|refusal| Error::conflict(refusal.to_string()))?;
+            live.run.started_unix_nanos = now;
+            live.run.error.clear();
+            live.run.exit_code = 0;
+            live.run.stopped_by_user = false;
+            live.run.boot_id.clone_from(&self.engine.boot_id());
+            live.run.attachment = attachment.clone();
+            live.stop_asked = false;
+            live.health = exited::health_at_start(&record.spec);
+            live.shim = Some(taken.shim.clone());
+            let (cleaning, cleaned) = tokio::sync::watch::channel(false);
+            live.cleaned = cleaned;
+            (live.run.clone(), cleaning)
+        };
+        undo.attached = None;
+        undo.shim = None;
+        let (run, cleaning) = status;
+        self.save(&record.id, &run);
+        self.tell_networks("connect", &record, &attachment);
+        self.tell(container, "start", &[]);
+        self.supervise(container, taken.shim, taken.incoming, Some(taken.pid), cleaning);
+        Ok(())
+    }
+
+    /// Create and Start: in one write, unless somebody wants to be attached before the first byte.
+    async fn converse(
+        &self,
+        container: &Arc<Container>,
+        incoming: &mut Incoming,
+        shim: &Arc<Shim>,
+        create: Create,
+        attaches: Vec<PendingAttach>,
+    ) -> Result<i32> {
+        let mut bodies = crate::shim::greeting();
+        bodies.push(Body::Create(Box::new(create)));
+        if attaches.is_empty() {
+            bodies.push(Body::Start);
+        }
+        let mut replies = shim.send(bodies).await?;
+        let mut pid = 0;
+        let last = replies.pop();
+        for reply in replies {
+            if let Answer::Started { pid: made } = heard(incoming, reply).await? {
+                pid = made;
+            }
+        }
+        if let Some(reply) = last
+            && let Answer::Started { pid: made } = heard(incoming, reply).await?
+        {
+            pid = made;
+        }
+        if !attaches.is_empty() {
+            for pending in attaches {
+                self.connect_pending(container, pending).await;
+            }
+            let replies = shim.send(vec![Body::Start]).await?;
+            for reply in replies {
+                if let Answer::Started { pid: made } = heard(incoming, reply).await? {
+                    pid = made;
+                }
+            }
+        }
+        if pid <= 0 {
+            return Err(Error::internal("the shim did not say which process it started"));
+        }
+        Ok(pid)
+    }
+
+    /// The network that it starts with. `host` and `container:` need nothing.
+    async fn network(&self, record: &Record) -> Result<Attachment> {
+        let host = &record.spec.host;
+        let primary = match &host.network_mode {
+            NetworkMode::Host => return Ok(self.shared_network("host", NetworkMode::Host, record)),
+            NetworkMode::Container(_) => return Ok(Attachment::default()),
+            NetworkMode::None => "none",
+            NetworkMode::Default => "bridge",
+            NetworkMode::Named(name) if name == "default" => "bridge",
+            NetworkMode::Named(name) => name,
+        };
+        let mut endpoints = record.spec.endpoints.clone();
+        if let Some(spec) = endpoints.remove("default") {
+            endpoints.entry("bridge".to_owned()).or_insert(spec);
+        }
+        if record.spec.config.network_disabled {
+            endpoints.clear();
+        }
+        let none = primary == "none" || record.spec.config.network_disabled;
+        let request = AttachRequest {
+            id: &record.id,
+            name: &record.name,
+            endpoints: &endpoints,
+            primary: Some(if none { "none" } else { primary }),
+            host,
+            exposed_ports: &record.spec.config.exposed_ports,
+        };
+        self.engine.networks().attach(request).await
+    }
+
+    /// What `inspect` shows for a container on the host's network.
+    fn shared_network(&self, name: &str, _mode: NetworkMode, _record: &Record) -> Attachment {
+        let mut attachment = Attachment::default();
+        if let Ok((name, id)) = self.engine.networks().resolve(name) {
+            let endpoint = crate::networks::Endpoint { network_id: Some(id), ..Default::default() };
+            attachment.endpoints.insert(name, endpoint);
+        }
+        attachment
+    }
+
+    /// Processes whose namespaces it joins, and its network namespace's file (`None`: the host's).
+    fn joins(&self, spec: &ContainerSpec, attachment: &Attachment) -> Result<(Joins, Option<PathBuf>)> {
+        let pid_of = |name: &str, what: &str| -> Result<i32> {
+            let other = self.get(name)?;
+            let (pid, restarting) = {
+                let live = other.live();
+                (live.run.phase.pid(), live.restarting.is_some())
+            };
+            match pid {
+                Some(pid) if !restarting => Ok(pid),
+                Some(_) => Err(Error::conflict(format!(
+                    "Container {} is restarting, wait until the container is running",
+                    other.id
+                ))),
+                None => Err(Error::conflict(format!("cannot join {what} of a non running container: {}", other.id))),
+            }
+        };
+        let mut joins = Joins::default();
+        if let IpcMode::Container(name) = &spec.host.ipc_mode {
+            joins.ipc = Some(pid_of(name, "IPC namespace")?);
+        }
+        if let NamespaceMode::Container(name) = &spec.host.pid_mode {
+            joins.pid = Some(pid_of(name, "PID namespace")?);
+        }
+        let netns = match &spec.host.network_mode {
+            NetworkMode::Host => None,
+            NetworkMode::Container(name) => {
+                Some(PathBuf::from(format!("/proc/{}/ns/net", pid_of(name, "network namespace")?)))
+            }
+            NetworkMode::None | NetworkMode::Default | NetworkMode::Named(_) => Some(attachment.netns.clone()),
+        };
+        Ok((joins, netns))
+    }
+
+    /// The paths that are bound into it: another container's where it shares that one's network.
+    fn files_of(&self, record: &Record) -> Paths {
+        let owner = match &record.spec.host.network_mode {
+            NetworkMode::Container(name) => self.get(name).map_or_else(|_| record.id.clone(), |other| other.id.clone()),
+            _ => record.id.clone(),
+        };
+        Paths::new(self.engine.config(), &owner)
+    }
+
+    /// Records why a start failed, in Docker's numbers.
+    fn start_failed(&self, container: &Arc<Container>, error: &Error) {
+        let run = {
+            let mut live = container.live();
+            live.run.error = error.to_string();
+            live.run.exit_code = failure_code(error);
+            // Clients that wanted to be attached hear the end.
+            live.attaches.clear();
+            live.run.clone()
+        };
+        self.save(&container.id, &run);
+    }
+
+    /// Writes the phase behind; losing it is healed by the shim's folder.
+    pub(super) fn save(&self, id: &berth_types::ContainerId, run: &super::record::Run) {
+        let mut batch = berth_store::Batch::new();
+        match create::put(&mut batch, TABLE_RUN, id, run) {
+            Ok(()) => self.engine.store().submit(batch, |result| {
+                if let Err(error) = result {
+                    tracing::error!(%error, "a container's phase was not written");
+                }
+            }),
+            Err(error) => tracing::error!(%error, "a container's phase was not written"),
+        }
+    }
+
+    pub(super) fn tell_networks(&self, action: &str, record: &Record, attachment: &Attachment) {
+        for (name, endpoint) in &attachment.endpoints {
+            let driver = match name.as_str() {
+                "host" => "host",
+                "none" => "null",
+                _ => "bridge",
+            };
+            let attributes = std::collections::BTreeMap::from([
+                ("name".to_owned(), name.clone()),
+                ("type".to_owned(), driver.to_owned()),
+                ("container".to_owned(), record.id.to_string()),
+            ]);
+            let id = endpoint.network_id.as_ref().map_or(name.as_str(), |id| id.as_str());
+            self.engine.events().publish(crate::events::EventKind::Network, action, id, attributes);
+        }
+    }
+
+    /// Listens to a running container's shim until its end.
+    pub(super) fn supervise(
+        &self,
+        container: &Arc<Container>,
+        shim: Arc<Shim>,
+        mut incoming: Incoming,
+        child: Option<i32>,
+        cleaning: tokio::sync::watch::Sender<bool>,
+    ) {
+        let (containers, container) = (self.clone(), container.clone());
+        tokio::spawn(async move {
+            let mut exit = None;
+            let mut cleaning = Some(cleaning);
+            while let Some(notice) = incoming.next().await {
+                match notice {
+                    Notice::Exited(record) => {
+                        // Later replies must be read while this goes on: in a task of its own.
+                        if let Some(cleaning) = cleaning.take() {
+                            exit = Some(());
+                            let (containers, container, shim) = (containers.clone(), container.clone(), shim.clone());
+                            tokio::spawn(async move {
+                                containers.exited(&container, exited::Ended::Told(record), Some(shim), cleaning).await;
+                            });
+                        }
+                    }
+                    other => containers.noticed(&container, other),
+                }
+            }
+            drop(incoming);
+            if let Some(pid) = child {
+                crate::shim::forget_process(pid);
+            }
+            if let (None, Some(cleaning)) = (exit, cleaning) {
+                if containers.engine.is_closing() {
+                    return;
+                }
+                containers.exited(&container, exited::Ended::ShimGone, None, cleaning).await;
+            }
+        });
+    }
+
+    /// Connects a client that was waiting for this start.
+    async fn connect_pending(&self, container: &Arc<Container>, pending: PendingAttach) {
+        let paths = Paths::new(self.engine.config(), &container.id);
+        let wanted = super::attach::wanted(&pending.options, Target::Init);
+        match crate::shim::attach(&paths.shim, wanted).await {
+            Ok(streams) => {
+                super::attach::run(self, container, streams, pending.options, pending.output, pending.input);
+            }
+            // The start goes on; the client sees its stream end.
+            Err(error) => tracing::warn!(container = container.id.short(), %error, "a client was not attached"),
+        }
+    }
+}
+
+/// The answer to a request while nobody else listens to the shim yet.
+async fn heard(incoming: &mut Incoming, reply: crate::shim::Reply) -> Result<Answer> {
+    let waiting = crate::shim::answer(reply);
+    tokio::pin!(waiting);
+    loop {
+        tokio::select! {
+            biased;
+            answer = &mut waiting => return answer,
+            notice = incoming.next() => {
+                if notice.is_none() {
+                    // What had arrived before the end still counts.
+                    incoming.close();
+                    return waiting.await;
+                }
+            }
+        }
+    }
+}
+
+/// 127 not found, 126 cannot be run, 128 for all else: what Docker's `State.ExitCode` shows.
+pub(super) fn failure_code(error: &Error) -> i64 {
+    let text = error.to_string();
+    let says = |words: &[&str]| words.iter().any(|word| text.contains(word));
+    match error.errno {
+        _ if says(&["executable file not found", "no such file or directory"]) => 127,
+        Some(2) => 127,
+        _ if says(&["permission denied", "is a directory", "exec format error"]) => 126,
+        Some(8 | 13 | 21) => 126,
+        _ if error.kind == ErrorKind::CannotRun => 126,
+        _ => 128,
+    }
+}
+
+struct Prepared {
+    health: Option<HealthProbe>,
+}
+
+/// Writes all files that the start needs. On a thread where it may block.
+fn prepare(
+    engine: &Engine,
+    record: &Record,
+    attachment: &Attachment,
+    netns: Option<&std::path::Path>,
+    joins: Joins,
+    files: &Paths,
+) -> Result<Prepared> {
+    let paths = Paths::new(engine.config(), &record.id);
+    let failed = |path: &std::path::Path, cause: &std::io::Error| {
+        let kind = if cause.raw_os_error() == Some(28) { ErrorKind::Unavailable } else { ErrorKind::Internal };
+        Error::because(kind, format!("cannot write {}", path.display()), cause)
+    };
+    let write = |path: &std::path::Path, text: &[u8]| std::fs::write(path, text).map_err(|cause| failed(path, &cause));
+    if files.folder == paths.folder {
+        write(&paths.hostname, files::hostname(&full_hostname(&record.spec)).as_bytes())?;
+        write(&paths.hosts, hosts(record, attachment)?.as_bytes())?;
+        write(&paths.resolv_conf, resolv_conf(record, attachment).as_bytes())?;
+    }
+    let built = oci::build(OciInput {
+        id: &record.id,
+        spec: &record.spec,
+        command: &record.command,
+        mounts: &record.mounts,
+        files: ContainerFiles {
+            resolv_conf: Some(&files.resolv_conf),
+            hostname: Some(&files.hostname),
+            hosts: Some(&files.hosts),
+        },
+        netns,
+        cgroup: &record.cgroup,
+        joins,
+    })?;
+    let health = health_probe(&record.spec)?;
+    let config = serde_json::to_vec(&built.spec)
+        .map_err(|cause| Error::because(ErrorKind::Internal, "cannot write the configuration", &cause))?;
+    // A folder of an earlier try says nothing about this one.
+    match std::fs::create_dir(&paths.shim) {
+        Err(cause) if cause.kind() == std::io::ErrorKind::AlreadyExists => {
+            std::fs::remove_dir_all(&paths.shim).map_err(|cause| failed(&paths.shim, &cause))?;
+            std::fs::create_dir(&paths.shim).map_err(|cause| failed(&paths.shim, &cause))?;
+        }
+        other => other.map_err(|cause| failed(&paths.shim, &cause))?,
+    }
+    write(&paths.shim.join("config.json"), &config)?;
+    Ok(Prepared { health })
+}
+
+fn full_hostname(spec: &ContainerSpec) -> String {
+    match spec.config.domainname.as_str() {
+        "" => spec.config.hostname.clone(),
+        domain => format!("{}.{domain}", spec.config.hostname),
+    }
+}
+
+fn hosts(record: &Record, attachment: &Attachment) -> Result<String> {
+    let host = &record.spec.host;
+    let extra = |entry: &String| {
+        files::extra_host(entry, attachment.host_gateway)
+            .map_err(|cause| Error::invalid(cause.to_string()))
+    };
+    let mut others = host.extra_hosts.iter().map(extra).collect::<Result<Vec<_>>>()?;
+    if host.network_mode == NetworkMode::Host {
+        let mut text = std::fs::read_to_string("/etc/hosts").unwrap_or_default();
+        for (address, names) in others {
+            text.push_str(&format!("{address}\t{names}\n"));
+        }
+        return Ok(text);
+    }
+    others.extend(attachment.neighbours.iter().cloned());
+    let own: Vec<IpAddr> = attachment
+        .endpoints
+        .values()
+        .flat_map(|endpoint| endpoint.ipv4.map(|a| a.0.into()).into_iter().chain(endpoint.ipv6.map(|a| a.0.into())))
+        .collect();
+    Ok(files::hosts(&files::Hosts {
+        hostname: &record.spec.config.hostname,
+        domainname: &record.spec.config.domainname,
+        own: &own,
+        others: &others,
+        ipv6: true,
+    }))
+}
+
+fn resolv_conf(record: &Record, attachment: &Attachment) -> String {
+    let host = &record.spec.host;
+    let text = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    let servers: Vec<String> = match host.dns.is_empty() {
+        true => attachment.dns_servers.iter().map(IpAddr::to_string).collect(),
+        false => host.dns.clone(),
+    };
+    files::resolv_conf(&text, &files::Resolver {
+        servers: &servers,
+        search: &host.dns_search,
+        options: &host.dns_options,
+        host_network: host.network_mode == NetworkMode::Host,
+    })
+}
+
+/// The probe with Docker's defaults filled in.
+pub(super) fn health_probe(spec: &ContainerSpec) -> Result<Option<HealthProbe>> {
+    let Some(process) = oci::health_process(spec)? else { return Ok(None) };
+    let Some(check) = &spec.config.healthcheck else { return Ok(None) };
+    let process = serde_json::to_value(process)
+        .map_err(|cause| Error::because(ErrorKind::Internal, "cannot write the health probe", &cause))?;
+    let nanos = |value: i64, default: u64| u64::try_from(value).ok().filter(|nanos| *nanos > 0).unwrap_or(default);
+    Ok(Some(HealthProbe {
+        process,
+        interval_nanos: nanos(check.interval_nanos, PROBE_INTERVAL_NANOS),
+        timeout_nanos: nanos(check.timeout_nanos, PROBE_TIMEOUT_NANOS),
+        start_period_nanos: nanos(check.start_period_nanos, 0),
+        start_interval_nanos: nanos(check.start_interval_nanos, PROBE_START_INTERVAL_NANOS),
+        retries: if check.retries == 0 { PROBE_RETRIES } else { check.retries },
+    }))
+}
+
+/// Takes a failed start back.
+struct Undo {
+    engine: Engine,
+    container: Arc<Container>,
+    attached: Option<Attachment>,
+    /// The shim's process: its connection is closed when this is dropped.
+    shim: Option<i32>,
+}
+
+impl Drop for Undo {
+    fn drop(&mut self) {
+        if self.attached.is_none() && self.shim.is_none() {
+            return;
+        }
+        let (cleaning, cleaned) = tokio::sync::watch::channel(false);
+        self.container.live().cleaned = cleaned;
+        let (engine, container) = (self.engine.clone(), self.container.clone());
+        let (attached, shim) = (self.attached.take(), self.shim.take());
+        tokio::spawn(async move {
+            exited::sweep_run(&engine, &container.record(), attached.as_ref(), shim).await;
+            if let Some(pid) = shim {
+                crate::shim::forget_process(pid);
+            }
+            cleaning.send_replace(true);
+        });
+    }
+}
+
+impl Live {
+    /// Whether its end is not the end: it will be started again by somebody who holds it.
+    pub(super) fn is_held(&self) -> bool {
+        self.held
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_start_has_dockers_exit_code() {
+        let error = |kind, text: &str| Error::new(kind, text);
+        assert_eq!(failure_code(&error(ErrorKind::NotFound, "exec: \"x\": executable file not found in $PATH")), 127);
+        assert_eq!(failure_code(&error(ErrorKind::CannotRun, "exec /x: permission denied")), 126);
+        assert_eq!(failure_code(&error(ErrorKind::Internal, "cannot publish port")), 128);
+    }
+
+    #[test]
+    fn a_probe_has_dockers_defaults() {
+        let mut spec = ContainerSpec::default();
+        assert!(health_probe(&spec).unwrap().is_none());
+        let test = ["CMD", "true"].map(str::to_owned).to_vec();
+        spec.config.healthcheck = Some(berth_types::spec::Healthcheck { test, ..Default::default() });
+        let probe = health_probe(&spec).unwrap().unwrap();
+        assert_eq!((probe.interval_nanos, probe.retries, probe.start_period_nanos), (PROBE_INTERVAL_NANOS, 3, 0));
+    }
+}

@@ -1,0 +1,180 @@
+//! Shims started ahead of time, so that a container's start does not wait for a program to load.
+//!
+//! An idle shim has nothing but its end of the socket pair: it ends when the engine does. Only [`spawned`]
+//! in a container's folder ties it to a container.
+
+use super::client::{Incoming, Shim};
+use crate::EngineConfig;
+use berth_shim_proto::{Body, VERSION};
+use berth_types::{Error, ErrorKind, Result};
+use std::ffi::CString;
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::net::UnixStream;
+
+/// The number under which a shim finds its connection.
+const CONNECTION: i32 = 3;
+/// A shim that was let go has ended by then, or is killed.
+const END_SECONDS_MAX: u64 = 3;
+
+/// In a container's shim folder before anything is asked of the shim: pid and start time, so that the next
+/// engine knows whom to wait for, or to end.
+const SPAWNED: &str = "spawned";
+
+pub(crate) struct Pool {
+    program: PathBuf,
+    log: PathBuf,
+    exec_root: PathBuf,
+    size: usize,
+    idle: Mutex<Vec<Idle>>,
+}
+
+struct Idle {
+    pid: i32,
+    start_ticks: u64,
+    stream: std::os::unix::net::UnixStream,
+}
+
+/// A shim of one's own.
+pub(crate) struct Taken {
+    pub(crate) shim: Arc<Shim>,
+    pub(crate) incoming: Incoming,
+    pub(crate) pid: i32,
+    pub(crate) start_ticks: u64,
+}
+
+impl Pool {
+    pub(crate) fn new(config: &EngineConfig) -> Arc<Pool> {
+        Arc::new(Pool {
+            program: config.shim_program.clone(),
+            log: config.exec_root.join("shims.log"),
+            exec_root: config.exec_root.clone(),
+            size: config.idle_shims,
+            idle: Mutex::new(Vec::new()),
+        })
+    }
+
+    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Idle>> {
+        self.idle.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// An idle shim, or a new one where all are taken. Another is started behind.
+    pub(crate) async fn take(self: &Arc<Pool>) -> Result<Taken> {
+        let idle = self.idle().pop();
+        let idle = match idle {
+            Some(idle) => idle,
+            None => {
+                let pool = self.clone();
+                let started = tokio::task::spawn_blocking(move || pool.start()).await;
+                started.unwrap_or_else(|error| Err(Error::internal(format!("starting a shim ended early: {error}"))))?
+            }
+        };
+        self.refill();
+        let failed = |cause: std::io::Error| Error::because(ErrorKind::Internal, "cannot speak to a shim", &cause);
+        let stream = UnixStream::from_std(idle.stream).map_err(failed)?;
+        let (shim, incoming) = Shim::over(stream, Some(idle.pid));
+        Ok(Taken { shim, incoming, pid: idle.pid, start_ticks: idle.start_ticks })
+    }
+
+    /// Starts what is missing, behind.
+    pub(crate) fn refill(self: &Arc<Pool>) {
+        if self.idle().len() >= self.size {
+            return;
+        }
+        let pool = self.clone();
+        drop(tokio::task::spawn_blocking(move || {
+            while pool.idle().len() < pool.size {
+                match pool.start() {
+                    Ok(idle) => pool.idle().push(idle),
+                    // The next start tries again, and tells its caller.
+                    Err(error) => return tracing::warn!(%error, "no idle shim"),
+                }
+            }
+        }));
+    }
+
+    fn start(&self) -> Result<Idle> {
+        let failed = |cause: std::io::Error| {
+            Error::because(ErrorKind::Unavailable, format!("cannot start {}", self.program.display()), &cause)
+        };
+        let text = |bytes: &[u8]| CString::new(bytes).map_err(|cause| failed(cause.into()));
+        let program = text(self.program.as_os_str().as_bytes())?;
+        let arguments = [text(b"berth-shim")?, text(self.exec_root.as_os_str().as_bytes())?];
+        let environment = [text(b"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")?];
+        let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null").map_err(failed)?;
+        // What a shim says when it dies; nothing in ordinary days.
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(&self.log).map_err(failed)?;
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(failed)?;
+        ours.set_nonblocking(true).map_err(failed)?;
+        let descriptors = [(null.as_fd(), 0), (null.as_fd(), 1), (log.as_fd(), 2), (theirs.as_fd(), CONNECTION)];
+        let pid = berth_sys::spawn::spawn(&program, &arguments, &environment, &descriptors)
+            .map_err(|errno| failed(errno.into()))?;
+        Ok(Idle { pid, start_ticks: start_ticks(pid).unwrap_or(0), stream: ours })
+    }
+}
+
+impl Taken {
+    /// The greeting, to be sent with the first requests.
+    pub(crate) fn greeting() -> Vec<Body> {
+        vec![Body::Hello { version: VERSION }, Body::Subscribe]
+    }
+
+    /// Leaves the note that ties it to the container of folder `dir`.
+    pub(crate) fn note(&self, dir: &Path) -> std::io::Result<()> {
+        std::fs::write(dir.join(SPAWNED), format!("{} {}\n", self.pid, self.start_ticks))
+    }
+}
+
+/// Who was started for the container of folder `dir`: pid and start time.
+pub(crate) fn spawned(dir: &Path) -> Option<(i32, u64)> {
+    let text = std::fs::read_to_string(dir.join(SPAWNED)).ok()?;
+    let (pid, ticks) = text.trim().split_once(' ')?;
+    Some((pid.parse().ok()?, ticks.parse().ok()?))
+}
+
+/// When a process began, in clock ticks since boot: field 22 of proc_pid_stat(5).
+fn start_ticks(pid: i32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name may hold blanks and parentheses: the fields begin after the last one.
+    let (_, fields) = stat.rsplit_once(')')?;
+    let mut fields = fields.split_whitespace();
+    // A zombie has ended.
+    let state = fields.next()?;
+    if state == "Z" {
+        return None;
+    }
+    fields.nth(18)?.parse().ok()
+}
+
+/// Whether the process is still the one that was noted.
+pub(crate) fn process_is((pid, ticks): (i32, u64)) -> bool {
+    start_ticks(pid) == Some(ticks)
+}
+
+/// Waits behind until a shim that this engine started has ended, so that no zombie stays. Killed if it
+/// does not end by itself.
+pub(crate) fn forget_process(pid: i32) {
+    tokio::spawn(async move {
+        let Some(pid) = rustix::process::Pid::from_raw(pid) else { return };
+        let mut pause = Duration::from_millis(1);
+        let begin = std::time::Instant::now();
+        let mut killed = false;
+        loop {
+            match rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::NOHANG) {
+                Ok(None) => {}
+                // Ended, or not a child of ours.
+                Ok(Some(_)) | Err(_) => return,
+            }
+            if !killed && begin.elapsed() > Duration::from_secs(END_SECONDS_MAX) {
+                tracing::warn!(pid = pid.as_raw_nonzero().get(), "a shim does not end: killed");
+                rustix::process::kill_process(pid, rustix::process::Signal::KILL).ok();
+                killed = true;
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_millis(200));
+        }
+    });
+}
