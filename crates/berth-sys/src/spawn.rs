@@ -44,9 +44,7 @@ pub fn spawn(
     for (ours, theirs) in descriptors {
         // SAFETY: the object is initialized; the numbers are copied. Equal numbers lose their
         // close-on-exec flag (glibc 2.29 and later).
-        check(unsafe {
-            libc::posix_spawn_file_actions_adddup2(&raw mut prepared.actions, ours.as_raw_fd(), *theirs)
-        })?;
+        check(unsafe { libc::posix_spawn_file_actions_adddup2(&raw mut prepared.actions, ours.as_raw_fd(), *theirs) })?;
     }
     let flags = libc::POSIX_SPAWN_SETSIGMASK | libc::POSIX_SPAWN_SETSIGDEF;
     let flags = i16::try_from(flags | i32::from(libc::POSIX_SPAWN_SETSID)).unwrap_or(0);

@@ -54,7 +54,10 @@ impl Containers {
         };
         let input = wants_input.then_some(input);
         if matches!(container.phase(), Phase::Paused { .. }) {
-            return Err(Error::conflict(format!("container {} is paused, unpause the container before attach", container.id)));
+            return Err(Error::conflict(format!(
+                "container {} is paused, unpause the container before attach",
+                container.id
+            )));
         }
         if options.logs {
             let from = LogOptions { stdout: options.stdout, stderr: options.stderr, ..LogOptions::default() };
@@ -103,7 +106,9 @@ impl Containers {
         match found.phase() {
             Phase::Running { .. } if found.live().restarting.is_none() => {}
             Phase::Paused { .. } => {
-                return Err(Error::conflict(format!("container {container} is paused, unpause the container before exec")));
+                return Err(Error::conflict(format!(
+                    "container {container} is paused, unpause the container before exec"
+                )));
             }
             _ => return Err(Error::conflict(format!("container {} is not running", found.id))),
         }
@@ -151,7 +156,10 @@ impl Containers {
     ) -> Result<Option<AttachStream>> {
         let shim = container.shim()?;
         if matches!(container.phase(), Phase::Paused { .. }) {
-            return Err(Error::conflict(format!("container {} is paused, unpause the container before exec", container.id)));
+            return Err(Error::conflict(format!(
+                "container {} is paused, unpause the container before exec",
+                container.id
+            )));
         }
         let mut spec = spec;
         if let Some(size) = options.console_size {

@@ -25,9 +25,7 @@ pub(super) enum Ended {
 
 /// A container with a probe starts with its health unknown.
 pub(super) fn health_at_start(spec: &ContainerSpec) -> Option<HealthState> {
-    let probe = spec.config.healthcheck.as_ref().filter(|check| {
-        check.test.first().is_some_and(|kind| kind != "NONE")
-    });
+    let probe = spec.config.healthcheck.as_ref().filter(|check| check.test.first().is_some_and(|kind| kind != "NONE"));
     probe.map(|_| HealthState { status: HealthStatus::Starting, failing_streak: 0, log: Vec::new() })
 }
 

@@ -153,7 +153,9 @@ impl Containers {
             live.waiters.push((condition, sender));
         }
         Ok(Box::pin(async move {
-            receiver.await.map_err(|_| Error::internal(format!("nobody can tell the end of container {}", container.id)))
+            receiver
+                .await
+                .map_err(|_| Error::internal(format!("nobody can tell the end of container {}", container.id)))
         }))
     }
 
@@ -199,12 +201,18 @@ impl Containers {
         let warnings = oci::validate_update(&host.resources, &update.resources, oci::HostFacts::get())?;
         if let Some(restart) = update.restart {
             if host.auto_remove && restart != RestartPolicy::No {
-                return Err(Error::conflict("Restart policy cannot be updated because AutoRemove is enabled for the container"));
+                return Err(Error::conflict(
+                    "Restart policy cannot be updated because AutoRemove is enabled for the container",
+                ));
             }
             host.restart = restart;
         }
         let (new, now) = (&update.resources, &mut host.resources);
-        let number = |now: &mut i64, new: i64| if new != 0 { *now = new };
+        let number = |now: &mut i64, new: i64| {
+            if new != 0 {
+                *now = new
+            }
+        };
         number(&mut now.memory_bytes, new.memory_bytes);
         number(&mut now.memory_reservation_bytes, new.memory_reservation_bytes);
         number(&mut now.memory_swap_bytes, new.memory_swap_bytes);

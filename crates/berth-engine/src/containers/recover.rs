@@ -17,7 +17,8 @@ const DIAL_SECONDS_MAX: u64 = 5;
 impl Containers {
     /// Once, before the first request.
     pub(crate) async fn recover(&self) -> Result<()> {
-        let failed = |cause: berth_store::StoreError| Error::because(ErrorKind::DataLoss, "cannot read the containers", &cause);
+        let failed =
+            |cause: berth_store::StoreError| Error::because(ErrorKind::DataLoss, "cannot read the containers", &cause);
         let runs = self.engine.store().list::<Run>(TABLE_RUN).map_err(failed)?;
         let mut runs: std::collections::BTreeMap<String, Run> =
             runs.into_iter().filter_map(|(id, run)| Some((id, run.ok()?))).collect();
@@ -48,12 +49,15 @@ impl Containers {
                         live.run.started_unix_nanos = started_unix_nanos;
                         live.health = state.health;
                         live.shim = Some(shim.clone());
-                        if live.run.attachment.endpoints.is_empty() && !live.run.attachment.netns.as_os_str().is_empty() {
+                        if live.run.attachment.endpoints.is_empty() && !live.run.attachment.netns.as_os_str().is_empty()
+                        {
                             tracing::warn!(container = container.id.short(), "its network's record is lost");
                         }
                         adopted.push((container.clone(), shim, incoming));
                     }
-                    ShimPhase::Exited(exit) => ended.push((container.clone(), Ended::Told(exit), Some((shim, incoming)))),
+                    ShimPhase::Exited(exit) => {
+                        ended.push((container.clone(), Ended::Told(exit), Some((shim, incoming))))
+                    }
                     // Never started: it goes with the connection.
                     ShimPhase::Created { .. } | ShimPhase::Empty => {
                         ended.push((container.clone(), Ended::ShimGone, None));
@@ -62,7 +66,8 @@ impl Containers {
                 Err(_) => ended.push((container.clone(), Ended::ShimGone, None)),
             }
         }
-        let attached = adopted.iter().map(|(container, ..)| (container.id.clone(), container.live().run.attachment.clone()));
+        let attached =
+            adopted.iter().map(|(container, ..)| (container.id.clone(), container.live().run.attachment.clone()));
         self.engine.networks().recover(attached.collect()).await?;
         for (container, shim, incoming) in adopted {
             let (cleaning, cleaned) = tokio::sync::watch::channel(false);
@@ -77,7 +82,12 @@ impl Containers {
         Ok(())
     }
 
-    fn recover_ended(&self, container: &Arc<Container>, how: Ended, connection: Option<(Arc<Shim>, crate::shim::Incoming)>) {
+    fn recover_ended(
+        &self,
+        container: &Arc<Container>,
+        how: Ended,
+        connection: Option<(Arc<Shim>, crate::shim::Incoming)>,
+    ) {
         {
             // A start that the record did not hear of any more.
             let mut live = container.live();

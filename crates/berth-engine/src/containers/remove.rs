@@ -50,7 +50,12 @@ impl Containers {
         }
         self.engine.table().remove(container);
         let (engine, id) = (self.engine.clone(), record.id.clone());
-        let snapshots: Vec<String> = record.mounts.iter().filter(|point| !point.detail.layers.is_empty()).map(|point| point.driver.clone()).collect();
+        let snapshots: Vec<String> = record
+            .mounts
+            .iter()
+            .filter(|point| !point.detail.layers.is_empty())
+            .map(|point| point.driver.clone())
+            .collect();
         super::archive::blocking(move || {
             sweep_folders(&engine, &id, &snapshots);
             Ok(())
@@ -88,7 +93,11 @@ impl Containers {
         for container in self.engine.table().all() {
             let record = container.record();
             let young = until.is_some_and(|until| record.created_unix_nanos > until);
-            if container.live().is_running() || container.live().restarting.is_some() || young || !filters.labels(&record.spec.config.labels) {
+            if container.live().is_running()
+                || container.live().restarting.is_some()
+                || young
+                || !filters.labels(&record.spec.config.labels)
+            {
                 continue;
             }
             let bytes = self.engine.images().rootfs_size(record.id.as_str()).unwrap_or(0);

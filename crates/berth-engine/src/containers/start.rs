@@ -13,7 +13,7 @@
 //! the next one sweeps it; killed after it, the next engine finds the container running and adopts it.
 //! A step that fails undoes those before it.
 
-use super::record::{Container, Live, PendingAttach, Paths, Record, TABLE_RUN};
+use super::record::{Container, Live, Paths, PendingAttach, Record, TABLE_RUN};
 use super::{Containers, Outcome, create, exited};
 use crate::Engine;
 use crate::networks::{AttachRequest, Attachment, files};
@@ -61,7 +61,9 @@ impl Containers {
                     return Err(Error::conflict("cannot start a paused container, try unpause instead"));
                 }
                 Phase::Created | Phase::Exited { .. } => {}
-                Phase::Removing => return Err(Error::conflict("container is marked for removal and cannot be started")),
+                Phase::Removing => {
+                    return Err(Error::conflict("container is marked for removal and cannot be started"));
+                }
             }
             live.cleaned.clone()
         };
@@ -117,7 +119,8 @@ impl Containers {
         let now = crate::events::now_unix_nanos();
         let status = {
             let mut live = container.live();
-            live.run.phase = live.run.phase.after(Event::Started { pid }).map_err(|refusal| Error::conflict(refusal.to_string()))?;
+            live.run.phase =
+                live.run.phase.after(Event::Started { pid }).map_err(|refusal| Error::conflict(refusal.to_string()))?;
             live.run.started_unix_nanos = now;
             live.run.error.clear();
             live.run.exit_code = 0;
@@ -462,8 +465,7 @@ fn full_hostname(spec: &ContainerSpec) -> String {
 fn hosts(record: &Record, attachment: &Attachment) -> Result<String> {
     let host = &record.spec.host;
     let extra = |entry: &String| {
-        files::extra_host(entry, attachment.host_gateway)
-            .map_err(|cause| Error::invalid(cause.to_string()))
+        files::extra_host(entry, attachment.host_gateway).map_err(|cause| Error::invalid(cause.to_string()))
     };
     let mut others = host.extra_hosts.iter().map(extra).collect::<Result<Vec<_>>>()?;
     if host.network_mode == NetworkMode::Host {
@@ -495,12 +497,15 @@ fn resolv_conf(record: &Record, attachment: &Attachment) -> String {
         true => attachment.dns_servers.iter().map(IpAddr::to_string).collect(),
         false => host.dns.clone(),
     };
-    files::resolv_conf(&text, &files::Resolver {
-        servers: &servers,
-        search: &host.dns_search,
-        options: &host.dns_options,
-        host_network: host.network_mode == NetworkMode::Host,
-    })
+    files::resolv_conf(
+        &text,
+        &files::Resolver {
+            servers: &servers,
+            search: &host.dns_search,
+            options: &host.dns_options,
+            host_network: host.network_mode == NetworkMode::Host,
+        },
+    )
 }
 
 /// The probe with Docker's defaults filled in.

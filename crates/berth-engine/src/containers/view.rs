@@ -66,7 +66,12 @@ impl Containers {
             hosts_path: paths.hosts,
             log_path: record.log.path.clone(),
             app_armor_profile: String::new(),
-            exec_ids: live.execs.values().filter(|exec| exec.started && exec.exit_code.is_none()).map(|exec| exec.id.clone()).collect(),
+            exec_ids: live
+                .execs
+                .values()
+                .filter(|exec| exec.started && exec.exit_code.is_none())
+                .map(|exec| exec.id.clone())
+                .collect(),
             rootfs: Some(record.rootfs.clone()),
             mounts: record.mounts.clone(),
             network: live.run.attachment.clone(),
@@ -79,8 +84,22 @@ impl Containers {
     pub async fn list(&self, options: &ListOptions) -> Result<Vec<Summary>> {
         let filters = &options.filters;
         filters.only(&[
-            "ancestor", "before", "expose", "exited", "health", "id", "is-task", "label", "label!", "name", "network",
-            "publish", "since", "status", "volume", "isolation",
+            "ancestor",
+            "before",
+            "expose",
+            "exited",
+            "health",
+            "id",
+            "is-task",
+            "label",
+            "label!",
+            "name",
+            "network",
+            "publish",
+            "since",
+            "status",
+            "volume",
+            "isolation",
         ])?;
         for word in filters.get("status") {
             if !["created", "running", "paused", "restarting", "removing", "exited", "dead"].contains(&word.as_str()) {
@@ -92,7 +111,8 @@ impl Containers {
         };
         let (before, since) = (moment("before")?, moment("since")?);
         let everything = options.all || options.limit > 0 || filters.contains("status") || filters.contains("exited");
-        let ancestors: Vec<_> = filters.get("ancestor").iter().filter_map(|name| self.engine.images().resolve(name).ok()).collect();
+        let ancestors: Vec<_> =
+            filters.get("ancestor").iter().filter_map(|name| self.engine.images().resolve(name).ok()).collect();
         let mut all: Vec<Arc<Container>> = self.engine.table().all();
         all.sort_by_key(|container| std::cmp::Reverse(container.record().created_unix_nanos));
         let mut found = Vec::new();
@@ -108,7 +128,8 @@ impl Containers {
                 Some(HealthStatus::Healthy) => "healthy",
                 Some(HealthStatus::Unhealthy) => "unhealthy",
             };
-            let named = |key: &str, test: &dyn Fn(&String) -> bool| !filters.contains(key) || filters.get(key).iter().any(test);
+            let named =
+                |key: &str, test: &dyn Fn(&String) -> bool| !filters.contains(key) || filters.get(key).iter().any(test);
             let ports = |wanted: &String, all: Vec<String>| {
                 all.iter().any(|port| port == wanted || port.split('/').next() == Some(wanted))
             };
@@ -116,21 +137,29 @@ impl Containers {
                 && filters.exact("status", state.word().as_str())
                 && filters.exact("health", health)
                 && named("id", &|id| record.id.as_str().starts_with(id.as_str()))
-                && named("name", &|name| record.name.contains(name.trim_start_matches(['/', '^']).trim_end_matches('$')))
+                && named("name", &|name| {
+                    record.name.contains(name.trim_start_matches(['/', '^']).trim_end_matches('$'))
+                })
                 && named("exited", &|code| {
                     matches!(state.phase, berth_types::Phase::Exited { .. }) && code.parse() == Ok(state.exit_code)
                 })
-                && named("volume", &|volume| record.mounts.iter().any(|point| point.name == *volume || point.target == *volume))
+                && named("volume", &|volume| {
+                    record.mounts.iter().any(|point| point.name == *volume || point.target == *volume)
+                })
                 && named("network", &|name| {
                     attachment.endpoints.iter().any(|(key, endpoint)| {
-                        key == name || endpoint.network_id.as_ref().is_some_and(|id| id.as_str().starts_with(name.as_str()))
+                        key == name
+                            || endpoint.network_id.as_ref().is_some_and(|id| id.as_str().starts_with(name.as_str()))
                     }) || network_mode(&record.spec.host.network_mode) == *name
                 })
                 && named("ancestor", &|name| {
-                    record.spec.config.image == *name || ancestors.iter().any(|image| Some(&image.id) == record.image.as_ref())
+                    record.spec.config.image == *name
+                        || ancestors.iter().any(|image| Some(&image.id) == record.image.as_ref())
                 })
                 && named("publish", &|port| ports(port, attachment.ports.keys().map(ToString::to_string).collect()))
-                && named("expose", &|port| ports(port, record.spec.config.exposed_ports.iter().map(ToString::to_string).collect()))
+                && named("expose", &|port| {
+                    ports(port, record.spec.config.exposed_ports.iter().map(ToString::to_string).collect())
+                })
                 && before.is_none_or(|before| record.created_unix_nanos < before)
                 && since.is_none_or(|since| record.created_unix_nanos > since)
                 && filters.labels(&record.spec.config.labels);
