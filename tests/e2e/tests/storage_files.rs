@@ -81,29 +81,29 @@ fn a_link_swapped_in_during_a_copy_changes_nothing_on_the_host() {
     std::fs::create_dir(&victim).unwrap();
     std::fs::write(victim.join("file"), "host").unwrap();
     let swap = format!("while true; do mkdir -p /d; mv /d /e; ln -s {} /d; rm /d; rm -rf /e; done", victim.display());
-    engine.docker(["run", "-d", "--name", "c", "tiny", "sh", "-c", &swap]).success();
+    engine.docker(["run", "-d", "--name", "box", "tiny", "sh", "-c", &swap]).success();
     let file = engine.root().join("file");
     std::fs::write(&file, "evil").unwrap();
     for _ in 0..50 {
-        engine.docker(["cp", file.to_str().unwrap(), "c:/d/file"]);
+        engine.docker(["cp", file.to_str().unwrap(), "box:/d/file"]);
     }
     assert_eq!(std::fs::read_to_string(victim.join("file")).unwrap(), "host");
     assert_eq!(std::fs::read_dir(&victim).unwrap().count(), 1);
-    engine.docker(["rm", "-f", "c"]).success();
+    engine.docker(["rm", "-f", "box"]).success();
 }
 
 #[test]
 fn refusals_are_dockers() {
     let Some(engine) = Engine::start("cp-bad") else { return };
-    engine.docker(["create", "--name", "c", "--read-only", "-v", "data:/v:ro", "tiny"]).success();
+    engine.docker(["create", "--name", "box", "--read-only", "-v", "data:/v:ro", "tiny"]).success();
     let file = engine.root().join("file");
     std::fs::write(&file, "x").unwrap();
     let file = file.to_str().unwrap();
-    let missing = engine.docker(["cp", "c:/nope", "-"]).failure(1);
-    assert!(missing.contains("Could not find the file /nope in container c"), "{missing}");
-    let rootfs = engine.docker(["cp", file, "c:/tmp/"]).failure(1);
+    let missing = engine.docker(["cp", "box:/nope", "-"]).failure(1);
+    assert!(missing.contains("Could not find the file /nope in container box"), "{missing}");
+    let rootfs = engine.docker(["cp", file, "box:/tmp/"]).failure(1);
     assert!(rootfs.contains("container rootfs is marked read-only"), "{rootfs}");
-    let volume = engine.docker(["cp", file, "c:/v/"]).failure(1);
+    let volume = engine.docker(["cp", file, "box:/v/"]).failure(1);
     assert!(volume.contains("mounted volume is marked read-only"), "{volume}");
 }
 

@@ -22,11 +22,11 @@ fn data_outlives_the_container_that_wrote_it() {
 #[test]
 fn a_used_volume_is_not_removed_and_an_unused_anonymous_one_is_pruned() {
     let Some(engine) = Engine::start("volumes-used") else { return };
-    engine.docker(["create", "--name", "c", "-v", "data:/d", "-v", "/anonymous", "tiny"]).success();
+    engine.docker(["create", "--name", "box", "-v", "data:/d", "-v", "/anonymous", "tiny"]).success();
     let refusal = engine.docker(["volume", "rm", "data"]).failure(1);
     assert!(refusal.contains("volume is in use"), "{refusal}");
     assert_eq!(engine.docker(["volume", "ls", "-q"]).success().lines().count(), 2);
-    engine.docker(["rm", "c"]).success();
+    engine.docker(["rm", "box"]).success();
     // Without -v the anonymous one stays until a prune, which leaves named ones alone.
     assert_eq!(engine.docker(["volume", "ls", "-q"]).success().lines().count(), 2);
     engine.docker(["volume", "prune", "-f"]).success();
@@ -88,9 +88,9 @@ fn a_subpath_stays_beneath_its_volume() {
 #[test]
 fn mounts_are_taken_over_from_another_container() {
     let Some(engine) = Engine::start("volumes-from") else { return };
-    engine.docker(["run", "--name", "a", "-v", "/d", "tiny", "sh", "-c", "echo hers > /d/f"]).success();
-    assert_eq!(engine.docker(["run", "--rm", "--volumes-from", "a", "tiny", "cat", "/d/f"]).success(), "hers");
-    let refusal = engine.docker(["run", "--rm", "--volumes-from", "a:ro", "tiny", "touch", "/d/x"]).failure(1);
+    engine.docker(["run", "--name", "first", "-v", "/d", "tiny", "sh", "-c", "echo hers > /d/f"]).success();
+    assert_eq!(engine.docker(["run", "--rm", "--volumes-from", "first", "tiny", "cat", "/d/f"]).success(), "hers");
+    let refusal = engine.docker(["run", "--rm", "--volumes-from", "first:ro", "tiny", "touch", "/d/x"]).failure(1);
     assert!(refusal.contains("Read-only file system"), "{refusal}");
 }
 
