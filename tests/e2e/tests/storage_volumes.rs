@@ -99,7 +99,7 @@ fn bad_mounts_are_refused_in_dockers_words() {
     let Some(engine) = Engine::start("volumes-bad") else { return };
     for (arguments, words) in [
         (&["-v", "/a:/b:fast"][..], "invalid mode: fast"),
-        (&["-v", "x:/b"], "volume name is too short"),
+        (&["--mount", "type=volume,src=x,dst=/b"], "volume name is too short"),
         (&["-v", "bad name:/b"], "includes invalid characters"),
         (&["-v", "/tmp:/x", "-v", "/var:/x"], "Duplicate mount point: /x"),
         (&["-v", "/tmp:/"], "destination can't be '/'"),

@@ -74,9 +74,23 @@ impl Containers {
             Ok(()) => Ok(Outcome::Done),
             Err(error) => {
                 self.start_failed(container, &error);
+                if container.record().spec.host.auto_remove {
+                    self.remove_behind(container);
+                }
                 Err(error.context(format!("cannot start container {}", container.name())))
             }
         }
+    }
+
+    /// With `--rm` a container that cannot start goes at once: its client waits for that.
+    fn remove_behind(&self, container: &Arc<Container>) {
+        let (containers, container) = (self.clone(), container.clone());
+        tokio::spawn(async move {
+            let options = super::RemoveOptions { force: false, volumes: true };
+            if let Err(error) = containers.remove_inner(&container, options).await {
+                tracing::warn!(container = container.id.short(), %error, "not removed after its failed start");
+            }
+        });
     }
 
     async fn launch(&self, container: &Arc<Container>) -> Result<()> {
