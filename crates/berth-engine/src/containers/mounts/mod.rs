@@ -21,7 +21,7 @@ use super::{MountDetail, MountPoint};
 use crate::Engine;
 use crate::volumes::{Pin, Volume, VolumeCreate};
 use berth_types::spec::{ContainerSpec, MountKind, MountSpec};
-use berth_types::{ContainerId, Error, Result};
+use berth_types::{ContainerId, Error, ErrorKind, Result};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
@@ -49,6 +49,14 @@ impl Pins {
 /// Reads all that the (merged) specification says about mounts, makes the volumes that it needs, and
 /// refuses what cannot be mounted. `id` is the new container's.
 pub async fn plan(engine: &Engine, id: &ContainerId, spec: &ContainerSpec) -> Result<Planned> {
+    // Docker's client takes "not found" to mean the container's image, and would pull it.
+    plan_all(engine, id, spec).await.map_err(|error| match error.kind {
+        ErrorKind::NotFound => error.with_kind(ErrorKind::InvalidArgument),
+        _ => error,
+    })
+}
+
+async fn plan_all(engine: &Engine, id: &ContainerId, spec: &ContainerSpec) -> Result<Planned> {
     let host = &spec.host;
     let mut pins = Pins::default();
     let mut points: BTreeMap<String, MountPoint> = BTreeMap::new();
@@ -155,7 +163,7 @@ fn use_image(engine: &Engine, id: &ContainerId, point: &mut MountPoint, number: 
 async fn taken_over(engine: &Engine, text: &str) -> Result<Vec<MountPoint>> {
     let (name, writable) = parse::volumes_from(text)?;
     let from = engine.containers().inspect(name, false).await;
-    let from = from.map_err(|error| error.with_kind(berth_types::ErrorKind::InvalidArgument))?;
+    let from = from.map_err(|error| error.with_kind(ErrorKind::InvalidArgument))?;
     let mut mounts = from.mounts;
     for point in &mut mounts {
         point.read_write &= writable;
