@@ -14,7 +14,7 @@ const LAYERS: &[&[&str]] = &[
     &["berth-image", "berth-shim-proto", "berth-store"],
     &["berth-engine"],
     &["berth-api-docker"],
-    &["berth", "berthd", "berth-shim"],
+    &["berth", "berthd", "berth-shim", "berth-bench"],
 ];
 
 /// Arrows that the layers would allow and the design forbids, with the reason.

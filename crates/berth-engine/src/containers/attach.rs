@@ -116,8 +116,7 @@ impl Containers {
         oci::exec_process(&found.record().spec, &spec)?;
         let id = ExecId::from_bytes(random_bytes()?);
         let command = spec.cmd.join(" ");
-        let exec =
-            Exec { id: id.clone(), spec, created: std::time::Instant::now(), pid: 0, started: false, exit_code: None };
+        let exec = Exec { id: id.clone(), spec, pid: 0, started: false, exit_code: None };
         found.live().execs.insert(id.clone(), exec);
         self.engine.table().add_exec(&id, &found.id);
         self.tell(&found, &format!("exec_create: {command}"), &[("execID", id.to_string())]);

@@ -43,7 +43,7 @@ impl Containers {
         let mut undo = Undo { containers: self.clone(), id: id.clone(), done: false };
         let anonymous: Vec<String> =
             planned.mounts.iter().filter(|point| point.anonymous).map(|point| point.name.clone()).collect();
-        let (images, paths, image_id) = (engine.images(), Paths::new(engine.config(), &id), image.id.clone());
+        let (images, paths, image_id) = (engine.images(), Paths::new(engine.config(), &id), image.id);
         let (key, log_folder) = (id.clone(), log.path.parent().map(Path::to_owned));
         let rootfs = super::archive::blocking(move || {
             let failed = |cause: std::io::Error| {
@@ -71,7 +71,7 @@ impl Containers {
             cgroup: oci::cgroup_path(&engine.config().cgroup_parent, &spec, &id),
             name: name.name.clone(),
             created_unix_nanos: crate::events::now_unix_nanos(),
-            image: Some(image.id.clone()),
+            image: Some(image.id),
             platform: platform(&image.defaults),
             command,
             mounts: points,

@@ -72,7 +72,7 @@ impl Containers {
             id: record.id.clone(),
             name: record.name.clone(),
             spec: record.spec.clone(),
-            image_id: record.image.clone(),
+            image_id: record.image,
             rootfs_key: record.id.to_string(),
             _paused: paused,
         })

@@ -3,14 +3,13 @@
 //! ```text
 //!  store  container/<id>  Record   what it is: changes by rename and update only
 //!         run/<id>        Run      where it is in its life: small, written on every change
-//!         gone/<id>       Gone     removed, but some of its things are still on the disk
 //! ```
 //!
 //! [`Container`] is both, plus what only lives in memory. Two locks: `ops` orders the operations on one
 //! container (start, remove, rename, ...) and may be held across awaits; `live` guards the data for
 //! moments. Different containers share neither.
 
-use super::{AttachInput, ExecSpec, MountPoint, State, WaitCondition, WaitOutcome};
+use super::{ExecSpec, MountPoint, State, WaitCondition, WaitOutcome};
 use crate::networks::Attachment;
 use crate::shim::Shim;
 use berth_shim_proto::{ExitRecord, HealthState, LogTarget};
@@ -26,11 +25,10 @@ use tokio::sync::{oneshot, watch};
 
 pub(crate) const TABLE_CONTAINER: &str = "container";
 pub(crate) const TABLE_RUN: &str = "run";
-pub(crate) const TABLE_GONE: &str = "gone";
 
 /// What a container is.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Record {
+pub(crate) struct Record {
     pub id: ContainerId,
     /// Without a slash.
     pub name: String,
@@ -52,7 +50,7 @@ pub struct Record {
 /// Where a container is in its life.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Run {
+pub(crate) struct Run {
     pub phase: Phase,
     /// 0 where it never ran.
     pub started_unix_nanos: i64,
@@ -89,23 +87,11 @@ impl Default for Run {
     }
 }
 
-/// What is left of a removed container.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-#[serde(default)]
-pub(crate) struct Gone {
-    /// Anonymous volumes that go with it.
-    pub volumes: Vec<String>,
-    /// Keys of its snapshots.
-    pub snapshots: Vec<String>,
-    pub cgroup: String,
-}
-
 /// A process of `exec`.
 #[derive(Debug, Clone)]
-pub struct Exec {
+pub(crate) struct Exec {
     pub id: ExecId,
     pub spec: ExecSpec,
-    pub created: std::time::Instant,
     /// 0 before its start.
     pub pid: i32,
     pub started: bool,
@@ -120,7 +106,7 @@ pub(crate) struct PendingAttach {
 }
 
 /// What changes.
-pub struct Live {
+pub(crate) struct Live {
     pub record: Arc<Record>,
     pub run: Run,
     pub health: Option<HealthState>,
@@ -146,7 +132,7 @@ pub struct Live {
 }
 
 /// One container. See the module's comment for its locks.
-pub struct Container {
+pub(crate) struct Container {
     pub id: ContainerId,
     pub(crate) ops: tokio::sync::Mutex<()>,
     live: Mutex<Live>,
@@ -180,29 +166,25 @@ impl Container {
     }
 
     /// For moments; never across an await.
-    pub fn live(&self) -> MutexGuard<'_, Live> {
+    pub(crate) fn live(&self) -> MutexGuard<'_, Live> {
         self.live.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    pub fn record(&self) -> Arc<Record> {
+    pub(crate) fn record(&self) -> Arc<Record> {
         self.live().record.clone()
     }
 
-    pub fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         self.live().record.name.clone()
     }
 
-    pub fn phase(&self) -> Phase {
+    pub(crate) fn phase(&self) -> Phase {
         self.live().run.phase
     }
 
     /// How its last run ended.
-    pub fn last_exit(&self) -> Option<ExitRecord> {
+    pub(crate) fn last_exit(&self) -> Option<ExitRecord> {
         self.live().run.last_exit.clone()
-    }
-
-    pub fn state(&self) -> State {
-        self.live().state()
     }
 
     /// The connection to its shim, or Docker's refusal where it does not run.
@@ -220,7 +202,7 @@ pub(crate) fn not_running(id: &ContainerId) -> Error {
 }
 
 impl Live {
-    pub fn state(&self) -> State {
+    pub(crate) fn state(&self) -> State {
         let run = &self.run;
         State {
             phase: if self.removing { Phase::Removing } else { run.phase },
@@ -373,10 +355,6 @@ impl Table {
         self.write().execs.insert(exec.to_string(), container.clone());
     }
 
-    pub(crate) fn drop_exec(&self, exec: &ExecId) {
-        self.write().execs.remove(exec.as_str());
-    }
-
     /// The container of an exec, by the exec's full id.
     pub(crate) fn of_exec(&self, exec: &str) -> Result<(Arc<Container>, ExecId)> {
         let missing = || Error::not_found(format!("No such exec instance: {exec}"));
@@ -385,11 +363,6 @@ impl Table {
         let container = index.execs.get(exec).and_then(|id| index.by_id.get(id.as_str())).ok_or_else(missing)?;
         Ok((container.clone(), id))
     }
-}
-
-/// An input that nobody reads.
-pub(crate) fn no_input() -> Option<AttachInput> {
-    None
 }
 
 /// 32 bytes of the kernel's random source.

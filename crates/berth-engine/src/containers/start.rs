@@ -13,7 +13,7 @@
 //! the next one sweeps it; killed after it, the next engine finds the container running and adopts it.
 //! A step that fails undoes those before it.
 
-use super::record::{Container, Live, Paths, PendingAttach, Record, TABLE_RUN};
+use super::record::{Container, Paths, PendingAttach, Record, TABLE_RUN};
 use super::{Containers, Outcome, create, exited};
 use crate::Engine;
 use crate::networks::{AttachRequest, Attachment, files};
@@ -139,7 +139,7 @@ impl Containers {
             live.run.error.clear();
             live.run.exit_code = 0;
             live.run.stopped_by_user = false;
-            live.run.boot_id.clone_from(&self.engine.boot_id());
+            live.run.boot_id.clone_from(self.engine.boot_id());
             live.run.attachment = attachment.clone();
             live.stop_asked = false;
             live.health = exited::health_at_start(&record.spec);
@@ -564,13 +564,6 @@ impl Drop for Undo {
             }
             cleaning.send_replace(true);
         });
-    }
-}
-
-impl Live {
-    /// Whether its end is not the end: it will be started again by somebody who holds it.
-    pub(super) fn is_held(&self) -> bool {
-        self.held
     }
 }
 

@@ -245,7 +245,8 @@ impl Drop for Running {
         // It cleans up after itself on SIGTERM; one that has ended needs none.
         if matches!(self.child.try_wait(), Ok(None)) {
             let pid = rustix::process::Pid::from_child(&self.child);
-            drop(rustix::process::kill_process(pid, rustix::process::Signal::TERM));
+            // It may have ended just now.
+            rustix::process::kill_process(pid, rustix::process::Signal::TERM).ok();
             drop(self.child.wait());
         }
     }

@@ -121,14 +121,6 @@ impl Catalog {
         self.images.values().filter(move |record| record.parent.as_ref() == Some(id)).map(|record| &record.id)
     }
 
-    /// Layers that no image but `id` needs.
-    pub(super) fn layers_only_of(&self, id: &Digest) -> Vec<Digest> {
-        let others: BTreeSet<&Digest> =
-            self.images.values().filter(|record| record.id != *id).flat_map(|record| &record.layers).collect();
-        let own = self.images.get(id).map_or(&[][..], |record| &record.layers);
-        own.iter().filter(|layer| !others.contains(layer)).copied().collect::<BTreeSet<_>>().into_iter().collect()
-    }
-
     pub(super) fn all_layers(&self) -> BTreeMap<Digest, (u64, usize)> {
         let mut layers = BTreeMap::new();
         for record in self.images.values() {
@@ -279,8 +271,6 @@ mod tests {
     #[test]
     fn shared_layers_stay() {
         let (catalog, a, b) = catalog();
-        assert!(catalog.layers_only_of(&a).is_empty());
-        assert_eq!(catalog.layers_only_of(&b), [Digest::from_bytes([2; 32])]);
         assert_eq!(catalog.children(&a).collect::<Vec<_>>(), [&b]);
         assert_eq!(catalog.all_layers()[&Digest::from_bytes([1; 32])], (10, 2));
     }

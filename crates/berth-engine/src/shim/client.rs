@@ -20,8 +20,6 @@ const READ_BYTES: usize = 8 << 10;
 pub(crate) struct Shim {
     writer: tokio::sync::Mutex<OwnedWriteHalf>,
     pending: Arc<Mutex<Pending>>,
-    /// Of a shim that this engine started.
-    pub(crate) pid: Option<i32>,
 }
 
 #[derive(Default)]
@@ -57,10 +55,10 @@ pub(crate) async fn connect(dir: &Path) -> std::io::Result<UnixStream> {
 }
 
 impl Shim {
-    pub(crate) fn over(stream: UnixStream, pid: Option<i32>) -> (Arc<Shim>, Incoming) {
+    pub(crate) fn over(stream: UnixStream) -> (Arc<Shim>, Incoming) {
         let (reader, writer) = stream.into_split();
         let pending = Arc::new(Mutex::new(Pending::default()));
-        let shim = Shim { writer: tokio::sync::Mutex::new(writer), pending: pending.clone(), pid };
+        let shim = Shim { writer: tokio::sync::Mutex::new(writer), pending: pending.clone() };
         (Arc::new(shim), Incoming { reader, buffer: Vec::new(), pending })
     }
 
@@ -68,7 +66,7 @@ impl Shim {
     pub(crate) async fn dial(dir: &Path, deadline: Duration) -> Result<(Arc<Shim>, Incoming, berth_shim_proto::State)> {
         let failed = |cause: std::io::Error| Error::because(ErrorKind::Unavailable, "cannot reach a shim", &cause);
         let dial = async {
-            let (shim, mut incoming) = Shim::over(connect(dir).await.map_err(failed)?, None);
+            let (shim, mut incoming) = Shim::over(connect(dir).await.map_err(failed)?);
             let replies = shim.send(vec![Body::Hello { version: VERSION }, Body::State, Body::Subscribe]).await?;
             let mut answers = Vec::new();
             for mut reply in replies {

@@ -1,11 +1,10 @@
 //! Shims started ahead of time, so that a container's start does not wait for a program to load.
 //!
-//! An idle shim has nothing but its end of the socket pair: it ends when the engine does. Only [`spawned`]
-//! in a container's folder ties it to a container.
+//! An idle shim has nothing but its end of the socket pair: it ends when the engine does. Only the note
+//! [`SPAWNED`] in a container's folder ties it to a container.
 
 use super::client::{Incoming, Shim};
 use crate::EngineConfig;
-use berth_shim_proto::{Body, VERSION};
 use berth_types::{Error, ErrorKind, Result};
 use std::ffi::CString;
 use std::os::fd::AsFd;
@@ -20,8 +19,8 @@ const CONNECTION: i32 = 3;
 /// A shim that was let go has ended by then, or is killed.
 const END_SECONDS_MAX: u64 = 3;
 
-/// In a container's shim folder before anything is asked of the shim: pid and start time, so that the next
-/// engine knows whom to wait for, or to end.
+/// In a container's shim folder before anything is asked of the shim: pid and start time, so that whoever
+/// looks at a stuck container knows whose shim it is.
 const SPAWNED: &str = "spawned";
 
 pub(crate) struct Pool {
@@ -75,7 +74,7 @@ impl Pool {
         self.refill();
         let failed = |cause: std::io::Error| Error::because(ErrorKind::Internal, "cannot speak to a shim", &cause);
         let stream = UnixStream::from_std(idle.stream).map_err(failed)?;
-        let (shim, incoming) = Shim::over(stream, Some(idle.pid));
+        let (shim, incoming) = Shim::over(stream);
         Ok(Taken { shim, incoming, pid: idle.pid, start_ticks: idle.start_ticks })
     }
 
@@ -117,22 +116,10 @@ impl Pool {
 }
 
 impl Taken {
-    /// The greeting, to be sent with the first requests.
-    pub(crate) fn greeting() -> Vec<Body> {
-        vec![Body::Hello { version: VERSION }, Body::Subscribe]
-    }
-
     /// Leaves the note that ties it to the container of folder `dir`.
     pub(crate) fn note(&self, dir: &Path) -> std::io::Result<()> {
         std::fs::write(dir.join(SPAWNED), format!("{} {}\n", self.pid, self.start_ticks))
     }
-}
-
-/// Who was started for the container of folder `dir`: pid and start time.
-pub(crate) fn spawned(dir: &Path) -> Option<(i32, u64)> {
-    let text = std::fs::read_to_string(dir.join(SPAWNED)).ok()?;
-    let (pid, ticks) = text.trim().split_once(' ')?;
-    Some((pid.parse().ok()?, ticks.parse().ok()?))
 }
 
 /// When a process began, in clock ticks since boot: field 22 of proc_pid_stat(5).
@@ -147,11 +134,6 @@ fn start_ticks(pid: i32) -> Option<u64> {
         return None;
     }
     fields.nth(18)?.parse().ok()
-}
-
-/// Whether the process is still the one that was noted.
-pub(crate) fn process_is((pid, ticks): (i32, u64)) -> bool {
-    start_ticks(pid) == Some(ticks)
 }
 
 /// Waits behind until a shim that this engine started has ended, so that no zombie stays. Killed if it

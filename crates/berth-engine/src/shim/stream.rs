@@ -13,8 +13,6 @@ use tokio::sync::mpsc;
 
 /// The shim answers at once; more means that it hangs.
 const REPLY_SECONDS_MAX: u64 = 30;
-/// Chunks on their way to a client; when it reads slowly the container waits.
-pub(crate) const CHUNKS_MAX: usize = 16;
 
 /// Ctrl-P, Ctrl-Q
 const DETACH_KEYS: [u8; 2] = [16, 17];

@@ -191,7 +191,7 @@ fn about_program(program: &Program, facts: &Facts<'_>) -> Option<Answer> {
             Some("put #!/bin/sh into its first line, or run it with sh".to_owned()),
         ),
         Program::Empty(path) => (format!("{} is an empty file", shown(path)), Vec::new(), None),
-        Program::NotAProgram(path) => (format!("{} is no program that this kernel knows", shown(path)), Vec::new(), None),
+        Program::Unknown(path) => (format!("{} is no program that this kernel knows", shown(path)), Vec::new(), None),
         Program::Fine(_) => return None,
     })
 }

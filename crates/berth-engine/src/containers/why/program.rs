@@ -33,7 +33,7 @@ pub(super) enum Program {
     /// Text that does not start with `#!`.
     NoShebang(PathBuf),
     Empty(PathBuf),
-    NotAProgram(PathBuf),
+    Unknown(PathBuf),
     Fine(PathBuf),
 }
 
@@ -62,7 +62,7 @@ fn look(root: &Root, path: &Path) -> Option<Program> {
     match found.kind() {
         FileType::Directory => return Some(Program::Folder(path)),
         FileType::RegularFile => {}
-        _ => return Some(Program::NotAProgram(path)),
+        _ => return Some(Program::Unknown(path)),
     }
     if found.stat.st_mode & 0o111 == 0 {
         return Some(Program::NotExecutable(path));
@@ -93,7 +93,7 @@ fn judge(root: &Root, path: PathBuf, head: &[u8]) -> Program {
         }
         Some(_) => Program::Fine(path),
         None if head.iter().take(256).all(|&byte| byte != 0) => Program::NoShebang(path),
-        None => Program::NotAProgram(path),
+        None => Program::Unknown(path),
     }
 }
 

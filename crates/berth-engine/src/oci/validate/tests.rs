@@ -37,9 +37,12 @@ fn a_plain_container_passes_without_a_word() {
     assert_eq!(with(|_| {}).unwrap(), [] as [String; 0]);
 }
 
+/// Makes one field of a good specification bad.
+type Spoil = fn(&mut ContainerSpec);
+
 #[test]
 fn refusals_are_in_dockers_words() {
-    let cases: [(&str, fn(&mut ContainerSpec)); 16] = [
+    let cases: [(&str, Spoil); 16] = [
         ("no command specified", |s| s.config.cmd = None),
         ("Minimum memory limit allowed is 6MB", |s| s.host.resources.memory_bytes = 1 << 20),
         ("Minimum memoryswap limit should be larger than memory limit, see usage", |s| {
