@@ -13,6 +13,7 @@ declare -A package_of=(
     [docker]=docker.io
     [runc]=runc
     [psql]=postgresql-client
+    [docker-registry]=docker-registry
 )
 missing=()
 for program in "${!package_of[@]}"; do

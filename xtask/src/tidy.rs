@@ -10,7 +10,7 @@ use std::process::Command;
 const LAYERS: &[&[&str]] = &[
     &["berth-types"],
     &["berth-sys"],
-    &["berth-cgroup", "berth-log", "berth-runtime", "berth-content", "berth-snapshot", "berth-net"],
+    &["berth-cgroup", "berth-log", "berth-runtime", "berth-content", "berth-snapshot", "berth-net", "berth-registry"],
     &["berth-image", "berth-shim-proto", "berth-store"],
     &["berth-engine"],
     &["berth-api-docker"],

@@ -10,10 +10,18 @@
 
 mod engine;
 mod leftovers;
+mod link;
 mod output;
+mod registry;
+mod server;
+mod token;
 
 pub use engine::Engine;
+pub use link::Link;
 pub use output::Output;
+pub use registry::Registry;
+pub use server::{Reply, Request, Server};
+pub use token::TokenServer;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
