@@ -9,7 +9,8 @@ use super::state::{Folder, Status};
 use super::{Global, list};
 use berth_runtime::hooks;
 use rustix::fd::{AsRawFd, OwnedFd};
-use rustix::fs::AtFlags;
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use std::process::ExitCode;
 
@@ -20,23 +21,34 @@ pub(crate) fn start(global: &Global, id: &str) -> Result<ExitCode, CliError> {
     if status != Status::Created {
         return Err(CliError::WrongStatus { action: "start", id: id.to_owned(), status: status.word() });
     }
+    let already = || CliError::WrongStatus { action: "start", id: id.to_owned(), status: "being started" };
+    let lock = lock(&folder, &already)?;
     let socket = socket()?;
-    let address = address(&folder)?;
-    rustix::net::connect(&socket, &address).map_err(CliError::sys("reach the created process"))?;
-    // From here on it is started, whatever comes of it.
-    match rustix::fs::unlinkat(&folder.fd, "start.sock", AtFlags::empty()) {
-        // Somebody else starts it at the same moment, and its process hears only the first.
-        Err(rustix::io::Errno::NOENT) => {
-            return Err(CliError::WrongStatus { action: "start", id: id.to_owned(), status: "being started" });
-        }
-        unlinked => unlinked.map_err(CliError::sys("remove start.sock"))?,
+    match rustix::net::connect(&socket, &address(&folder)?) {
+        // Somebody else started it since we looked.
+        Err(Errno::NOENT) => return Err(already()),
+        connected => connected.map_err(CliError::sys("reach the created process"))?,
     }
+    // From here on it is started, whatever comes of it.
+    rustix::fs::unlinkat(&folder.fd, "start.sock", AtFlags::empty()).map_err(CliError::sys("remove start.sock"))?;
+    drop(lock);
     berth_runtime::start_detached(socket).map_err(CliError::part("start the container"))?;
     if let Err(error) = hooks::run("poststart", Some(&record.poststart), &record.oci_state(Status::Running).to_string())
     {
         global.log.warn(&render(&error));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// One start at a time: the process accepts the first connection, so whoever makes it must be the one that goes on. The
+/// kernel lets go of the lock when its holder dies.
+fn lock(folder: &Folder, taken: &dyn Fn() -> CliError) -> Result<OwnedFd, CliError> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let lock = rustix::fs::openat(&folder.fd, ".", flags, Mode::empty()).map_err(CliError::sys("open its folder"))?;
+    match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        Err(Errno::WOULDBLOCK) => Err(taken()),
+        locked => locked.map(|()| lock).map_err(CliError::sys("lock its folder")),
+    }
 }
 
 /// The listening end, for the container's process.
