@@ -55,15 +55,23 @@ impl Sets {
 
     /// After the change of user: what the program gets, and `extra` for the steps that are left.
     pub(crate) fn apply(&self, extra: CapabilitySet) -> Result<(), LaunchError> {
+        set(self.within_own(extra)?)
+    }
+
+    /// What takes `extra` away again, for [`set`] once capabilities can no longer be asked for.
+    pub(crate) fn last_step(&self, extra: CapabilitySet) -> Result<Option<CapabilitySets>, LaunchError> {
+        if extra.is_empty() { Ok(None) } else { self.within_own(CapabilitySet::empty()).map(Some) }
+    }
+
+    fn within_own(&self, extra: CapabilitySet) -> Result<CapabilitySets, LaunchError> {
         // What cannot be had (the caller itself lacks it) is left out, as runc does.
         let own = rustix::thread::capabilities(None).step(|| "read capabilities".to_owned())?.permitted;
         let permitted = (self.permitted | extra) & own;
-        let sets = CapabilitySets {
+        Ok(CapabilitySets {
             effective: (self.effective | extra) & permitted,
             permitted,
             inheritable: self.inheritable & (own | self.inheritable & self.bounding) & own,
-        };
-        rustix::thread::set_capabilities(None, sets).step(|| "set capabilities".to_owned())
+        })
     }
 
     /// After [`Sets::apply`]: an ambient capability must be permitted and inheritable.
@@ -80,6 +88,11 @@ impl Sets {
         }
         Ok(())
     }
+}
+
+/// capset(2) and nothing else: a container's filter may be in force and allow no more.
+pub(crate) fn set(sets: CapabilitySets) -> Result<(), LaunchError> {
+    rustix::thread::set_capabilities(None, sets).step(|| "set capabilities".to_owned())
 }
 
 fn bit(capability: Capability) -> CapabilitySet {

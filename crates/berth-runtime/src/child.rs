@@ -1,6 +1,6 @@
 //! The child's side: from the clone to the execve.
 
-use crate::capabilities::Sets;
+use crate::capabilities::{self, Sets};
 use crate::channel::{self, FromChild, GO_ON, START};
 use crate::error::{LaunchError, Step};
 use crate::identity::{self, Identity};
@@ -23,6 +23,8 @@ pub(crate) struct Work<'a> {
     pub(crate) request: &'a CreateRequest<'a>,
     pub(crate) namespaces: &'a Namespaces,
     pub(crate) filter: Option<&'a Filter>,
+    /// Of the binds that only the caller may open; by their place among the mounts.
+    pub(crate) sources: Vec<Option<OwnedFd>>,
     pub(crate) channel: OwnedFd,
 }
 
@@ -95,7 +97,7 @@ fn container(work: &Work<'_>, gate: &mut Gate) -> Result<Never, LaunchError> {
     let has_terminal = matches!(request.stdio, Stdio::Terminal { .. });
     let mut pair = None;
     if namespaces.new_mount() {
-        let root = mounts::build(request, namespaces, &cgroups)?;
+        let root = mounts::build(request, namespaces, &cgroups, &work.sources)?;
         if let Stdio::Terminal { rows, columns } = request.stdio {
             let made = terminal::open(root.as_fd(), rows, columns)?;
             mounts::console(root.as_fd(), made.slave.as_fd())?;
@@ -164,14 +166,22 @@ fn container(work: &Work<'_>, gate: &mut Gate) -> Result<Never, LaunchError> {
     let role =
         if request.init { init::fork_program().step(|| "make the init".to_owned())? } else { init::Role::Program };
     let channel = gate.channel.as_ref().unwrap_or(&work.channel);
-    load_filter(work.filter, channel, matches!(role, init::Role::Program))?;
-    if !extra.is_empty() {
-        person.capabilities.apply(CapabilitySet::empty())?;
+    let last = person.capabilities.last_step(extra)?;
+    let finish = |say: bool| -> Result<(), LaunchError> {
+        load_filter(work.filter, channel, say)?;
+        last.map_or(Ok(()), capabilities::set)
+    };
+    match role {
+        init::Role::Init { program } => {
+            finish(false)?;
+            init::supervise(program)
+        }
+        init::Role::Program => {
+            let call = person.call(program, process)?;
+            finish(true)?;
+            Err(call.execute())
+        }
     }
-    if let init::Role::Init { program } = role {
-        init::supervise(program);
-    }
-    Err(person.execute(&program, process))
 }
 
 /// Out of sight before anything of the container's is near: no other process may look into this one, and no
@@ -329,28 +339,35 @@ impl Person {
         program::find(name, &self.environment)
     }
 
-    /// Only comes back with the reason why it could not.
-    pub(crate) fn execute(&self, program: &CString, process: &Process) -> LaunchError {
+    /// Everything that the program's start needs but execve(2) itself, signals included: a filter that is loaded after
+    /// this need allow nothing else.
+    pub(crate) fn call(&self, program: CString, process: &Process) -> Result<Call, LaunchError> {
         let strings = |list: &[String]| -> Result<Vec<CString>, LaunchError> {
             let string = |text: &String| CString::new(text.as_bytes());
             list.iter().map(string).collect::<Result<_, _>>().map_err(|_| {
                 LaunchError::configuration("an argument or a variable of the environment holds a zero byte")
             })
         };
-        let arguments = match strings(process.args().as_deref().unwrap_or_default()) {
-            Ok(arguments) => arguments,
-            Err(error) => return error,
-        };
-        let environment = match strings(&self.environment) {
-            Ok(environment) => environment,
-            Err(error) => return error,
-        };
+        let arguments = strings(process.args().as_deref().unwrap_or_default())?;
+        let environment = strings(&self.environment)?;
         privileges::default_signal_handlers();
-        if let Err(errno) = berth_sys::signals::unblock_all() {
-            return LaunchError::host(format!("unblock signals: {errno}"));
-        }
-        let errno = berth_sys::clone::execute(program, &arguments, &environment);
-        program::explain(&program.to_string_lossy(), errno)
+        berth_sys::signals::unblock_all().step(|| "unblock signals".to_owned())?;
+        Ok(Call { program, arguments, environment })
+    }
+}
+
+/// An execve(2) that only waits to be made.
+pub(crate) struct Call {
+    program: CString,
+    arguments: Vec<CString>,
+    environment: Vec<CString>,
+}
+
+impl Call {
+    /// Only comes back with the reason why it could not.
+    pub(crate) fn execute(&self) -> LaunchError {
+        let errno = berth_sys::clone::execute(&self.program, &self.arguments, &self.environment);
+        program::explain(&self.program.to_string_lossy(), errno)
     }
 }
 

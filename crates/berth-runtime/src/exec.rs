@@ -3,6 +3,7 @@
 //! The pid namespace is joined by the caller around the clone, so the process is the caller's own child and
 //! no helper stays between them; everything else is joined by the child through one pidfd.
 
+use crate::capabilities;
 use crate::channel::{self, FromChild, START};
 use crate::child::{self, Gate, Never, Person};
 use crate::error::{LaunchError, Step};
@@ -147,9 +148,9 @@ fn inside(
     if !channel::await_word(channel, START) {
         berth_sys::clone::exit_now(1);
     }
+    let last = person.capabilities.last_step(extra)?;
+    let call = person.call(program, process)?;
     child::load_filter(filter, channel, false)?;
-    if !extra.is_empty() {
-        person.capabilities.apply(CapabilitySet::empty())?;
-    }
-    Err(person.execute(&program, process))
+    last.map_or(Ok(()), capabilities::set)?;
+    Err(call.execute())
 }

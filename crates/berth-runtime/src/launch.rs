@@ -4,7 +4,7 @@ use crate::channel::{self, FromChild, GO_ON, START};
 use crate::child::{self, Work};
 use crate::error::{LaunchError, LaunchKind, Step};
 use crate::namespaces::{self, Namespaces};
-use crate::{CgroupEntry, Stdio, hooks, seccomp};
+use crate::{CgroupEntry, Stdio, hooks, mounts, seccomp};
 use berth_sys::clone::{Forked, fork};
 use berth_types::mount::Rootfs;
 use oci_spec::runtime::Spec;
@@ -67,13 +67,15 @@ pub fn create(request: CreateRequest<'_>) -> Result<Created, LaunchError> {
     if filter.as_ref().is_some_and(|filter| filter.notify) && listener_path.is_none() {
         return Err(LaunchError::configuration("seccomp: SCMP_ACT_NOTIFY needs a listenerPath"));
     }
+    let sources = if namespaces.new_user() { mounts::bind_sources(&request)? } else { Vec::new() };
     let (ours, theirs) = channel::pair()?;
     let around = namespaces.around_clone(linux)?;
     let forked = around.left_by_child(fork(namespaces.cloned, request.cgroup.v2));
     let (pid, pidfd) = match forked.step(|| "clone the container's process".to_owned())? {
         Forked::Child => {
             drop(ours);
-            child::run(Work { request: &request, namespaces: &namespaces, filter: filter.as_ref(), channel: theirs });
+            let filter = filter.as_ref();
+            child::run(Work { request: &request, namespaces: &namespaces, filter, sources, channel: theirs });
         }
         Forked::Parent { pid, pidfd } => (pid, pidfd),
     };

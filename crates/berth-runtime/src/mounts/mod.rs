@@ -43,11 +43,41 @@ pub(crate) fn own_cgroups(spec: &Spec) -> Result<Vec<Own>, LaunchError> {
     if wanted { cgroups::own_folders() } else { Ok(Vec::new()) }
 }
 
+/// For a container with a user namespace: its root is nobody on the host and may not reach every folder that a
+/// bind starts from, so the trees are taken before the clone (runc opens them from outside for the same reason).
+pub(crate) fn bind_sources(request: &CreateRequest<'_>) -> Result<Vec<Option<OwnedFd>>, LaunchError> {
+    let mut sources = Vec::new();
+    for mount in request.spec.mounts().iter().flatten() {
+        let options = options::parse(&mount.options().clone().unwrap_or_default())?;
+        let is_bind = options.bind || mount.typ().as_deref() == Some("bind");
+        // What another process sees can only be taken from its namespace, which the child enters.
+        let Some(path) = mount.source().as_ref().filter(|_| is_bind && options.process.is_none()) else {
+            sources.push(None);
+            continue;
+        };
+        let what = || bind_text(mount);
+        let tree = source::tree(&request.bundle.join(path), &options, bind_flags(&options), &what)?;
+        let cut = MountChange { propagation: prop::SLAVE, ..MountChange::default() };
+        change_mount(tree.as_fd(), cut, None, true).step(what)?;
+        sources.push(Some(tree));
+    }
+    Ok(sources)
+}
+
+fn bind_flags(options: &Options) -> OpenTreeFlags {
+    if options.recursive { CLONE | rootfs::recursive() } else { CLONE }
+}
+
+fn bind_text(mount: &Mount) -> String {
+    format!("mount {:?} to {:?}", shown_source(mount), mount.destination().display().to_string())
+}
+
 /// Answers the root, attached and complete but for console and masks.
 pub(crate) fn build(
     request: &CreateRequest<'_>,
     namespaces: &Namespaces,
     cgroups: &[Own],
+    sources: &[Option<OwnedFd>],
 ) -> Result<OwnedFd, LaunchError> {
     let spec = request.spec;
     let host = open_path(CWD, Path::new("/")).step(|| "open the host's root".to_owned())?;
@@ -63,11 +93,16 @@ pub(crate) fn build(
     target::attach(root.as_fd(), at.as_fd()).step(|| "attach the root file system".to_owned())?;
 
     let mut dev_is_bound = false;
-    for mount in spec.mounts().iter().flatten() {
+    for (place, mount) in spec.mounts().iter().flatten().enumerate() {
         let words = mount.options().clone().unwrap_or_default();
         let options = options::parse(&words)?;
         dev_is_bound |= options.bind && mount.destination() == Path::new("/dev");
-        apply(root.as_fd(), mount, &options, request, namespaces, cgroups)?;
+        if options.bind || mount.typ().as_deref() == Some("bind") {
+            let opened = sources.get(place).and_then(Option::as_ref);
+            bind(root.as_fd(), mount, &options, request, namespaces, opened)?;
+        } else {
+            apply(root.as_fd(), mount, &options, request, cgroups)?;
+        }
     }
     // A host's /dev that is bound as a whole is left as it is.
     if !dev_is_bound {
@@ -86,7 +121,6 @@ fn apply(
     mount: &Mount,
     options: &Options,
     request: &CreateRequest<'_>,
-    namespaces: &Namespaces,
     cgroups: &[Own],
 ) -> Result<(), LaunchError> {
     let destination = mount.destination();
@@ -94,9 +128,6 @@ fn apply(
     let kind = mount.typ().as_deref().unwrap_or("none");
     if kind != "proc" {
         procfs_guard(mount, options)?;
-    }
-    if options.bind || kind == "bind" {
-        return bind(root, mount, options, request, namespaces);
     }
     let at = match kind {
         // Where these are mounted, settings are read and written: no link may lead there (CVE-2019-19921).
@@ -211,14 +242,18 @@ fn bind(
     options: &Options,
     request: &CreateRequest<'_>,
     namespaces: &Namespaces,
+    opened: Option<&OwnedFd>,
 ) -> Result<(), LaunchError> {
-    let what = || format!("mount {:?} to {:?}", shown_source(mount), mount.destination().display().to_string());
+    procfs_guard(mount, options)?;
+    let what = || bind_text(mount);
     let Some(source) = mount.source() else {
         return Err(LaunchError::configuration(format!("{}: a bind mount needs a source", what())));
     };
-    let source = request.bundle.join(source);
-    let flags = if options.recursive { CLONE | rootfs::recursive() } else { CLONE };
-    let tree = source::tree(&source, options, flags, &what)?;
+    let taken = match opened {
+        Some(_) => None,
+        None => Some(source::tree(&request.bundle.join(source), options, bind_flags(options), &what)?),
+    };
+    let tree = opened.or(taken.as_ref()).expect("one of them is there");
     let at = if target::is_folder(tree.as_fd()).step(what)? {
         target::folder(root, mount.destination())?
     } else {
