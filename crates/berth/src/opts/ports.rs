@@ -182,7 +182,7 @@ mod tests {
     #[test]
     fn exposing_takes_ranges_and_protocols() {
         let ports = Ports::parse(&[], &["80-81/udp", "443"]).unwrap();
-        assert_eq!(ports.exposed.keys().collect::<Vec<_>>(), ["443/tcp", "80/udp", "81/udp"]);
+        assert_eq!(ports.exposed.keys().collect::<Vec<_>>(), ["80/udp", "81/udp", "443/tcp"]);
         assert!(ports.bindings.is_empty());
         assert!(Ports::parse(&[], &["a"]).is_err());
     }
