@@ -1,1 +1,25 @@
-//! Manifests, archives and unpacking: content + snapshot
+//! Images as archives: layers unpacked and packed again, `load` and `save`, layers of containers' changes.
+//!
+//! ```text
+//!  unpack(stream) -> Unpacked --Snapshotter::commit_layers--> layer <diff_id>      record: the archive's skeleton
+//!  LayerArchive::open(diff_id) -> the same archive again, bit for bit, verified while it is read
+//! ```
+//!
+//! For a pull: [`berth_content::Ingest::follow`] gives a reader of a blob that is still being written; hand it to
+//! [`unpack`] on a thread of its own with the `diff_id` of the image's configuration, and commit the layers of the
+//! image together with [`berth_snapshot::Snapshotter::commit_layers`]. For a push: [`LayerArchive`] is the
+//! uncompressed archive of a layer; [`decode`] and [`Packing`] know compressed streams by their first bytes.
+//!
+//! Everything here blocks and reads foreign bytes: names, numbers and sizes are bounded, and nothing that is not
+//! whole and right is ever visible.
+
+mod decode;
+mod record;
+mod stream;
+mod tar;
+mod unpack;
+
+pub use decode::{Packing, decode};
+pub use record::{LayerArchive, RecordError};
+pub use tar::TarError;
+pub use unpack::{UnpackError, Unpacked, unpack};

@@ -1,1 +1,126 @@
-//! Snapshots as mounts: the Snapshotter trait, its contract tests, the overlay driver
+//! Layers and snapshots of file systems.
+//!
+//! ```text
+//!  begin_layer -> LayerWriter --entry, write--> settle -> finish -> StagedLayer --commit_layers--> layer <id>
+//!                                                                                                  |   |
+//!  prepare(key, layers) -> Rootfs: the layers and a place to write ---- rootfs(key) -- remove(key) |   |
+//!  view(layers) -> Rootfs, read-only --------------------------------------------------------------'   |
+//!  open_layer(id) -> LayerReader: a layer's files one by one, and the record of its archive -----------'
+//! ```
+//!
+//! A layer is what one archive changes: files, and whiteouts for what it deletes from the layers below. It is
+//! named by the digest of its archive and never changes. A snapshot is some layers and a place to write. Drivers
+//! answer mounts as data ([`Rootfs`]); they never mount.
+//!
+//! A layer becomes visible by a rename after everything in it is on the disk: a crash or a power cut at any
+//! moment leaves whole layers, and folders that [`Snapshotter`]'s next opening removes. A snapshot appears by
+//! a rename too. Everything may be used from several threads at once; who removes a layer sees to it that
+//! nobody needs it.
+//!
+//! Every driver passes [`snapshot_contract_tests!`]. The trait says nothing about how a layer lies on the disk:
+//! a folder of files, or one file system image per layer.
+
+mod contract;
+mod layer;
+mod overlay;
+
+pub use contract::checks;
+pub use layer::{Content, Displaced, Entry, LayerReader, LayerWriter, Meta, StagedLayer};
+pub use overlay::OverlayDriver;
+
+use berth_types::Digest;
+use berth_types::mount::Rootfs;
+use std::io;
+use std::path::PathBuf;
+
+/// A step with layers or snapshots that failed.
+#[derive(Debug, thiserror::Error)]
+pub enum SnapshotError {
+    #[error("cannot {action} {}", path.display())]
+    Step {
+        action: &'static str,
+        path: PathBuf,
+        #[source]
+        cause: io::Error,
+    },
+    #[error("cannot make {}: {why}", path.display())]
+    Refused { path: PathBuf, why: &'static str },
+    #[error("there is no layer {0}")]
+    NoLayer(Digest),
+    #[error("there is no snapshot {0}")]
+    NoSnapshot(String),
+    #[error("snapshot {key} is damaged: {why}")]
+    Damaged { key: String, why: &'static str },
+    #[error("{0:?} is no name for a snapshot")]
+    Key(String),
+}
+
+impl SnapshotError {
+    fn cause(&self) -> Option<&io::Error> {
+        match self {
+            SnapshotError::Step { cause, .. } => Some(cause),
+            _ => None,
+        }
+    }
+
+    /// No space, or no quota, is left.
+    pub fn is_full(&self) -> bool {
+        use io::ErrorKind::{QuotaExceeded, StorageFull};
+        self.cause().is_some_and(|cause| matches!(cause.kind(), StorageFull | QuotaExceeded))
+    }
+
+    /// An entry asked for something that no layer may have.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, SnapshotError::Refused { .. })
+    }
+}
+
+pub type Result<T, E = SnapshotError> = std::result::Result<T, E>;
+
+pub(crate) fn step(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> SnapshotError {
+    let path = path.into();
+    move |cause| SnapshotError::Step { action, path, cause }
+}
+
+pub(crate) fn shown(path: &[u8]) -> PathBuf {
+    use std::os::unix::ffi::OsStrExt;
+    std::ffi::OsStr::from_bytes(path).into()
+}
+
+/// Layers and snapshots of one engine.
+pub trait Snapshotter: Send + Sync {
+    /// Begins a layer.
+    fn begin_layer(&self) -> Result<Box<dyn LayerWriter>>;
+
+    /// Makes layers visible, durably: all of them reach the disk first. One that is here already stays as it is.
+    fn commit_layers(&self, layers: Vec<StagedLayer>) -> Result<()>;
+
+    /// What a layer takes on the disk; `None` where there is none of that name.
+    fn layer_bytes(&self, id: &Digest) -> Result<Option<u64>>;
+
+    fn open_layer(&self, id: &Digest) -> Result<Box<dyn LayerReader>>;
+
+    fn layers(&self) -> Result<Vec<Digest>>;
+
+    /// Removes a layer; nothing happens where there is none.
+    fn remove_layer(&self, id: &Digest) -> Result<()>;
+
+    /// Makes the snapshot `key` on `layers`, lowest first. The same again answers the same.
+    fn prepare(&self, key: &str, layers: &[Digest]) -> Result<Rootfs>;
+
+    fn rootfs(&self, key: &str) -> Result<Rootfs>;
+
+    /// The layers that a snapshot stands on, lowest first.
+    fn layers_of(&self, key: &str) -> Result<Vec<Digest>>;
+
+    /// Layers alone, read-only.
+    fn view(&self, layers: &[Digest]) -> Rootfs;
+
+    /// Removes a snapshot; nothing happens where there is none.
+    fn remove(&self, key: &str) -> Result<()>;
+
+    fn keys(&self) -> Result<Vec<String>>;
+
+    /// What was written into a snapshot takes on the disk.
+    fn disk_bytes(&self, key: &str) -> Result<u64>;
+}

@@ -1,0 +1,133 @@
+//! What goes into a layer, and what comes out of one.
+
+use crate::{Result, SnapshotError};
+use berth_types::Digest;
+use bytes::Bytes;
+use std::fs::File;
+use std::io;
+use std::path::PathBuf;
+
+/// Owner, rights, time and extended attributes of an entry.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Meta {
+    /// The twelve bits of chmod(2).
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
+    pub mtime_seconds: i64,
+    pub mtime_nanos: u32,
+    /// Names and values; what the driver needs for itself (`trusted.overlay.*`) is left out.
+    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+/// What an entry of a layer is. Names are relative to the layer, without `.`, `..`, empty parts and zero bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Entry<'a> {
+    Directory,
+    /// A file of that size; its content follows by [`LayerWriter::write`], what is not written is a hole.
+    File {
+        size: u64,
+    },
+    Symlink {
+        target: &'a [u8],
+    },
+    /// One more name of a file that is in this layer already.
+    HardLink {
+        to: &'a [u8],
+    },
+    CharDevice {
+        major: u32,
+        minor: u32,
+    },
+    BlockDevice {
+        major: u32,
+        minor: u32,
+    },
+    Fifo,
+    /// Nothing of that name shows through from the layers below.
+    Whiteout,
+    /// Nothing in this folder shows through from the layers below.
+    Opaque,
+}
+
+/// An earlier file or folder that a later entry of the same layer replaced. Its content is kept, because the
+/// layer's archive has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Displaced {
+    pub path: Vec<u8>,
+    /// The entry that replaced it, counted from 0 over all calls of [`LayerWriter::entry`].
+    pub by: u64,
+    /// What [`LayerReader::open`] calls it.
+    pub number: u32,
+}
+
+/// One layer while it is made. Dropping it removes what there is.
+///
+/// Entries may come in any order that an archive can have: parents that are missing are made, a later entry
+/// replaces an earlier one of its name. Files may be written by other threads; errors are told by a later call.
+pub trait LayerWriter: Send {
+    /// Makes an entry. Where a link of the same layer stood on the way, the answer is where it really went.
+    fn entry(&mut self, path: &[u8], entry: Entry<'_>, meta: &Meta) -> Result<Option<Vec<u8>>>;
+
+    /// Part of the file that the last entry was.
+    fn write(&mut self, offset: u64, bytes: Bytes) -> Result<()>;
+
+    /// A file beside the layer's content, for whoever unpacks: how the archive can be made again.
+    fn record(&mut self) -> Result<File>;
+
+    /// Waits until all entries are in place and gives folders their owners, rights and times.
+    fn settle(&mut self) -> Result<Vec<Displaced>>;
+
+    /// The layer, whole but not yet visible. After [`LayerWriter::settle`].
+    fn finish(self: Box<Self>, id: Digest) -> Result<StagedLayer>;
+}
+
+/// A layer that is whole and that nobody sees yet. Dropping it removes it.
+#[derive(Debug)]
+pub struct StagedLayer {
+    pub id: Digest,
+    /// What it takes on the disk.
+    pub bytes: u64,
+    pub(crate) folder: Temporary,
+}
+
+/// A folder that goes with its value.
+#[derive(Debug)]
+pub(crate) struct Temporary {
+    pub(crate) path: PathBuf,
+    pub(crate) kept: bool,
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        if !self.kept {
+            // What stays is found by its name and removed when the driver is opened next.
+            drop(std::fs::remove_dir_all(&self.path));
+        }
+    }
+}
+
+/// Content that can be read at any place.
+pub trait Content: Send {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
+}
+
+impl Content for File {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        std::os::unix::fs::FileExt::read_at(self, buffer, offset)
+    }
+}
+
+/// The files of one layer.
+pub trait LayerReader: Send {
+    /// A file's content; `displaced` and the rest of its path below that, where a later entry took its place.
+    fn open(&self, path: &[u8], displaced: Option<u32>) -> Result<Box<dyn Content>>;
+
+    /// What [`LayerWriter::record`] wrote.
+    fn record(&self) -> Result<File>;
+}
+
+/// Why an entry cannot be made where it wants to be.
+pub(crate) fn refused(path: &[u8], why: &'static str) -> SnapshotError {
+    SnapshotError::Refused { path: crate::shown(path), why }
+}

@@ -1,0 +1,364 @@
+//! The driver for overlayfs: a folder of files for each layer, in overlayfs' own form.
+//!
+//! ```text
+//! layers/<hex>/
+//!   fs/            the files; whiteouts are character devices 0/0, opaque folders carry trusted.overlay.opaque
+//!   displaced/<n>  files that a later entry of the same archive replaced; there only if there are any
+//!   record         how the archive can be made again: the unpacker's
+//!   bytes          what the layer takes on the disk, in decimal
+//! snapshots/<key>/
+//!   fs/ work/      upper and work folder of the overlay
+//!   chain-<hex>    empty: the name says which chain of layers is below
+//! chains/<hex>     digests of layers, lowest first, one a line; named by their digest
+//! layers/new-*, layers/gone-*, snapshots/new-*, snapshots/gone-*     left by a crash; removed when next opened
+//! ```
+//!
+//! A snapshot is made of names alone, so a power cut leaves it whole or not at all wherever the file system
+//! journals names; the one file that it needs, its chain, is synced when the first snapshot on it is made.
+//!
+//! The folders are root's alone: what an image calls set-user-id or a device is for its containers only.
+
+mod remove;
+mod walk;
+mod worker;
+mod write;
+
+use crate::layer::{Content, LayerReader, LayerWriter, StagedLayer};
+use crate::{Result, SnapshotError, Snapshotter, step};
+use berth_types::Digest;
+use berth_types::mount::{Overlay, Rootfs, Upper};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
+use sha2::Digest as _;
+use std::collections::HashMap;
+use std::fs::{DirBuilder, File};
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Layers of one snapshot; overlayfs itself takes 500 (OVL_MAX_STACK in fs/overlayfs/params.h).
+const CHAIN_MAX: usize = 500;
+/// Longest name of a snapshot; containers' ids have 64.
+const KEY_BYTES_MAX: usize = 128;
+/// How a folder begins whose making or removal was not finished.
+const NEW: &str = "new-";
+const GONE: &str = "gone-";
+
+#[derive(Debug)]
+pub struct OverlayDriver {
+    root: PathBuf,
+    /// What an unfinished folder is called next.
+    next: Arc<AtomicU64>,
+    /// Chains that are on the disk, for snapshots made one after another on the same image.
+    chains: Mutex<HashMap<Digest, Vec<Digest>>>,
+}
+
+/// A folder for root alone; whether it was there does not matter.
+fn make_folder(path: &Path) -> Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(step("make", path))
+}
+
+fn sync_folder(path: &Path) -> Result<()> {
+    File::open(path).and_then(|folder| folder.sync_all()).map_err(step("sync", path))
+}
+
+fn is_missing(cause: &io::Error) -> bool {
+    cause.kind() == io::ErrorKind::NotFound
+}
+
+impl OverlayDriver {
+    /// Opens or makes the folders below `root`, and begins to remove what a crash left. One driver at a time
+    /// may have them open.
+    pub fn open(root: &Path) -> Result<OverlayDriver> {
+        let driver = OverlayDriver { root: root.to_owned(), next: Arc::default(), chains: Mutex::default() };
+        for folder in [driver.layers_folder(), driver.snapshots(), driver.chains_folder()] {
+            make_folder(&folder)?;
+        }
+        let left = remove::leftovers(&[driver.layers_folder(), driver.snapshots()])?;
+        // Names continue after those that are still there.
+        let highest = left.iter().filter_map(|path| remove::number(path)).max().map_or(0, |number| number + 1);
+        driver.next.store(highest, Ordering::Relaxed);
+        remove::in_background(left);
+        Ok(driver)
+    }
+
+    fn layers_folder(&self) -> PathBuf {
+        self.root.join("layers")
+    }
+
+    fn layer_folder(&self, id: &Digest) -> PathBuf {
+        self.layers_folder().join(id.hex())
+    }
+
+    fn snapshots(&self) -> PathBuf {
+        self.root.join("snapshots")
+    }
+
+    fn chains_folder(&self) -> PathBuf {
+        self.root.join("chains")
+    }
+
+    fn snapshot(&self, key: &str) -> Result<PathBuf> {
+        let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+        let taken = key.starts_with(NEW) || key.starts_with(GONE) || key.starts_with('.');
+        match !key.is_empty() && key.len() <= KEY_BYTES_MAX && key.bytes().all(fits) && !taken {
+            true => Ok(self.snapshots().join(key)),
+            false => Err(SnapshotError::Key(key.to_owned())),
+        }
+    }
+
+    fn unfinished(&self, prefix: &str, folder: &Path) -> PathBuf {
+        folder.join(format!("{prefix}{}", self.next.fetch_add(1, Ordering::Relaxed)))
+    }
+
+    /// Takes a folder out of sight at once, and then away.
+    fn take_away(&self, path: &Path) -> Result<()> {
+        let folder = path.parent().unwrap_or(&self.root);
+        let gone = self.unfinished(GONE, folder);
+        match std::fs::rename(path, &gone) {
+            Ok(()) => remove::folder(&gone),
+            Err(cause) if is_missing(&cause) => Ok(()),
+            Err(cause) => Err(step("remove", path)(cause)),
+        }
+    }
+
+    /// Sees to it that a snapshot can name its layers by one digest.
+    fn keep_chain(&self, layers: &[Digest]) -> Result<Digest> {
+        let text: String = layers.iter().map(|layer| format!("{}\n", layer.hex())).collect();
+        let id = Digest::from_bytes(sha2::Sha256::digest(text.as_bytes()).into());
+        let mut chains = self.chains.lock().unwrap_or_else(PoisonError::into_inner);
+        if chains.contains_key(&id) {
+            return Ok(id);
+        }
+        let path = self.chains_folder().join(id.hex());
+        if !path.exists() {
+            let temporary = path.with_extension("new");
+            let write = || -> io::Result<()> {
+                let mut file = File::create(&temporary)?;
+                file.write_all(text.as_bytes())?;
+                file.sync_all()?;
+                std::fs::rename(&temporary, &path)
+            };
+            write().map_err(step("write", &path))?;
+            sync_folder(&self.chains_folder())?;
+        }
+        chains.insert(id, layers.to_vec());
+        Ok(id)
+    }
+
+    fn chain(&self, key: &str, id: &Digest) -> Result<Vec<Digest>> {
+        let mut chains = self.chains.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(layers) = chains.get(id) {
+            return Ok(layers.clone());
+        }
+        let path = self.chains_folder().join(id.hex());
+        let text = std::fs::read_to_string(&path).map_err(step("read", &path))?;
+        let layers: Option<Vec<Digest>> = text.lines().map(|line| Digest::from_hex(line).ok()).collect();
+        let why = "the list of its layers cannot be read";
+        let layers = layers.ok_or_else(|| SnapshotError::Damaged { key: key.to_owned(), why })?;
+        chains.insert(*id, layers.clone());
+        Ok(layers)
+    }
+
+    /// Forgets chains that no snapshot stands on.
+    pub fn sweep_chains(&self) -> Result<()> {
+        // Held throughout: no snapshot is made on one that is about to go.
+        let mut chains = self.chains.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut needed = std::collections::HashSet::new();
+        for key in self.keys()? {
+            needed.extend(chain_of(&key, &self.snapshot(&key)?).ok());
+        }
+        let folder = self.chains_folder();
+        for entry in std::fs::read_dir(&folder).map_err(step("read", &folder))? {
+            let entry = entry.map_err(step("read", &folder))?;
+            let id = entry.file_name().to_str().and_then(|name| Digest::from_hex(name).ok());
+            if id.is_none_or(|id| !needed.contains(&id)) {
+                std::fs::remove_file(entry.path()).map_err(step("remove", entry.path()))?;
+                id.map(|id| chains.remove(&id));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Which chain a snapshot's folder names.
+fn chain_of(key: &str, folder: &Path) -> Result<Digest> {
+    let entries = std::fs::read_dir(folder).map_err(|cause| match is_missing(&cause) {
+        true => SnapshotError::NoSnapshot(key.to_owned()),
+        false => step("read", folder)(cause),
+    })?;
+    let name = |entry: io::Result<std::fs::DirEntry>| entry.ok()?.file_name().into_string().ok();
+    let id = entries.filter_map(name).find_map(|name| Digest::from_hex(name.strip_prefix("chain-")?).ok());
+    id.ok_or_else(|| SnapshotError::Damaged { key: key.to_owned(), why: "it does not say which layers it stands on" })
+}
+
+impl Snapshotter for OverlayDriver {
+    fn begin_layer(&self) -> Result<Box<dyn LayerWriter>> {
+        let folder = self.unfinished(NEW, &self.layers_folder());
+        Ok(Box::new(write::Writer::begin(folder)?))
+    }
+
+    fn commit_layers(&self, layers: Vec<StagedLayer>) -> Result<()> {
+        if layers.is_empty() {
+            return Ok(());
+        }
+        let folder = self.layers_folder();
+        let opened = File::open(&folder).map_err(step("open", &folder))?;
+        // One call for tens of thousands of files: syncing each would wait for the disk as many times.
+        rustix::fs::syncfs(&opened).map_err(|errno| step("sync", &folder)(errno.into()))?;
+        for mut layer in layers {
+            let target = self.layer_folder(&layer.id);
+            match std::fs::rename(&layer.folder.path, &target) {
+                Ok(()) => layer.folder.kept = true,
+                // Somebody else made the same layer meanwhile; this one goes with its value.
+                Err(_) if target.exists() => {}
+                Err(cause) => return Err(step("rename", &layer.folder.path)(cause)),
+            }
+        }
+        opened.sync_all().map_err(step("sync", &folder))
+    }
+
+    fn layer_bytes(&self, id: &Digest) -> Result<Option<u64>> {
+        let path = self.layer_folder(id).join("bytes");
+        match std::fs::read_to_string(&path) {
+            Ok(text) => Ok(Some(text.trim().parse().unwrap_or(0))),
+            Err(cause) if is_missing(&cause) => Ok(None),
+            Err(cause) => Err(step("read", &path)(cause)),
+        }
+    }
+
+    fn open_layer(&self, id: &Digest) -> Result<Box<dyn LayerReader>> {
+        let folder = self.layer_folder(id);
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        match rustix::fs::open(&folder, flags, Mode::empty()) {
+            Ok(fd) => Ok(Box::new(Reader { folder, fd })),
+            Err(rustix::io::Errno::NOENT) => Err(SnapshotError::NoLayer(*id)),
+            Err(errno) => Err(step("open", &folder)(errno.into())),
+        }
+    }
+
+    fn layers(&self) -> Result<Vec<Digest>> {
+        let folder = self.layers_folder();
+        let mut layers = Vec::new();
+        for entry in std::fs::read_dir(&folder).map_err(step("read", &folder))? {
+            let name = entry.map_err(step("read", &folder))?.file_name();
+            layers.extend(name.to_str().and_then(|name| Digest::from_hex(name).ok()));
+        }
+        Ok(layers)
+    }
+
+    fn remove_layer(&self, id: &Digest) -> Result<()> {
+        self.take_away(&self.layer_folder(id))
+    }
+
+    fn prepare(&self, key: &str, layers: &[Digest]) -> Result<Rootfs> {
+        let folder = self.snapshot(key)?;
+        if folder.exists() {
+            return self.rootfs(key);
+        }
+        if layers.len() > CHAIN_MAX {
+            return Err(SnapshotError::Refused { path: folder, why: "overlayfs takes at most 500 layers" });
+        }
+        let chain = self.keep_chain(layers)?;
+        let new = self.unfinished(NEW, &self.snapshots());
+        make_folder(&new)?;
+        let mut made = crate::layer::Temporary { path: new, kept: false };
+        for name in ["fs", "work"] {
+            let path = made.path.join(name);
+            // The root of a container: everybody in it looks into it.
+            DirBuilder::new().mode(0o755).create(&path).map_err(step("make", &path))?;
+        }
+        let named = made.path.join(format!("chain-{}", chain.hex()));
+        File::create_new(&named).map_err(step("make", &named))?;
+        match std::fs::rename(&made.path, &folder) {
+            Ok(()) => made.kept = true,
+            Err(_) if folder.exists() => {}
+            Err(cause) => return Err(step("rename", &made.path)(cause)),
+        }
+        Ok(self.writable(&folder, layers))
+    }
+
+    fn rootfs(&self, key: &str) -> Result<Rootfs> {
+        Ok(self.writable(&self.snapshot(key)?, &self.layers_of(key)?))
+    }
+
+    fn layers_of(&self, key: &str) -> Result<Vec<Digest>> {
+        let id = chain_of(key, &self.snapshot(key)?)?;
+        self.chain(key, &id)
+    }
+
+    fn view(&self, layers: &[Digest]) -> Rootfs {
+        let lower = layers.iter().rev().map(|layer| self.layer_folder(layer).join("fs")).collect();
+        Rootfs::Overlay(Overlay { lower, upper: None, options: Vec::new() })
+    }
+
+    fn remove(&self, key: &str) -> Result<()> {
+        self.take_away(&self.snapshot(key)?)
+    }
+
+    fn keys(&self) -> Result<Vec<String>> {
+        let folder = self.snapshots();
+        let mut keys = Vec::new();
+        for entry in std::fs::read_dir(&folder).map_err(step("read", &folder))? {
+            let name = entry.map_err(step("read", &folder))?.file_name();
+            keys.extend(name.into_string().ok().filter(|name| self.snapshot(name).is_ok()));
+        }
+        Ok(keys)
+    }
+
+    fn disk_bytes(&self, key: &str) -> Result<u64> {
+        Ok(remove::disk_bytes(&self.snapshot(key)?.join("fs")))
+    }
+}
+
+impl OverlayDriver {
+    fn writable(&self, folder: &Path, layers: &[Digest]) -> Rootfs {
+        let lower = layers.iter().rev().map(|layer| self.layer_folder(layer).join("fs")).collect();
+        let upper = Some(Upper { upper: folder.join("fs"), work: folder.join("work") });
+        // A kernel may have these on by default: then an upper folder would be more than whiteouts and files,
+        // and a commit of it would miss what was renamed or only changed its owner.
+        let options = vec!["redirect_dir=off".to_owned(), "metacopy=off".to_owned(), "index=off".to_owned()];
+        Rootfs::Overlay(Overlay { lower, upper, options })
+    }
+}
+
+struct Reader {
+    folder: PathBuf,
+    fd: OwnedFd,
+}
+
+impl Reader {
+    fn open_below(&self, path: &[u8]) -> Result<File> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+        let opened = rustix::fs::openat2(&self.fd, path, flags, Mode::empty(), resolve);
+        opened.map(File::from).map_err(|errno| step("open", self.folder.join(crate::shown(path)))(errno.into()))
+    }
+}
+
+impl LayerReader for Reader {
+    fn open(&self, path: &[u8], displaced: Option<u32>) -> Result<Box<dyn Content>> {
+        let prefix = match displaced {
+            Some(number) => format!("displaced/{number}").into_bytes(),
+            None => b"fs".to_vec(),
+        };
+        let whole = if path.is_empty() { prefix } else { [&prefix[..], b"/", path].concat() };
+        Ok(Box::new(self.open_below(&whole)?))
+    }
+
+    fn record(&self) -> Result<File> {
+        self.open_below(b"record")
+    }
+}
+
+fn open_folder(at: &OwnedFd, name: &[u8]) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(at, name, flags, Mode::empty())
+}
+
+fn open_top(path: &Path) -> Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(CWD, path, flags, Mode::empty()).map_err(|errno| step("open", path)(errno.into()))
+}
