@@ -1,9 +1,9 @@
 //! A failed command: its sentence, its hint, its exit code.
 //!
-//! Every message starts with `berth: `. Behind that, what the engine answered keeps Docker's own text
-//! (`Error response from daemon: No such container: x`), because scripts and CI logs search for those
-//! words; what this program itself finds wrong is said in its own words. Hints follow on lines of
-//! their own, so a script that reads the first line is not confused by them.
+//! What the engine answered keeps Docker's own text (`Error response from daemon: No such container: x`), and
+//! so does what this program itself finds wrong where Docker's client has words for it, because scripts and CI
+//! logs search for them. `berth: ` stands in front where its client writes `docker: `. Hints follow on lines
+//! of their own, so a script that reads the first line is not confused by them.
 
 use crate::template::TemplateError;
 use std::io;
@@ -20,8 +20,11 @@ pub(crate) enum CliError {
     Usage { message: String, hint: Option<String> },
     #[error("{message}")]
     Failed { message: String, hint: Option<String> },
-    #[error("template parsing error: {0}")]
-    Template(#[from] TemplateError),
+    /// The engine said no, and `message` is all that there is to print.
+    #[error("{message}")]
+    Refused { status: u16, message: String, hint: Option<String> },
+    #[error("{doing}{source}")]
+    Template { doing: &'static str, source: TemplateError },
     #[error("{doing}: {}", plain(source))]
     Io { doing: String, source: io::Error },
     #[error("the engine's answer is not understood: {0}")]
@@ -43,6 +46,10 @@ impl CliError {
         CliError::Usage { message: message.into(), hint: None }
     }
 
+    pub(crate) fn template(doing: &'static str, source: TemplateError) -> CliError {
+        CliError::Template { doing, source }
+    }
+
     pub(crate) fn io(doing: impl Into<String>, source: io::Error) -> CliError {
         CliError::Io { doing: doing.into(), source }
     }
@@ -53,8 +60,45 @@ impl CliError {
             CliError::Engine { status, message, .. } => CliError::Engine { status, message, hint: Some(new) },
             CliError::Usage { message, .. } => CliError::Usage { message, hint: Some(new) },
             CliError::Failed { message, .. } => CliError::Failed { message, hint: Some(new) },
+            CliError::Refused { status, message, .. } => CliError::Refused { status, message, hint: Some(new) },
             CliError::Coded { code, inner } => CliError::Coded { code, inner: Box::new(inner.with_hint(new)) },
             other => other,
+        }
+    }
+
+    /// The same with its text rewritten; status, hint and code stay.
+    pub(crate) fn with_text(self, edit: impl FnOnce(String) -> String) -> CliError {
+        match self {
+            CliError::Usage { message, hint } => CliError::Usage { message: edit(message), hint },
+            CliError::Failed { message, hint } => CliError::Failed { message: edit(message), hint },
+            CliError::Engine { status, message, hint } => {
+                let full = CliError::Engine { status, message, hint: None }.to_string();
+                CliError::Refused { status, message: edit(full), hint }
+            }
+            CliError::Refused { status, message, hint } => CliError::Refused { status, message: edit(message), hint },
+            CliError::Coded { code, inner } => CliError::Coded { code, inner: Box::new(inner.with_text(edit)) },
+            CliError::Template { .. } | CliError::Answer(_) => CliError::failed(edit(self.to_string())),
+            CliError::Io { .. } if !self.is_broken_pipe() => CliError::failed(edit(self.to_string())),
+            CliError::Io { .. } | CliError::Silent(_) => self,
+        }
+    }
+
+    /// A wrong flag is followed by the usage of its command.
+    pub(crate) fn with_usage(self, called: crate::cli::Called) -> CliError {
+        match self {
+            CliError::Usage { .. } => self.with_text(|text| {
+                let (usage, path) = (called.usage(), called.path);
+                format!("{text}\n\nUsage:  {usage}\n\nRun 'berth {path} --help' for more information")
+            }),
+            other => other,
+        }
+    }
+
+    /// As Docker's client ends what it cannot do for `run` and for the flags of `create`.
+    pub(crate) fn with_help(self, verb: &str) -> CliError {
+        match self {
+            CliError::Usage { .. } => self,
+            other => other.with_text(|text| format!("berth: {text}\n\nRun 'berth {verb} --help' for more information")),
         }
     }
 
@@ -68,9 +112,10 @@ impl CliError {
 
     pub(crate) fn hint(&self) -> Option<&str> {
         match self {
-            CliError::Engine { hint, .. } | CliError::Usage { hint, .. } | CliError::Failed { hint, .. } => {
-                hint.as_deref()
-            }
+            CliError::Engine { hint, .. }
+            | CliError::Usage { hint, .. }
+            | CliError::Failed { hint, .. }
+            | CliError::Refused { hint, .. } => hint.as_deref(),
             CliError::Coded { inner, .. } => inner.hint(),
             _ => None,
         }
@@ -78,7 +123,7 @@ impl CliError {
 
     pub(crate) fn status(&self) -> Option<u16> {
         match self {
-            CliError::Engine { status, .. } => Some(*status),
+            CliError::Engine { status, .. } | CliError::Refused { status, .. } => Some(*status),
             CliError::Coded { inner, .. } => inner.status(),
             _ => None,
         }
@@ -115,6 +160,12 @@ pub(crate) fn plain(error: &io::Error) -> String {
     match (error.raw_os_error(), text.chars().next()) {
         (Some(_), Some(first)) => first.to_lowercase().chain(text.chars().skip(1)).collect(),
         _ => text.to_owned(),
+    }
+}
+
+impl From<TemplateError> for CliError {
+    fn from(source: TemplateError) -> CliError {
+        CliError::template("template parsing error: ", source)
     }
 }
 

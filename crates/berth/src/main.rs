@@ -41,7 +41,9 @@ fn main() {
 fn run(argv: Vec<String>) -> u8 {
     match cli::parse_global(argv) {
         Ok((global, words)) => dispatch(&global, words),
-        Err(error) => say(&error),
+        Err(error) => say(&error.with_text(|text| {
+            format!("{text}\n\nUsage:  berth [OPTIONS] COMMAND [ARG...]\n\nRun 'berth --help' for more information")
+        })),
     }
 }
 
@@ -56,24 +58,23 @@ fn dispatch(global: &Global, words: Vec<String>) -> u8 {
     }
     if first == "help" {
         return match cli::find(&words[1..]) {
-            Some((command, _)) => show(&cli::help::command(command)),
+            Some(called) => show(&cli::help::command(called)),
             None if cli::GROUPS.iter().any(|(g, _)| words.get(1).is_some_and(|w| w == g)) => {
                 show(&cli::help::group(&words[1]))
             }
             None => show(&cli::help::top()),
         };
     }
-    let Some((command, used)) = cli::find(&words) else {
+    let Some(called) = cli::find(&words) else {
         return match plugin(global, &words) {
             Some(code) => code,
             None => unknown(&words),
         };
     };
-    let rest = words[used..].to_vec();
-    let args = match cli::parse_command(command, rest) {
+    let args = match cli::parse_command(called, words[called.words()..].to_vec()) {
         Ok(Some(args)) => args,
-        Ok(None) => return show(&cli::help::command(command)),
-        Err(error) => return say(&error),
+        Ok(None) => return show(&cli::help::command(called)),
+        Err(error) => return say(&error.with_usage(called)),
     };
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -86,11 +87,12 @@ fn dispatch(global: &Global, words: Vec<String>) -> u8 {
             Ok(app) => Box::leak(Box::new(app)),
             Err(error) => return say(&error),
         };
-        match (command.run)(app, args).await {
+        match (called.command.run)(app, args).await {
             Ok(code) => code,
             Err(error) if error.is_broken_pipe() => 141,
             Err(error) => {
                 tty::restore();
+                let error = error.with_usage(called);
                 report(app, &error).await;
                 error.exit_code()
             }
@@ -109,10 +111,24 @@ fn plugin(global: &Global, words: &[String]) -> Option<u8> {
 fn unknown(words: &[String]) -> u8 {
     let first = words[0].as_str();
     if let Some((group, _)) = cli::GROUPS.iter().find(|(g, _)| *g == first) {
-        let Some(verb) = words.get(1).filter(|v| !v.starts_with('-')) else { return show(&cli::help::group(group)) };
+        let Some(verb) = words.get(1) else {
+            // Nothing was asked for: the help goes where it does not look like an answer.
+            drop(std::io::stderr().write_all(cli::help::group(group).as_bytes()));
+            return 0;
+        };
+        if matches!(verb.as_str(), "--help" | "-h") {
+            return show(&cli::help::group(group));
+        }
+        if verb.starts_with('-') {
+            return say(&CliError::usage(format!(
+                "unknown flag: {verb}\n\nUsage:  berth {group} COMMAND\n\nRun 'berth {group} --help' for more information"
+            )));
+        }
         let verbs = cli::all().flat_map(|c| c.paths).filter_map(|p| p.strip_prefix(group)?.strip_prefix(' '));
+        // Docker names only this group with its placeholder.
+        let usage = if *group == "volume" { " COMMAND" } else { "" };
         let mut error = CliError::failed(format!(
-            "unknown command: berth {group} {verb}\n\nUsage:  berth {group} COMMAND\n\nRun 'berth {group} --help' for more information"
+            "berth: unknown command: berth {group} {verb}\n\nUsage:  berth {group}{usage}\n\nRun 'berth {group} --help' for more information"
         ));
         if let Some(near) = suggest::nearest(verb, verbs) {
             error = error.with_hint(format!("did you mean berth {group} {near}?"));
@@ -120,12 +136,12 @@ fn unknown(words: &[String]) -> u8 {
         return say(&error);
     }
     if let Some((_, why)) = cli::ABSENT.iter().find(|(name, _)| *name == first) {
-        return say(&CliError::failed(format!("berth {first}: {why}")));
+        return say(&CliError::failed(format!("berth: {first}: {why}")));
     }
     let known = cli::all().flat_map(|c| c.paths.iter().copied()).filter(|p| !p.contains(' ') && !p.starts_with("__"));
     let groups = cli::GROUPS.iter().map(|(g, _)| *g);
     let mut error =
-        CliError::failed(format!("unknown command: berth {first}\n\nRun 'berth --help' for more information"));
+        CliError::failed(format!("berth: unknown command: berth {first}\n\nRun 'berth --help' for more information"));
     if let Some(near) = suggest::nearest(first, known.chain(groups)) {
         error = error.with_hint(format!("did you mean berth {near}?"));
     }
@@ -149,7 +165,7 @@ fn say(error: &CliError) -> u8 {
 }
 
 fn write_error(error: &CliError, guess: Option<&str>) {
-    let mut text = format!("berth: {error}\n");
+    let mut text = format!("{error}\n");
     if let Some(hint) = error.hint().or(guess) {
         for line in hint.lines() {
             text.push_str(&format!("hint: {line}\n"));

@@ -12,6 +12,7 @@ pub(crate) enum Kind {
     Image,
     Volume,
     Network,
+    Context,
 }
 
 /// `did you mean web?` for an error about a name that does not exist.
@@ -56,6 +57,7 @@ pub(crate) async fn guess(app: &App, error: &CliError) -> Option<String> {
 /// All names of a kind; none when the engine does not answer.
 pub(crate) async fn list(app: &App, kind: Kind) -> Vec<String> {
     let path = match kind {
+        Kind::Context => return app.config.contexts().iter().map(|c| c.text("Name").to_owned()).collect(),
         Kind::Container => "/containers/json?all=1",
         Kind::Running => "/containers/json",
         Kind::Image => "/images/json",
@@ -74,7 +76,7 @@ pub(crate) async fn list(app: &App, kind: Kind) -> Vec<String> {
                     .filter(|t| !t.is_empty())
                     .collect()
             }
-            Kind::Volume | Kind::Network => vec![v.text("Name").to_owned()],
+            Kind::Volume | Kind::Network | Kind::Context => vec![v.text("Name").to_owned()],
         }
     };
     let items = if kind == Kind::Volume { answer.get("Volumes").list() } else { answer.list() };

@@ -59,11 +59,26 @@ fn display_width(s: &str) -> usize {
     s.chars().count()
 }
 
+/// The type whose field a template misses, where nobody said a better one.
+const ROW: &str = "*formatter.ContainerContext";
+
+const FAILING: &str = "failed to execute template: ";
+
+fn read(template: &str) -> Result<Template> {
+    Template::parse(template).map_err(|e| CliError::template("failed to parse template: ", e))
+}
+
+fn failed(error: crate::template::TemplateError, kind: &str) -> CliError {
+    CliError::template(FAILING, error.about(kind))
+}
+
 /// How a list is to be printed.
 pub(crate) struct Listing {
     template: Template,
     header: Option<String>,
     json: bool,
+    kind: &'static str,
+    failing: &'static str,
 }
 
 impl Listing {
@@ -72,7 +87,13 @@ impl Listing {
     pub(crate) fn new(format: &str, standard: &str, quiet: Option<&str>, headers: &[(&str, &str)]) -> Result<Listing> {
         let format = if format.is_empty() { "table" } else { format };
         if format == "json" {
-            return Ok(Listing { template: Template::parse("")?, header: None, json: true });
+            return Ok(Listing {
+                template: Template::parse("")?,
+                header: None,
+                json: true,
+                kind: ROW,
+                failing: FAILING,
+            });
         }
         let (is_table, text) = match format.strip_prefix("table") {
             Some(rest) => (true, if rest.trim().is_empty() { standard } else { rest }),
@@ -88,12 +109,24 @@ impl Listing {
             let mut row: Vec<(String, Value)> =
                 headers.iter().map(|(k, v)| ((*k).to_owned(), Value::from(*v))).collect();
             row.push(("Label".to_owned(), Value::Lookup(Vec::new())));
-            let template = Template::parse(&label_headers(&text))?.into_header();
-            Some(template.execute(&Value::Map(row))?)
+            let template = read(&label_headers(&text))?.into_header();
+            Some(template.execute(&Value::Map(row)).map_err(|e| failed(e, ROW))?)
         } else {
             None
         };
-        Ok(Listing { template: Template::parse(&text)?, header, json: false })
+        Ok(Listing { template: read(&text)?, header, json: false, kind: ROW, failing: FAILING })
+    }
+
+    /// Names the Go type of the rows, which an unknown field's message quotes.
+    pub(crate) fn of(mut self, kind: &'static str) -> Listing {
+        self.kind = kind;
+        self
+    }
+
+    /// `stats` introduces a failing template in other words than lists do.
+    pub(crate) fn failing(mut self, words: &'static str) -> Listing {
+        self.failing = words;
+        self
     }
 
     pub(crate) fn mentions(&self, name: &str) -> bool {
@@ -114,7 +147,9 @@ impl Listing {
             out.push('\n');
         }
         for row in rows {
-            out.push_str(&self.template.execute(row).map_err(CliError::from)?);
+            out.push_str(
+                &self.template.execute(row).map_err(|e| CliError::template(self.failing, e.about(self.kind)))?,
+            );
             out.push('\n');
         }
         Ok(if self.header.is_some() { align(&out) } else { out })

@@ -49,10 +49,7 @@ fn an_engine_that_was_named_is_never_started_only_missed() {
     let out = berth(&["ps"]);
     assert_eq!(out.status.code(), Some(1));
     let said = text(&out.stderr);
-    assert!(
-        said.starts_with("berth: Cannot connect to the Docker daemon at unix:///nonexistent/berth.sock."),
-        "{said}"
-    );
+    assert!(said.starts_with("Cannot connect to the Docker daemon at unix:///nonexistent/berth.sock."), "{said}");
     assert_eq!(berth(&["run", "img"]).status.code(), Some(125), "as docker run");
 }
 

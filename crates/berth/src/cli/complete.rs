@@ -49,7 +49,7 @@ complete -c berth -n 'test (count (__berth_complete)) -eq 0' -F
 /// What may stand in place of `current` behind `before`, and which names of the engine also may.
 pub(crate) fn candidates(before: &[String], current: &str) -> (Vec<String>, Names) {
     let words = skip_global(before);
-    let Some((command, used)) = find(words) else {
+    let Some(called) = find(words) else {
         let mut out: Vec<String> = match words {
             [] => all()
                 .flat_map(|c| c.paths)
@@ -68,7 +68,7 @@ pub(crate) fn candidates(before: &[String], current: &str) -> (Vec<String>, Name
         }
         return (out, Names::None);
     };
-    let rest = &words[used..];
+    let (command, rest) = (called.command, &words[called.words()..]);
     let flags = command.parsed_flags();
     let (position, expects_value) = place(rest, &flags, command.tail);
     if let Some(flag) = expects_value {

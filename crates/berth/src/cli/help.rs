@@ -1,6 +1,6 @@
 //! Help, from the tables.
 
-use super::{Command, Flag, GROUPS, all, parse::GLOBAL_FLAGS};
+use super::{Called, Flag, GROUPS, all, parse::GLOBAL_FLAGS};
 use std::fmt::Write as _;
 
 fn width() -> usize {
@@ -8,19 +8,13 @@ fn width() -> usize {
         .map_or(80, |w| if w.ws_col == 0 { 80 } else { usize::from(w.ws_col).max(50) })
 }
 
-pub(crate) fn command(command: &Command) -> String {
-    let mut out = String::new();
-    let name = command.name();
-    for (i, usage) in command.usage.lines().enumerate() {
-        let line = format!("berth {name} {usage}");
-        out.push_str(if i == 0 { "Usage:  " } else { "\t" });
-        out.push_str(line.trim_end());
-        out.push('\n');
-    }
-    write_to(&mut out, format_args!("\n{}\n", command.about));
+pub(crate) fn command(called: Called) -> String {
+    let command = called.command;
+    let mut out = format!("Usage:  {}\n\n{}\n", called.usage(), command.about);
     if command.paths.len() > 1 {
         let mut names: Vec<String> = command.paths.iter().map(|p| format!("berth {p}")).collect();
-        names.rotate_left(1);
+        // The grouped form comes first, as Docker prints them.
+        names.sort_by_key(|name| name.split(' ').count() == 2);
         write_to(&mut out, format_args!("\nAliases:\n  {}\n", names.join(", ")));
     }
     let flags = command.parsed_flags();
@@ -114,7 +108,13 @@ pub(crate) fn group(name: &str) -> String {
         .collect();
     rows.sort_unstable();
     for (verb, about) in rows {
-        write_to(&mut out, format_args!("  {verb:<11} {}\n", first_line(about)));
+        // Docker hides it outside a swarm, and one sentence is enough in a list.
+        if (name, verb) == ("volume", "update") {
+            continue;
+        }
+        let about = first_line(about);
+        let about = about.split_once(". You").map_or(about, |(first, _)| first);
+        write_to(&mut out, format_args!("  {verb:<11} {about}\n"));
     }
     write_to(&mut out, format_args!("\nRun 'berth {name} COMMAND --help' for more information on a command.\n"));
     out

@@ -13,7 +13,8 @@ pub(super) const COMMANDS: &[Command] = &[
 -f, --filter filter  Filter output based on conditions provided
     --format string  Print 'table', 'table TEMPLATE', 'json', or a Go template for each line
     --no-trunc  Don't truncate output
--q, --quiet  Only show image IDs",
+-q, --quiet  Only show image IDs
+    --tree  List multi-platform images as a tree (EXPERIMENTAL)",
         examples: "berth images
 berth images -q --filter dangling=true
 berth images --format '{{.Repository}}:{{.Tag}} {{.Size}}'",
@@ -33,7 +34,7 @@ berth images --format '{{.Repository}}:{{.Tag}} {{.Size}}'",
         examples: "berth import rootfs.tar.gz mine:1
 tar c . | berth import - mine:1",
         min: 1,
-        max: 2,
+        max: MANY,
         tail: false,
         names: Names::None,
         run: go!(commands::archive::import),

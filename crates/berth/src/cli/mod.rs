@@ -39,6 +39,7 @@ pub(crate) enum Names {
     Images,
     Volumes,
     Networks,
+    Contexts,
     /// The first word names a network, the second a container.
     NetworkThenContainer,
     Any,
@@ -79,20 +80,50 @@ macro_rules! go {
 }
 pub(crate) use go;
 
+/// Docker's words for `--format` of commands that print one object.
+pub(crate) const INSPECT_FORMAT: &str = "-f, --format string  Print 'json' or a Go template";
+
 pub(crate) const MANY: usize = usize::MAX;
 
 pub(crate) fn all() -> impl Iterator<Item = &'static Command> {
     [container::COMMANDS, image::COMMANDS, volume::COMMANDS, network::COMMANDS, system::COMMANDS].into_iter().flatten()
 }
 
-/// The command that `words` begin with and how many of them name it.
-pub(crate) fn find(words: &[String]) -> Option<(&'static Command, usize)> {
-    let two = (words.len() > 1).then(|| format!("{} {}", words[0], words[1]));
-    let by = |path: &str| all().find(|c| c.paths.contains(&path));
-    if let Some(command) = two.as_deref().and_then(by) {
-        return Some((command, 2));
+/// A command and the words that it was called by: `container ls` and `ps` are one command.
+#[derive(Clone, Copy)]
+pub(crate) struct Called {
+    pub(crate) command: &'static Command,
+    pub(crate) path: &'static str,
+}
+
+impl Called {
+    /// How many words the path has.
+    pub(crate) fn words(self) -> usize {
+        self.path.split(' ').count()
     }
-    words.first().and_then(|w| by(w)).map(|c| (c, 1))
+
+    /// `berth container ls [OPTIONS]`; a second form is always shown by the command's own name.
+    pub(crate) fn usage(self) -> String {
+        let lines = self.command.usage.lines().enumerate();
+        let lines: Vec<String> = lines
+            .map(|(i, usage)| {
+                let path = if i == 0 { self.path } else { self.command.name() };
+                format!("berth {path} {usage}").trim_end().to_owned()
+            })
+            .collect();
+        if lines.is_empty() { format!("berth {}", self.path) } else { lines.join("\n\t") }
+    }
+}
+
+/// The command that `words` begin with.
+pub(crate) fn find(words: &[String]) -> Option<Called> {
+    let two = (words.len() > 1).then(|| format!("{} {}", words[0], words[1]));
+    let by = |path: &str| {
+        let mut called =
+            all().filter_map(|command| Some(Called { command, path: command.paths.iter().find(|p| **p == path)? }));
+        called.next()
+    };
+    two.as_deref().and_then(by).or_else(|| words.first().and_then(|w| by(w)))
 }
 
 /// `container`, `image`, ...: words that only group commands.
@@ -101,7 +132,7 @@ pub(crate) const GROUPS: &[(&str, &str)] = &[
     ("context", "Manage contexts"),
     ("image", "Manage images"),
     ("network", "Manage networks"),
-    ("system", "Manage the engine"),
+    ("system", "Manage berth"),
     ("volume", "Manage volumes"),
 ];
 

@@ -1,6 +1,6 @@
 //! Words to flags and arguments, by pflag's rules.
 
-use super::Command;
+use super::Called;
 use crate::error::{CliError, Result};
 use crate::suggest;
 
@@ -150,7 +150,7 @@ pub(crate) const GLOBAL_FLAGS: &str = "
 
 pub(crate) fn parse_global(argv: Vec<String>) -> Result<(Global, Vec<String>)> {
     let flags: Vec<Flag> = GLOBAL_FLAGS.lines().filter_map(Flag::from_line).collect();
-    let args = parse(argv, flags, true, "berth")?;
+    let args = parse(argv, flags, true)?;
     for tls in ["tls", "tlsverify"] {
         if args.on(tls) {
             return Err(CliError::usage(format!("--{tls} is not supported")).with_hint(
@@ -170,28 +170,30 @@ pub(crate) fn parse_global(argv: Vec<String>) -> Result<(Global, Vec<String>)> {
 }
 
 /// None when help was asked for.
-pub(crate) fn parse_command(command: &'static Command, argv: Vec<String>) -> Result<Option<Args>> {
+pub(crate) fn parse_command(called: Called, argv: Vec<String>) -> Result<Option<Args>> {
+    let command = called.command;
     let mut flags = command.parsed_flags();
     flags.push(Flag { short: None, long: "help", word: "", help: "Print usage" });
     if !flags.iter().any(|f| f.short == Some('h')) {
         flags.push(Flag { short: Some('h'), long: "h", word: "", help: "Print usage" });
     }
-    let args = parse(argv, flags, command.tail, command.name())?;
+    let args = parse(argv, flags, command.tail)?;
     if args.on("help") || (args.has_flag("h") && args.on("h")) {
         return Ok(None);
     }
     let count = args.words.len();
     if count < command.min || count > command.max {
-        let how = match (command.min, command.max) {
-            (0, 0) => "accepts no arguments".to_owned(),
-            (min, max) if min == max => format!("requires {min} argument{}", plural(min)),
-            (min, _) if count < min => format!("requires at least {min} argument{}", plural(min)),
-            (_, max) => format!("requires at most {max} argument{}", plural(max)),
+        // Only a lower bound says "See", as Docker has it.
+        let (how, see) = match (command.min, command.max) {
+            (0, 0) => ("accepts no arguments".to_owned(), "Run"),
+            (min, max) if min == max => (format!("requires {min} argument{}", plural(min)), "Run"),
+            (min, usize::MAX) => (format!("requires at least {min} argument{}", plural(min)), "See"),
+            (0, max) => (format!("requires at most {max} argument{}", plural(max)), "Run"),
+            (min, max) => (format!("requires at least {min} and at most {max} arguments"), "Run"),
         };
-        let name = command.name();
-        let usage = command.usage.lines().map(|u| format!("Usage:  berth {name} {u}")).collect::<Vec<_>>().join("\n");
+        let (path, usage) = (called.path, called.usage());
         return Err(CliError::failed(format!(
-            "'berth {name}' {how}\n\n{usage}\n\nSee 'berth {name} --help' for more information"
+            "berth: 'berth {path}' {how}\n\nUsage:  {usage}\n\n{see} 'berth {path} --help' for more information"
         )));
     }
     Ok(Some(args))
@@ -201,7 +203,7 @@ fn plural(n: usize) -> &'static str {
     if n == 1 { "" } else { "s" }
 }
 
-fn parse(argv: Vec<String>, flags: Vec<Flag>, tail: bool, command: &str) -> Result<Args> {
+fn parse(argv: Vec<String>, flags: Vec<Flag>, tail: bool) -> Result<Args> {
     let mut args = Args { flags, ..Args::default() };
     let mut rest = argv.into_iter();
     while let Some(word) = rest.next() {
@@ -216,7 +218,7 @@ fn parse(argv: Vec<String>, flags: Vec<Flag>, tail: bool, command: &str) -> Resu
             };
             let Some(flag) = args.flags.iter().find(|f| f.long == name && f.long.len() > 1).cloned() else {
                 let near = suggest::nearest(name, args.flags.iter().map(|f| f.long));
-                let error = unknown(command, format!("unknown flag: --{name}"));
+                let error = CliError::usage(format!("unknown flag: --{name}"));
                 return Err(match near {
                     Some(near) => error.with_hint(format!("did you mean --{near}?")),
                     None => error,
@@ -226,14 +228,14 @@ fn parse(argv: Vec<String>, flags: Vec<Flag>, tail: bool, command: &str) -> Resu
                 (true, value) => switch(&args, &flag, value)?,
                 (false, Some(value)) => value,
                 (false, None) => {
-                    rest.next().ok_or_else(|| unknown(command, format!("flag needs an argument: --{name}")))?
+                    rest.next().ok_or_else(|| CliError::usage(format!("flag needs an argument: --{name}")))?
                 }
             };
             args.given.push((flag.long, value));
         } else if word.len() > 1 && word.starts_with('-') {
             for (at, letter) in word[1..].char_indices() {
                 let Some(flag) = args.flags.iter().find(|f| f.short == Some(letter)).cloned() else {
-                    return Err(unknown(command, format!("unknown shorthand flag: {letter:?} in {word}")));
+                    return Err(CliError::usage(format!("unknown shorthand flag: {letter:?} in {word}")));
                 };
                 let behind = &word[1 + at + letter.len_utf8()..];
                 if flag.word.is_empty() {
@@ -250,7 +252,7 @@ fn parse(argv: Vec<String>, flags: Vec<Flag>, tail: bool, command: &str) -> Resu
                 let value = match behind {
                     "" => rest
                         .next()
-                        .ok_or_else(|| unknown(command, format!("flag needs an argument: {letter:?} in {word}")))?,
+                        .ok_or_else(|| CliError::usage(format!("flag needs an argument: {letter:?} in {word}")))?,
                     behind => behind.strip_prefix('=').unwrap_or(behind).to_owned(),
                 };
                 args.given.push((flag.long, value));
@@ -277,11 +279,6 @@ fn switch(args: &Args, flag: &Flag, value: Option<String>) -> Result<String> {
     }
 }
 
-fn unknown(command: &str, message: String) -> CliError {
-    let command = if command == "berth" { command.to_owned() } else { format!("berth {command}") };
-    CliError::usage(format!("{message}\n\nRun '{command} --help' for more information"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -296,7 +293,7 @@ mod tests {
 
     fn read(words: &[&str], tail: bool) -> Result<Args> {
         let flags = FLAGS.lines().filter_map(Flag::from_line).collect();
-        parse(words.iter().map(|w| (*w).to_owned()).collect(), flags, tail, "run")
+        parse(words.iter().map(|w| (*w).to_owned()).collect(), flags, tail)
     }
 
     #[test]

@@ -1,13 +1,38 @@
 //! Commands on the engine, and on everything at once.
 
-use super::{Command, MANY, Names, go};
+macro_rules! context_endpoint {
+    ($verb:literal) => {
+        concat!(
+            "Docker endpoint config:\n\n",
+            "NAME                DESCRIPTION\n",
+            "from                Copy named context's Docker endpoint configuration\n",
+            "host                Docker endpoint on which to connect\n",
+            "ca                  Trust certs signed only by this CA\n",
+            "cert                Path to TLS certificate file\n",
+            "key                 Path to TLS key file\n",
+            "skip-tls-verify     Skip TLS certificate validation\n\n",
+            "Example:\n\n$ berth context ",
+            $verb,
+            " my-context --description \"some description\" --docker \"host=tcp://myserver:2376,ca=~/ca-file,",
+            "cert=~/cert-file,key=~/key-file\""
+        )
+    };
+}
+
+use super::{Command, INSPECT_FORMAT, MANY, Names, go};
 use crate::commands;
+
+const CREATE_CONTEXT: &str = concat!("Create a context\n\n", context_endpoint!("create"));
+const UPDATE_CONTEXT: &str = concat!("Update a context\n\n", context_endpoint!("update"));
+const CONTEXT_FLAGS: &str = "    --description string  Description of the context
+    --docker stringToString  set the docker endpoint (default [])
+    --from string  create context from a named context";
 
 pub(super) const COMMANDS: &[Command] = &[
     Command {
         paths: &["inspect"],
         usage: "[OPTIONS] NAME|ID [NAME|ID...]",
-        about: "Return low-level information on objects",
+        about: "Return low-level information on Docker objects",
         flags: "-f, --format string  Print 'json' or a Go template
 -s, --size  Display total file sizes if the type is container
     --type string  Only inspect objects of the given type",
@@ -36,7 +61,7 @@ berth info --format '{{.ServerVersion}}'",
     Command {
         paths: &["version"],
         usage: "[OPTIONS]",
-        about: "Show the version information",
+        about: "Show the Docker version information",
         flags: "-f, --format string  Print 'json' or a Go template",
         examples: "berth version
 berth version --format '{{.Server.Version}}'",
@@ -65,7 +90,7 @@ berth events --filter event=die --format json",
     Command {
         paths: &["system df"],
         usage: "[OPTIONS]",
-        about: "Show disk usage",
+        about: "Show docker disk usage",
         flags: "    --format string  Print 'table', 'table TEMPLATE', 'json', or a Go template for each line
 -v, --verbose  Show detailed information on space usage",
         examples: "berth system df -v",
@@ -144,6 +169,79 @@ berth completion fish > ~/.config/fish/completions/berth.fish",
         run: go!(commands::context::list),
     },
     Command {
+        paths: &["context create"],
+        usage: "[OPTIONS] CONTEXT",
+        about: CREATE_CONTEXT,
+        flags: CONTEXT_FLAGS,
+        examples: "berth context create far --docker host=ssh://me@far",
+        min: 1,
+        max: 1,
+        tail: false,
+        names: Names::None,
+        run: go!(commands::context::manage::create),
+    },
+    Command {
+        paths: &["context update"],
+        usage: "[OPTIONS] CONTEXT",
+        about: UPDATE_CONTEXT,
+        flags: "    --description string  Description of the context
+    --docker stringToString  set the docker endpoint (default [])",
+        examples: "berth context update --description 'the build host' far",
+        min: 1,
+        max: 1,
+        tail: false,
+        names: Names::Contexts,
+        run: go!(commands::context::manage::update),
+    },
+    Command {
+        paths: &["context inspect"],
+        usage: "[OPTIONS] [CONTEXT] [CONTEXT...]",
+        about: "Display detailed information on one or more contexts",
+        flags: INSPECT_FORMAT,
+        examples: "berth context inspect far",
+        min: 0,
+        max: MANY,
+        tail: false,
+        names: Names::Contexts,
+        run: go!(commands::context::manage::inspect),
+    },
+    Command {
+        paths: &["context rm", "context remove"],
+        usage: "CONTEXT [CONTEXT...]",
+        about: "Remove one or more contexts",
+        flags: "-f, --force  Force the removal of a context in use",
+        examples: "berth context rm far",
+        min: 1,
+        max: MANY,
+        tail: false,
+        names: Names::Contexts,
+        run: go!(commands::context::manage::remove),
+    },
+    Command {
+        paths: &["context export"],
+        usage: "[OPTIONS] CONTEXT [FILE|-]",
+        about: "Export a context to a tar archive FILE or a tar stream on STDOUT.",
+        flags: "",
+        examples: "berth context export far far.tar",
+        min: 1,
+        max: 2,
+        tail: false,
+        names: Names::Contexts,
+        run: go!(commands::context::manage::export),
+    },
+    Command {
+        paths: &["context import"],
+        usage: "CONTEXT FILE|-",
+        about: "Import a context from a tar or zip file",
+        flags: "",
+        examples: "berth context import far far.tar",
+        min: 2,
+        max: 2,
+        tail: false,
+        names: Names::None,
+        run: go!(commands::context::manage::import),
+    },
+    Command {
         paths: &["context show"],
         usage: "",
         about: "Print the name of the current context",
@@ -158,13 +256,13 @@ berth completion fish > ~/.config/fish/completions/berth.fish",
     Command {
         paths: &["context use"],
         usage: "CONTEXT",
-        about: "Set the current context",
+        about: "Set the current docker context",
         flags: "",
         examples: "berth context use build",
         min: 1,
         max: 1,
         tail: false,
-        names: Names::None,
+        names: Names::Contexts,
         run: go!(commands::context::choose),
     },
 ];

@@ -110,17 +110,14 @@ impl Endpoint {
         let what = match error.kind() {
             // The words that scripts wait for.
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
-                format!(
-                    "Cannot connect to the Docker daemon at {self}. Is the docker daemon running? ({})",
-                    plain(error)
-                )
+                format!("Cannot connect to the Docker daemon at {self}. Is the docker daemon running?")
             }
             io::ErrorKind::PermissionDenied => {
                 format!("permission denied while trying to connect to the Docker daemon socket at {self}")
             }
             _ => format!("cannot connect to the engine at {self}: {}", plain(error)),
         };
-        CliError::failed(what).with_hint(hint)
+        CliError::failed(what).with_hint(format!("{}: {hint}", plain(error)))
     }
 }
 

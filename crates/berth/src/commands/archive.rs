@@ -33,6 +33,14 @@ pub(crate) async fn save(app: &'static App, args: Args) -> Result<u8> {
 }
 
 fn check_output(output: &str, verb: &str) -> Result<()> {
+    let folder = Path::new(output).parent().filter(|folder| !folder.as_os_str().is_empty());
+    if let Some(folder) = folder
+        && let Err(error) = std::fs::metadata(folder)
+    {
+        let what = if verb == "save" { "save image" } else { "export container" };
+        let (folder, why) = (folder.display(), plain(&error));
+        return Err(CliError::failed(format!("failed to {what}: invalid output path: stat {folder}: {why}")));
+    }
     if output.is_empty() && tty::stdout_is_terminal() {
         return Err(CliError::failed("cowardly refusing to save to a terminal. Use the -o flag or redirect")
             .with_hint(format!("berth {verb} -o FILE.tar ...")));

@@ -32,15 +32,15 @@ pub(crate) async fn attach(app: &'static App, args: Args) -> Result<u8> {
     let info = app.client.get_value(&format!("/containers/{}/json", encode(&name))).await?;
     let state = info.get("State");
     if !state.get("Running").bool() {
-        return Err(CliError::failed("cannot attach to a stopped container, start it first")
+        return Err(CliError::failed("You cannot attach to a stopped container, start it first")
             .with_hint(format!("berth start -ai {name}")));
     }
     if state.get("Paused").bool() {
-        return Err(CliError::failed("cannot attach to a paused container, unpause it first")
+        return Err(CliError::failed("You cannot attach to a paused container, unpause it first")
             .with_hint(format!("berth unpause {name}")));
     }
     if state.get("Restarting").bool() {
-        return Err(CliError::failed("cannot attach to a restarting container, wait until it is running"));
+        return Err(CliError::failed("You cannot attach to a restarting container, wait until it is running"));
     }
     let tty = info.at(&["Config", "Tty"]).bool();
     let stdin = !args.on("no-stdin") && info.at(&["Config", "OpenStdin"]).bool();

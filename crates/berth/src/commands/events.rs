@@ -12,10 +12,8 @@ use crate::value::Value;
 use hyper::Method;
 
 pub(crate) async fn events(app: &'static App, args: Args) -> Result<u8> {
-    let time = |name: &str| {
-        timestamp_argument(args.text(name)).map_err(|e| CliError::failed(format!("invalid value for {name:?}: {e}")))
-    };
-    let filters = opts::filters(&args.list("filter")).map_err(CliError::usage)?;
+    let time = |name: &str| timestamp_argument(args.text(name)).map_err(|e| CliError::failed(e));
+    let filters = opts::filter_flag(&args)?;
     let format = args.text("format");
     let template = match format {
         "" | "json" => None,

@@ -26,6 +26,9 @@ const HEADERS: &[(&str, &str)] = &[
 ];
 
 pub(crate) async fn images(app: &'static App, args: Args) -> Result<u8> {
+    if args.on("tree") {
+        return Err(CliError::failed("--tree is not supported: every image here has one platform"));
+    }
     let no_trunc = args.on("no-trunc");
     let format = match args.text("format") {
         "" if !args.on("quiet") => app.config.text("imagesFormat"),
@@ -36,7 +39,9 @@ pub(crate) async fn images(app: &'static App, args: Args) -> Result<u8> {
     } else {
         "{{.Repository}}\t{{.Tag}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}"
     };
-    let listing = Listing::new(format, table, args.on("quiet").then_some("{{.ID}}"), HEADERS)?;
+    let listing =
+        Listing::new(format, table, args.on("quiet").then_some("{{.ID}}"), HEADERS)?.of("*formatter.imageContext");
+    opts::filter_flag(&args)?;
     let mut filters = args.list("filter").into_iter().map(str::to_owned).collect::<Vec<_>>();
     filters.extend(args.words.first().map(|name| format!("reference={name}")));
     let filters = opts::filters(&filters.iter().map(String::as_str).collect::<Vec<_>>()).map_err(CliError::usage)?;
@@ -125,6 +130,12 @@ fn rows(image: &Value, no_trunc: bool, digests: bool, quiet: bool) -> Vec<Value>
 
 pub(crate) async fn tag(app: &'static App, args: Args) -> Result<u8> {
     let (repository, tag) = split_reference(&args.words[1]);
+    if repository.contains(|c: char| c.is_ascii_uppercase()) && !repository.contains('/') {
+        return Err(CliError::failed(format!(
+            "Error parsing reference: {:?} is not a valid repository/tag: invalid reference format: repository name (library/{repository}) must be lowercase",
+            args.words[1]
+        )));
+    }
     let tag = if tag.is_empty() { "latest" } else { tag };
     app.client.post(&with_query(&image_path(&args.words[0], "/tag"), &[("repo", repository), ("tag", tag)])).await?;
     Ok(0)
@@ -146,7 +157,7 @@ pub(crate) async fn remove(app: &'static App, args: Args) -> Result<u8> {
     app.each(&args.words, async |name: String| {
         let answer = match app.client.delete(&with_query(&image_path(&name, ""), &query)).await {
             Err(error) if force && error.status() == Some(404) => {
-                app.note(&format!("berth: {error}"));
+                app.note(&error.to_string());
                 return Ok(());
             }
             other => Value::parse(&other?)?,

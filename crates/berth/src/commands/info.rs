@@ -2,7 +2,7 @@
 
 use crate::app::App;
 use crate::cli::Args;
-use crate::error::Result;
+use crate::error::{CliError, Result};
 use crate::template::Template;
 use crate::units::bytes_size;
 use crate::value::Value;
@@ -28,7 +28,13 @@ pub(crate) async fn info(app: &'static App, args: Args) -> Result<u8> {
             }
         }
         "json" => app.line(&info.to_json())?,
-        format => app.line(&Template::parse(format)?.execute(&info)?)?,
+        format => match Template::parse(format)?.execute(&info) {
+            Ok(text) => app.line(&text)?,
+            Err(error) => {
+                app.line("")?;
+                return Err(CliError::template("", error.about("system.dockerInfo")));
+            }
+        },
     }
     Ok(0)
 }

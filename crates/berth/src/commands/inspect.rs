@@ -58,7 +58,11 @@ pub(crate) async fn any(app: &'static App, args: Args) -> Result<u8> {
         "image" => &[Type::Image],
         "volume" => &[Type::Volume],
         "network" => &[Type::Network],
-        other => return Err(CliError::failed(format!("{other:?} is not a valid value for --type"))),
+        other => {
+            return Err(CliError::failed(format!(
+                "unknown type: {other:?}: must be one of \"config\", \"container\", \"image\", \"network\", \"node\", \"plugin\", \"secret\", \"service\", \"task\", \"volume\""
+            )));
+        }
     };
     let size = args.on("size");
     inspect(app, &args, types, size).await
@@ -97,6 +101,9 @@ async fn inspect(app: &App, args: &Args, types: &[Type], size: bool) -> Result<u
     if template.is_none() {
         let whole = format!("[{}]", found.iter().map(|f| f.trim()).collect::<Vec<_>>().join(","));
         out = if format == "json" { value::compact(&whole) } else { value::indent(&whole, 0) };
+        out.push('\n');
+    }
+    if out.is_empty() {
         out.push('\n');
     }
     app.print(&out)?;

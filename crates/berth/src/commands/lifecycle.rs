@@ -67,7 +67,7 @@ pub(crate) async fn remove(app: &'static App, args: Args) -> Result<u8> {
         match app.client.delete(&with_query(&format!("/containers/{}", encode(&id)), &query)).await {
             // With --force a container that is not there is what was asked for; it is said all the same.
             Err(error) if force && error.status() == Some(404) => {
-                app.note(&format!("berth: {error}"));
+                app.note(&error.to_string());
                 Ok(())
             }
             Err(error) => Err(error),
@@ -83,6 +83,11 @@ pub(crate) async fn rename(app: &'static App, args: Args) -> Result<u8> {
     if new.is_empty() {
         return Err(CliError::failed("Error: Neither old nor new names may be empty"));
     }
-    app.client.post(&with_query(&format!("/containers/{}/rename", encode(&id)), &[("name", new)])).await?;
+    let path = with_query(&format!("/containers/{}/rename", encode(&id)), &[("name", new)]);
+    if let Err(error) = app.client.post(&path).await {
+        crate::report(app, &error).await;
+        app.note(&format!("Error: failed to rename container named {}", args.words[0]));
+        return Ok(1);
+    }
     Ok(0)
 }

@@ -29,8 +29,9 @@ pub(crate) async fn list(app: &'static App, args: Args) -> Result<u8> {
         format => format,
     };
     let table = "{{.ID}}\t{{.Name}}\t{{.Driver}}\t{{.Scope}}";
-    let listing = Listing::new(format, table, args.on("quiet").then_some("{{.ID}}"), HEADERS)?;
-    let filters = opts::filters(&args.list("filter")).map_err(CliError::usage)?;
+    let listing =
+        Listing::new(format, table, args.on("quiet").then_some("{{.ID}}"), HEADERS)?.of("*network.networkContext");
+    let filters = opts::filter_flag(&args)?;
     let answer = app.client.get_value(&with_query("/networks", &[("filters", &filters)])).await?;
     let mut networks: Vec<&Value> = answer.list().iter().collect();
     networks.sort_by(|a, b| a.text("Name").cmp(b.text("Name")));
@@ -83,8 +84,6 @@ fn ipam(args: &Args) -> Result<Vec<Json>> {
     let subnets = args.commas("subnet");
     let mut configs: Vec<Map<String, Json>> = Vec::new();
     for subnet in &subnets {
-        Net::parse(subnet)
-            .ok_or_else(|| CliError::failed(format!("invalid subnet {subnet}: invalid CIDR block notation")))?;
         configs.push(Map::from_iter([("Subnet".to_owned(), json!(subnet))]));
     }
     let place = |address: &str| subnets.iter().position(|s| Net::parse(s).is_some_and(|n| n.contains(address)));

@@ -11,6 +11,7 @@ use std::io::Write;
 
 /// Asks on the terminal; without one the answer is no, as Docker's client takes it.
 fn confirmed(args: &Args, warning: &str) -> Result<bool> {
+    opts::filter_flag(args)?;
     if args.on("force") {
         return Ok(true);
     }

@@ -3,7 +3,7 @@
 use crate::app::App;
 use crate::cli::Args;
 use crate::client::with_query;
-use crate::error::{CliError, Result};
+use crate::error::Result;
 use crate::opts;
 use crate::table::{Listing, ellipsis, short_id};
 use crate::units;
@@ -42,7 +42,7 @@ pub(crate) async fn ps(app: &'static App, args: Args) -> Result<u8> {
     let table = if args.on("size") { format!("{TABLE}\t{{{{.Size}}}}") } else { TABLE.to_owned() };
     let quiet = args.on("quiet").then_some("{{.ID}}");
     let listing = Listing::new(format, &table, quiet, HEADERS)?;
-    let filters = opts::filters(&args.list("filter")).map_err(CliError::usage)?;
+    let filters = opts::filter_flag(&args)?;
     let last = if args.changed("last") { args.int("last")? } else { -1 };
     let limit = if args.on("latest") { 1 } else { last };
     let limit = if limit > 0 { limit.to_string() } else { String::new() };

@@ -142,7 +142,7 @@ pub(crate) async fn logout(app: &'static App, args: Args) -> Result<u8> {
 }
 
 pub(crate) async fn search(app: &'static App, args: Args) -> Result<u8> {
-    let filters = crate::opts::filters(&args.list("filter")).map_err(CliError::usage)?;
+    let filters = crate::opts::filter_flag(&args)?;
     let path =
         with_query("/images/search", &[("term", &args.words[0]), ("limit", args.text("limit")), ("filters", &filters)]);
     let found = app.client.get_value(&path).await?;

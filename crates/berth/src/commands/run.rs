@@ -18,7 +18,8 @@ use hyper::Method;
 use std::io::Write;
 
 pub(crate) async fn create(app: &'static App, args: Args) -> Result<u8> {
-    let request = create::create(&args, false)?;
+    pull_policy(&args).map_err(|e| e.with_help("create"))?;
+    let request = create::create(&args, false).map_err(|e| e.with_help("create"))?;
     let id = make(app, &args, &request).await?;
     app.line(&id)?;
     Ok(0)
@@ -26,7 +27,12 @@ pub(crate) async fn create(app: &'static App, args: Args) -> Result<u8> {
 
 pub(crate) async fn run(app: &'static App, args: Args) -> Result<u8> {
     let detach = args.on("detach");
-    let request = create::create(&args, detach)?;
+    let help = |error: CliError| error.with_help("run").with_code(125);
+    pull_policy(&args).map_err(help)?;
+    if detach && args.changed("attach") {
+        return Err(CliError::failed("conflicting options: cannot specify both --attach and --detach"));
+    }
+    let request = create::create(&args, detach).map_err(help)?;
     if request.tty && request.attach_stdin && !crate::tty::stdin_is_terminal() {
         return Err(
             CliError::failed("the input device is not a TTY").with_hint("leave out -t, or give a terminal as stdin")
@@ -34,10 +40,10 @@ pub(crate) async fn run(app: &'static App, args: Args) -> Result<u8> {
     }
     let id = make(app, &args, &request).await.map_err(|e| match e {
         CliError::Silent(_) => e,
-        e => e.with_code(125),
+        e => help(e),
     })?;
     if detach {
-        start(app, &id).await.map_err(start_failure)?;
+        start(app, &id).await.map_err(|e| start_failure(e).with_help("run"))?;
         app.line(&id)?;
         return Ok(0);
     }
@@ -51,9 +57,9 @@ pub(crate) async fn run(app: &'static App, args: Args) -> Result<u8> {
         proxy_signals: args.on("sig-proxy") && !request.tty,
     };
     let condition = if request.auto_remove { "removed" } else { "next-exit" };
-    let session = Session::open(app, &id, &stream, condition).await.map_err(|e| e.with_code(125))?;
+    let session = Session::open(app, &id, &stream, condition).await.map_err(help)?;
     if let Err(error) = start(app, &id).await {
-        return Err(start_failure(error));
+        return Err(start_failure(error).with_help("run"));
     }
     session.run().await
 }
@@ -82,11 +88,8 @@ async fn make(app: &App, args: &Args, request: &Create) -> Result<String> {
             "container ID file found, make sure the other container isn't running or delete {cid_file}"
         )));
     }
-    let policy = match args.text("pull") {
-        "" => "missing",
-        policy @ ("always" | "missing" | "never") => policy,
-        other => return Err(args.because("pull", other, "must be one of \"always\", \"missing\" or \"never\"")),
-    };
+    let policy = pull_policy(args)?;
+    crate::opts::platform(args.text("platform"))?;
     let path = with_query("/containers/create", &[("name", args.text("name")), ("platform", args.text("platform"))]);
     if policy == "always" {
         pull(app, args, &request.image).await?;
@@ -119,6 +122,17 @@ async fn make(app: &App, args: &Args, request: &Create) -> Result<String> {
             .map_err(|e| CliError::io(format!("failed to create the container ID file {cid_file}"), e))?;
     }
     Ok(id)
+}
+
+fn pull_policy(args: &Args) -> Result<&str> {
+    match args.text("pull") {
+        "" => Ok("missing"),
+        policy @ ("always" | "missing" | "never") => Ok(policy),
+        other => Err(CliError::failed(format!(
+            "invalid pull option: '{other}': must be one of \"always\", \"missing\" or \"never\""
+        ))
+        .with_code(125)),
+    }
 }
 
 fn is_missing_image(error: &CliError) -> bool {

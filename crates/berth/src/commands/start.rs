@@ -8,7 +8,9 @@ use crate::error::{CliError, Result};
 
 pub(crate) async fn start(app: &'static App, args: Args) -> Result<u8> {
     if args.changed("checkpoint") || args.changed("checkpoint-dir") {
-        return Err(CliError::failed("checkpoints are not supported by this engine yet"));
+        return Err(CliError::failed(
+            "\"--checkpoint\" is only supported on a Docker daemon with experimental features enabled",
+        ));
     }
     if args.on("attach") || args.on("interactive") {
         if args.words.len() > 1 {
@@ -16,12 +18,21 @@ pub(crate) async fn start(app: &'static App, args: Args) -> Result<u8> {
         }
         return attached(app, &args).await;
     }
-    app.each(&args.words, async |name: String| {
-        let id = app.container(&name).await?;
-        app.client.post(&format!("/containers/{}/start", encode(&id))).await?;
-        app.line(&name)
-    })
-    .await
+    let failed = std::cell::RefCell::new(Vec::new());
+    let code = app
+        .each(&args.words, async |name: String| {
+            let id = app.container(&name).await?;
+            if let Err(error) = app.client.post(&format!("/containers/{}/start", encode(&id))).await {
+                failed.borrow_mut().push(name);
+                return Err(error);
+            }
+            app.line(&name)
+        })
+        .await?;
+    if code != 0 {
+        app.note(&format!("Error: failed to start containers: {}", failed.into_inner().join(", ")));
+    }
+    Ok(code)
 }
 
 async fn attached(app: &'static App, args: &Args) -> Result<u8> {

@@ -36,7 +36,8 @@ pub(crate) async fn stats(app: &'static App, args: Args) -> Result<u8> {
         "" => app.config.text("statsFormat"),
         format => format,
     };
-    let listing = Listing::new(format, TABLE, None, HEADERS)?;
+    let listing =
+        Listing::new(format, TABLE, None, HEADERS)?.of("*container.statsContext").failing("template parsing error: ");
     let no_trunc = args.on("no-trunc");
     let path = if args.on("all") { "/containers/json?all=1" } else { "/containers/json" };
     let list = args.words.is_empty().then_some(path);

@@ -48,7 +48,10 @@ pub(crate) async fn version(app: &'static App, args: Args) -> Result<u8> {
                 (Ok(text), _) => app.line(&text)?,
                 // Without a server the template's complaint would hide the reason.
                 (Err(_), Some(_)) => {}
-                (Err(error), None) => return Err(error.into()),
+                (Err(error), None) => {
+                    app.line("")?;
+                    return Err(CliError::template("", error.about("system.versionInfo").named("version")));
+                }
             }
         }
     }

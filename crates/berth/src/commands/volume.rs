@@ -49,12 +49,14 @@ pub(crate) fn row(v: &Value) -> Value {
 }
 
 pub(crate) async fn list(app: &'static App, args: Args) -> Result<u8> {
+    no_cluster(&args, &["cluster"])?;
     let format = match args.text("format") {
         "" if !args.on("quiet") => app.config.text("volumesFormat"),
         format => format,
     };
-    let listing = Listing::new(format, "{{.Driver}}\t{{.Name}}", args.on("quiet").then_some("{{.Name}}"), HEADERS)?;
-    let filters = opts::filters(&args.list("filter")).map_err(CliError::usage)?;
+    let listing = Listing::new(format, "{{.Driver}}\t{{.Name}}", args.on("quiet").then_some("{{.Name}}"), HEADERS)?
+        .of("*formatter.volumeContext");
+    let filters = opts::filter_flag(&args)?;
     let answer = app.client.get_value(&with_query("/volumes", &[("filters", &filters)])).await?;
     let mut volumes: Vec<&Value> = answer.get("Volumes").list().iter().collect();
     volumes.sort_by(|a, b| a.text("Name").cmp(b.text("Name")));
@@ -63,7 +65,38 @@ pub(crate) async fn list(app: &'static App, args: Args) -> Result<u8> {
     Ok(0)
 }
 
+/// Cluster volumes belong to a swarm, which an engine of this kind never joins.
+fn no_cluster(args: &Args, flags: &[&str]) -> Result<()> {
+    match flags.iter().find(|flag| args.changed(flag)) {
+        Some(flag) => {
+            Err(CliError::failed(format!("--{flag} is for cluster volumes, and this engine has no swarm mode")))
+        }
+        None => Ok(()),
+    }
+}
+
+pub(crate) async fn update(app: &'static App, args: Args) -> Result<u8> {
+    let name = args.words[0].as_str();
+    app.client.get(&format!("/volumes/{}", encode(name))).await?;
+    Err(CliError::failed("Can only update cluster volumes"))
+}
+
 pub(crate) async fn create(app: &'static App, args: Args) -> Result<u8> {
+    no_cluster(
+        &args,
+        &[
+            "availability",
+            "group",
+            "limit-bytes",
+            "required-bytes",
+            "scope",
+            "secret",
+            "sharing",
+            "topology-preferred",
+            "topology-required",
+            "type",
+        ],
+    )?;
     let pairs = |flag: &str| -> serde_json::Map<String, serde_json::Value> {
         args.list(flag).into_iter().map(opts::key_value).map(|(k, v)| (k, json!(v))).collect()
     };

@@ -21,8 +21,11 @@ pub(crate) struct Create {
     pub(crate) auto_remove: bool,
 }
 
-fn usage(message: String) -> CliError {
-    CliError::usage(message)
+/// What Docker's client finds wrong only after it has read all flags.
+fn wrong(message: String) -> CliError {
+    // The flag's own check speaks of the flag, and then its usage follows.
+    let flag = message.starts_with("invalid argument ");
+    if flag { CliError::usage(message) } else { CliError::failed(message).with_code(125) }
 }
 
 fn object(pairs: impl IntoIterator<Item = (String, String)>) -> Json {
@@ -37,9 +40,10 @@ pub(crate) fn create(args: &Args, detach: bool) -> Result<Create> {
     let (image, command) = args.words.split_first().expect("the table asks for an image");
     let here = std::env::current_dir().map_err(|e| CliError::io("cannot tell the working directory", e))?;
     if args.on("use-api-socket") {
-        return Err(usage("--use-api-socket is not supported".to_owned())
+        return Err(wrong("--use-api-socket is not supported".to_owned())
             .with_hint("mount the socket yourself: -v /run/berth/berth.sock:/var/run/docker.sock"));
     }
+    modes(args).map_err(wrong)?;
     let tty = args.on("tty");
     let interactive = args.on("interactive");
     let (mut stdin, mut stdout, mut stderr) = (false, false, false);
@@ -55,14 +59,11 @@ pub(crate) fn create(args: &Args, detach: bool) -> Result<Create> {
         (stdin, stdout, stderr) = (interactive, true, true);
     }
     if detach {
-        if args.changed("attach") {
-            return Err(usage("conflicting options: -a and -d cannot be used together".to_owned()));
-        }
         (stdin, stdout, stderr) = (false, false, false);
     }
-    let ports = ports::Ports::parse(&args.list("publish"), &args.list("expose")).map_err(usage)?;
-    let labels = env::labels(&args.list("label-file"), &args.list("label")).map_err(usage)?;
-    let environment = env::environment(&args.list("env-file"), &args.list("env")).map_err(usage)?;
+    let ports = ports::Ports::parse(&args.list("publish"), &args.list("expose")).map_err(wrong)?;
+    let labels = env::labels(&args.list("label-file"), &args.list("label")).map_err(wrong)?;
+    let environment = env::environment(&args.list("env-file"), &args.list("env")).map_err(wrong)?;
     let (volumes, binds) = volumes(args, &here)?;
 
     let mut config = Map::new();
@@ -111,10 +112,32 @@ pub(crate) fn create(args: &Args, detach: bool) -> Result<Create> {
     })
 }
 
+/// The namespace modes that Docker's client checks itself.
+fn modes(args: &Args) -> Result<(), String> {
+    let container = |mode: &str| mode.strip_prefix("container:").is_some_and(|name| !name.is_empty());
+    for (flag, word) in [("pid", "PID"), ("uts", "UTS"), ("userns", "USER"), ("cgroupns", "CGROUP")] {
+        let mode = args.text(flag);
+        let known = matches!(mode, "" | "host")
+            || (flag == "pid" && container(mode))
+            || (flag == "cgroupns" && mode == "private");
+        if !known {
+            return Err(format!("--{flag}: invalid {word} mode"));
+        }
+    }
+    let mac = args.text("mac-address").trim();
+    let groups: Vec<&str> = mac.split([':', '-']).collect();
+    if !mac.is_empty()
+        && !(groups.len() == 6 && groups.iter().all(|g| g.len() == 2 && u8::from_str_radix(g, 16).is_ok()))
+    {
+        return Err(format!("{mac} is not a valid mac address"));
+    }
+    Ok(())
+}
+
 fn volumes(args: &Args, here: &std::path::Path) -> Result<(Map<String, Json>, Vec<String>)> {
     let (mut anonymous, mut binds) = (Map::new(), Vec::new());
     for spec in args.list("volume") {
-        match mounts::volume(spec, here).map_err(|e| args.because("volume", spec, &e))? {
+        match mounts::volume(spec, here).map_err(wrong)? {
             mounts::Volume::Anonymous(path) => drop(anonymous.insert(path, json!({}))),
             mounts::Volume::Bind(bind) => binds.push(bind),
         }
@@ -135,7 +158,7 @@ fn health(args: &Args) -> Result<Option<Json>> {
     .any(|f| args.changed(f));
     if args.on("no-healthcheck") {
         if given {
-            return Err(usage("--no-healthcheck conflicts with --health-* options".to_owned()));
+            return Err(wrong("--no-healthcheck conflicts with --health-* options".to_owned()));
         }
         return Ok(Some(json!({"Test": ["NONE"]})));
     }
@@ -154,7 +177,7 @@ fn health(args: &Args) -> Result<Option<Json>> {
     ] {
         let nanos = args.duration(flag)?;
         if nanos < 0 {
-            return Err(usage(format!("--{flag} cannot be negative")));
+            return Err(wrong(format!("--{flag} cannot be negative")));
         }
         if nanos > 0 {
             out.insert(key.into(), json!(nanos));
@@ -162,7 +185,7 @@ fn health(args: &Args) -> Result<Option<Json>> {
     }
     let retries = args.int("health-retries")?;
     if retries < 0 {
-        return Err(usage("--health-retries cannot be negative".to_owned()));
+        return Err(wrong("--health-retries cannot be negative".to_owned()));
     }
     if retries > 0 {
         out.insert("Retries".into(), json!(retries));
@@ -181,7 +204,7 @@ fn networks(args: &Args) -> Result<(String, Map<String, Json>)> {
     }
     let first = &mut attachments[0];
     let conflict =
-        |flag: &str| usage(format!("conflicting options: cannot specify both --{flag} and per-network {flag}"));
+        |flag: &str| wrong(format!("conflicting options: cannot specify both --{flag} and per-network {flag}"));
     for (flag, field) in [("ip", &mut first.ip), ("ip6", &mut first.ip6), ("mac-address", &mut first.mac)] {
         if args.changed(flag) {
             if !field.is_empty() {
@@ -192,7 +215,7 @@ fn networks(args: &Args) -> Result<(String, Map<String, Json>)> {
     }
     if args.changed("network-alias") {
         if !first.aliases.is_empty() {
-            return Err(usage(
+            return Err(wrong(
                 "conflicting options: cannot specify both --network-alias and per-network alias".to_owned(),
             ));
         }
@@ -207,7 +230,7 @@ fn networks(args: &Args) -> Result<(String, Map<String, Json>)> {
     for attachment in &attachments {
         if attachments.len() > 1 && !attachment.is_user_defined() && matches!(attachment.name.as_str(), "host" | "none")
         {
-            return Err(usage(format!(
+            return Err(wrong(format!(
                 "conflicting options: cannot attach both user-defined and non-user-defined network-modes ({})",
                 attachment.name
             )));
@@ -219,7 +242,7 @@ fn networks(args: &Args) -> Result<(String, Map<String, Json>)> {
             continue;
         }
         if endpoints.insert(attachment.name.clone(), attachment.endpoint()).is_some() {
-            return Err(usage(format!("network {:?} is specified multiple times", attachment.name)));
+            return Err(wrong(format!("network {:?} is specified multiple times", attachment.name)));
         }
     }
     Ok((mode, endpoints))
@@ -234,7 +257,7 @@ fn host_config(args: &Args, binds: Vec<String>, bindings: Map<String, Json>, mod
     let mut out = resources(args)?;
     let mut set = |key: &str, value: Json| drop(out.insert(key.to_owned(), value));
     let strings = |flag: &str| list_or_null(args.list(flag).into_iter().map(str::to_owned).collect());
-    let security = security::parse(&args.list("security-opt")).map_err(usage)?;
+    let security = security::parse(&args.list("security-opt")).map_err(wrong)?;
     set("Binds", list_or_null(binds));
     set("ContainerIDFile", json!(args.text("cidfile")));
     set(
@@ -244,9 +267,9 @@ fn host_config(args: &Args, binds: Vec<String>, bindings: Map<String, Json>, mod
     set("NetworkMode", json!(mode));
     set("PortBindings", Json::Object(bindings));
     let restart = if args.changed("restart") { args.text("restart") } else { "no" };
-    let restart = limits::restart_policy(restart).map_err(|e| args.because("restart", args.text("restart"), &e))?;
+    let restart = limits::restart_policy(restart).map_err(wrong)?;
     if args.on("rm") && !matches!(restart["Name"].as_str(), Some("no" | "")) {
-        return Err(usage("conflicting options: cannot specify both --restart and --rm".to_owned()));
+        return Err(wrong("conflicting options: cannot specify both --restart and --rm".to_owned()));
     }
     set("RestartPolicy", restart);
     set("AutoRemove", json!(args.on("rm")));
@@ -347,7 +370,7 @@ fn resources(args: &Args) -> Result<Map<String, Json>> {
     set("MemoryReservation", json!(args.bytes("memory-reservation")?));
     let swappiness = if args.changed("memory-swappiness") { args.int("memory-swappiness")? } else { -1 };
     if swappiness != -1 && !(0..=100).contains(&swappiness) {
-        return Err(usage(format!("invalid value: {swappiness}. Valid memory swappiness range is 0-100")));
+        return Err(wrong(format!("invalid value: {swappiness}. Valid memory swappiness range is 0-100")));
     }
     set("MemorySwappiness", json!(swappiness));
     // Gone from the kernel: its value is checked and then left out, as Docker's client does.
@@ -386,10 +409,7 @@ fn resources(args: &Args) -> Result<Map<String, Json>> {
         set(key, json!(each(args, flag, |t| limits::throttle(t, bytes))?));
     }
     let (cdi, paths): (Vec<&str>, Vec<&str>) = args.list("device").into_iter().partition(|d| limits::is_cdi(d));
-    let devices: Vec<Json> = paths
-        .into_iter()
-        .map(|d| limits::device(d).map_err(|e| args.because("device", d, &e)))
-        .collect::<Result<_>>()?;
+    let devices: Vec<Json> = paths.into_iter().map(|d| limits::device(d).map_err(wrong)).collect::<Result<_>>()?;
     set("Devices", json!(devices));
     let rules = each(args, "device-cgroup-rule", |t| limits::device_rule(t).map(Json::String))?;
     set("DeviceCgroupRules", list_or_null(rules));

@@ -51,7 +51,8 @@ pub(crate) fn labels(files: &[&str], flags: &[&str]) -> Result<Vec<(String, Stri
 }
 
 fn lines(path: &Path, what: &str) -> Result<Vec<String>, String> {
-    let text = std::fs::read_to_string(path).map_err(|e| format!("open {}: {e}", path.display()))?;
+    let text =
+        std::fs::read_to_string(path).map_err(|e| format!("open {}: {}", path.display(), crate::error::plain(&e)))?;
     parse_lines(&text, what).map_err(|e| format!("invalid env file ({}): {e}", path.display()))
 }
 

@@ -52,13 +52,57 @@ pub(crate) fn filters(given: &[&str]) -> Result<String, String> {
     let mut map: std::collections::BTreeMap<String, std::collections::BTreeMap<String, bool>> = Default::default();
     for filter in given {
         let Some((key, value)) = filter.split_once('=') else {
-            return Err(format!(
-                "invalid argument {filter:?} for \"-f, --filter\" flag: bad format of filter (expected name=value)"
-            ));
+            return Err("bad format of filter (expected name=value)".to_owned());
         };
         map.entry(key.trim().to_lowercase()).or_default().insert(value.trim().to_owned(), true);
     }
     if map.is_empty() { Ok(String::new()) } else { serde_json::to_string(&map).map_err(|e| e.to_string()) }
+}
+
+/// Refuses a `--platform` that names neither a system nor an architecture.
+pub(crate) fn platform(text: &str) -> crate::error::Result<()> {
+    const SYSTEMS: &[&str] = &[
+        "aix",
+        "android",
+        "darwin",
+        "dragonfly",
+        "freebsd",
+        "illumos",
+        "ios",
+        "js",
+        "linux",
+        "macos",
+        "netbsd",
+        "openbsd",
+        "plan9",
+        "solaris",
+        "wasip1",
+        "windows",
+        "zos",
+    ];
+    const ARCHITECTURES: &[&str] = &[
+        "386", "amd64", "x86_64", "x86-64", "arm", "armhf", "armel", "arm64", "aarch64", "loong64", "mips", "mips64",
+        "mips64le", "mipsle", "ppc64", "ppc64le", "riscv64", "s390x", "sparc64", "wasm", "i386",
+    ];
+    let lower = text.to_ascii_lowercase();
+    if text.is_empty()
+        || text.contains('/')
+        || SYSTEMS.contains(&lower.as_str())
+        || ARCHITECTURES.contains(&lower.as_str())
+    {
+        return Ok(());
+    }
+    Err(crate::error::CliError::failed(format!(
+        "error parsing specified platform: {text:?}: unknown operating system or architecture: invalid argument"
+    )))
+}
+
+/// `--filter` as the API's JSON; a filter without `=` is a wrong flag.
+pub(crate) fn filter_flag(args: &crate::cli::Args) -> crate::error::Result<String> {
+    for text in args.list("filter") {
+        filters(&[text]).map_err(|why| args.because("filter", text, &why))?;
+    }
+    filters(&args.list("filter")).map_err(crate::error::CliError::usage)
 }
 
 #[cfg(test)]

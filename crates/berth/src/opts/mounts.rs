@@ -13,18 +13,38 @@ pub(crate) enum Volume {
 }
 
 pub(crate) fn volume(spec: &str, here: &Path) -> Result<Volume, String> {
-    let Some((source, rest)) = spec.split_once(':') else {
-        return match spec {
-            "" => Err("invalid empty volume spec".to_owned()),
-            path => Ok(Volume::Anonymous(path.to_owned())),
-        };
-    };
-    if source.is_empty() || rest.is_empty() {
-        return Err(format!("invalid volume specification: '{spec}'"));
+    if spec.is_empty() {
+        return Err("invalid empty volume spec".to_owned());
+    }
+    if spec.len() <= 2 {
+        return Ok(Volume::Anonymous(spec.to_owned()));
+    }
+    let parts = parts(spec);
+    if parts.iter().any(String::is_empty) {
+        return Err(format!("invalid spec: {spec}: empty section between colons"));
+    }
+    if parts.len() == 1 {
+        return Ok(Volume::Anonymous(spec.to_owned()));
+    }
+    if parts.len() > 3 {
+        return Err(format!("invalid spec: {spec}: too many colons"));
     }
     // A relative host path is relative to whoever typed it.
-    let source = if source.starts_with('.') { absolute(source, here) } else { source.to_owned() };
-    Ok(Volume::Bind(format!("{source}:{rest}")))
+    Ok(Volume::Bind(match spec.split_once(':') {
+        Some((source, rest)) if source.starts_with('.') => format!("{}:{rest}", absolute(source, here)),
+        _ => spec.to_owned(),
+    }))
+}
+
+/// The parts between colons; a single letter keeps its colon (`C:`), in Docker's client on every system.
+fn parts(spec: &str) -> Vec<String> {
+    let mut parts = vec![String::new()];
+    for c in spec.chars() {
+        let part = parts.last_mut().expect("starts with one");
+        let drive = part.len() == 1 && part.starts_with(|c: char| c.is_ascii_alphabetic());
+        if c == ':' && !drive { parts.push(String::new()) } else { part.push(c) }
+    }
+    parts
 }
 
 /// Makes a path absolute and tidy without asking the file system, as Go's `filepath.Abs` does.
@@ -169,7 +189,8 @@ mod tests {
         assert_eq!(volume("../x:/src:z", here()), Ok(Volume::Bind("/home/x:/src:z".into())));
         assert_eq!(volume(".:/src", here()), Ok(Volume::Bind("/home/me:/src".into())));
         assert!(volume(":/x", here()).is_err());
-        assert!(volume("a:", here()).is_err());
+        assert!(volume("abc:", here()).is_err());
+        assert!(volume("ab:/c:ro:x", here()).is_err());
     }
 
     #[test]

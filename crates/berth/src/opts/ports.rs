@@ -55,7 +55,7 @@ impl Ports {
             let (range, protocol) = spec.split_once('/').unwrap_or((spec, "tcp"));
             let range = Range::parse(range)
                 .filter(|r| r.from > 0)
-                .ok_or_else(|| format!("invalid range format for --expose: {spec}, error: invalid port"))?;
+                .ok_or_else(|| format!("invalid range format for --expose: {spec}, error: {}", not_a_port(range)))?;
             let protocol = protocol_of(protocol).ok_or_else(|| format!("invalid proto for --expose: {protocol}"))?;
             for port in range.from..=range.to {
                 ports.exposed.insert(format!("{port}/{protocol}"), json!({}));
@@ -112,6 +112,15 @@ impl Ports {
             }
         }
         Ok(())
+    }
+}
+
+/// Go's words for text that is no number.
+fn not_a_port(range: &str) -> String {
+    let bad = range.split('-').find(|part| part.parse::<u32>().is_err());
+    match bad {
+        Some(bad) => format!("strconv.ParseUint: parsing {bad:?}: invalid syntax"),
+        None => format!("invalid range specified for the Port: {range}"),
     }
 }
 

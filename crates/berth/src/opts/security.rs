@@ -18,7 +18,7 @@ pub(crate) fn parse(given: &[&str]) -> Result<Security, String> {
         let (key, value) = match option.split_once('=').or_else(|| option.split_once(':')) {
             Some(pair) => pair,
             None if *option == "no-new-privileges" => (*option, ""),
-            None => return Err(format!("invalid --security-opt: {option:?}")),
+            None => return Err(format!("Invalid --security-opt: {option:?}")),
         };
         match (key, value) {
             ("systempaths", "unconfined") => out.paths_unconfined = true,
@@ -34,7 +34,8 @@ pub(crate) fn parse(given: &[&str]) -> Result<Security, String> {
 
 fn read_profile(path: &Path) -> Result<String, String> {
     let failed = |e: &dyn std::fmt::Display| format!("opening seccomp profile ({}) failed: {e}", path.display());
-    let size = std::fs::metadata(path).map_err(|e| failed(&e))?.len();
+    let opened = |e: &std::io::Error| format!("open {}: {}", path.display(), crate::error::plain(e));
+    let size = std::fs::metadata(path).map_err(|e| failed(&opened(&e)))?.len();
     if size > PROFILE_BYTES_MAX {
         return Err(failed(&"larger than 4 MiB"));
     }

@@ -133,6 +133,11 @@ impl Exec<'_> {
     }
 
     fn command(&mut self, operands: &[Operand], dot: &Value, piped: Option<Found>) -> Result<Found, TemplateError> {
+        let first = operands.first().expect("the parser makes no empty command");
+        placed(self.call(operands, dot, piped), first)
+    }
+
+    fn call(&mut self, operands: &[Operand], dot: &Value, piped: Option<Found>) -> Result<Found, TemplateError> {
         let (first, rest) = operands.split_first().expect("the parser makes no empty command");
         if let Base::Function(name) = &first.base
             && first.fields.is_empty()
@@ -189,6 +194,10 @@ impl Exec<'_> {
     }
 
     fn operand(&mut self, operand: &Operand, dot: &Value) -> Result<Found, TemplateError> {
+        placed(self.evaluate(operand, dot), operand)
+    }
+
+    fn evaluate(&mut self, operand: &Operand, dot: &Value) -> Result<Found, TemplateError> {
         match &operand.base {
             Base::Dot => field_of(dot, operand),
             Base::Variable(name) if name.is_empty() => field_of(self.root, operand),
@@ -246,7 +255,7 @@ fn follow<'v>(from: &'v Value, fields: &[String], operand: &Operand) -> Result<O
                 return Err(exec_error(&describe(operand), format!("nil data; no entry for key {name:?}")));
             }
             _ => {
-                let message = format!("can't evaluate field {name} in type {}", funcs::type_name(value));
+                let message = format!("can't evaluate field {name} in type interface {{}}");
                 return Err(exec_error(&describe(operand), message));
             }
         };
@@ -269,7 +278,19 @@ fn describe(operand: &Operand) -> String {
 }
 
 fn exec_error(at: &str, message: impl Into<String>) -> TemplateError {
-    TemplateError::Exec { at: at.to_owned(), message: message.into() }
+    TemplateError::Exec { name: "", place: UNPLACED, at: at.to_owned(), message: message.into() }
+}
+
+const UNPLACED: (usize, usize) = (0, 0);
+
+/// Says where in the template an error is; the innermost operand knows best.
+fn placed<T>(result: Result<T, TemplateError>, operand: &Operand) -> Result<T, TemplateError> {
+    result.map_err(|error| match error {
+        TemplateError::Exec { name, place: UNPLACED, at, message } => {
+            TemplateError::Exec { name, place: operand.place, at, message }
+        }
+        error => error,
+    })
 }
 
 /// What `range` walks: lists in order, maps by sorted key as Go does.

@@ -31,16 +31,19 @@ pub(super) enum Token {
 pub(super) struct Spanned {
     pub(super) token: Token,
     pub(super) line: usize,
+    /// Bytes of the line in front of it.
+    pub(super) column: usize,
 }
 
 struct Lexer<'a> {
     rest: &'a str,
     line: usize,
+    column: usize,
     out: Vec<Spanned>,
 }
 
 pub(super) fn lex(source: &str) -> Result<Vec<Spanned>, TemplateError> {
-    let mut lexer = Lexer { rest: source, line: 1, out: Vec::new() };
+    let mut lexer = Lexer { rest: source, line: 1, column: 0, out: Vec::new() };
     lexer.text()?;
     Ok(lexer.out)
 }
@@ -51,10 +54,14 @@ impl Lexer<'_> {
     }
 
     fn push(&mut self, token: Token) {
-        self.out.push(Spanned { token, line: self.line });
+        self.out.push(Spanned { token, line: self.line, column: self.column });
     }
 
     fn skip(&mut self, bytes: usize) {
+        match self.rest[..bytes].rfind('\n') {
+            Some(last) => self.column = bytes - last - 1,
+            None => self.column += bytes,
+        }
         self.line += self.rest[..bytes].matches('\n').count();
         self.rest = &self.rest[bytes..];
     }

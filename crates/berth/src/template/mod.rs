@@ -26,8 +26,33 @@ const DEPTH_MAX: usize = 100;
 pub(crate) enum TemplateError {
     #[error("template: :{line}: {message}")]
     Parse { line: usize, message: String },
-    #[error("template: :1: executing \"\" at <{at}>: {message}")]
-    Exec { at: String, message: String },
+    #[error("template: {name}:{}:{}: executing {name:?} at <{at}>: {message}", place.0, place.1)]
+    Exec { name: &'static str, place: (usize, usize), at: String, message: String },
+}
+
+impl TemplateError {
+    /// The same, said of a template that has a name.
+    pub(crate) fn named(self, name: &'static str) -> TemplateError {
+        match self {
+            TemplateError::Exec { place, at, message, .. } => TemplateError::Exec { name, place, at, message },
+            parse => parse,
+        }
+    }
+
+    /// The same, said of rows of the Go type `kind` instead of a map.
+    pub(crate) fn about(self, kind: &str) -> TemplateError {
+        match self {
+            TemplateError::Exec { name, place, at, message } => {
+                let field = message.strip_prefix("map has no entry for key ").map(|field| field.trim_matches('"'));
+                let message = match field {
+                    Some(field) => format!("can't evaluate field {field} in type {kind}"),
+                    None => message,
+                };
+                TemplateError::Exec { name, place, at, message }
+            }
+            parse => parse,
+        }
+    }
 }
 
 #[derive(Debug)]

@@ -28,6 +28,8 @@ pub(super) struct Operand {
     pub(super) base: Base,
     /// `.A.B` behind the base.
     pub(super) fields: Vec<String>,
+    /// Line and column that an error names: Go counts a chain of fields from its second one.
+    pub(super) place: (usize, usize),
 }
 
 #[derive(Debug)]
@@ -42,6 +44,7 @@ pub(super) enum Base {
 struct Parser {
     tokens: std::iter::Peekable<std::vec::IntoIter<Spanned>>,
     line: usize,
+    column: usize,
     depth: usize,
     loops: usize,
 }
@@ -57,7 +60,7 @@ enum Closed {
 }
 
 pub(super) fn parse(tokens: Vec<Spanned>) -> Result<Vec<Node>, TemplateError> {
-    let mut parser = Parser { tokens: tokens.into_iter().peekable(), line: 1, depth: 0, loops: 0 };
+    let mut parser = Parser { tokens: tokens.into_iter().peekable(), line: 1, column: 0, depth: 0, loops: 0 };
     let (nodes, end) = parser.list()?;
     match end {
         Closed::Eof => Ok(nodes),
@@ -73,7 +76,7 @@ impl Parser {
 
     fn next(&mut self) -> Option<Token> {
         let spanned = self.tokens.next()?;
-        self.line = spanned.line;
+        (self.line, self.column) = (spanned.line, spanned.column);
         Some(spanned.token)
     }
 
@@ -240,6 +243,7 @@ impl Parser {
                 _ => {}
             }
             let token = self.next();
+            let place = (self.line, self.column);
             let base = match token {
                 Some(Token::Field { name, glued }) => {
                     let continues = glued
@@ -248,10 +252,13 @@ impl Parser {
                             .is_some_and(|o| !o.fields.is_empty() || !matches!(o.base, Base::Function(_) | Base::Dot));
                     if continues && let Some(last) = operands.last_mut() {
                         last.fields.push(name);
+                        if last.fields.len() == 2 && matches!(last.base, Base::Dot) {
+                            last.place = place;
+                        }
                         continue;
                     }
                     let fields = if name.is_empty() { Vec::new() } else { vec![name] };
-                    operands.push(Operand { base: Base::Dot, fields });
+                    operands.push(Operand { base: Base::Dot, fields, place });
                     continue;
                 }
                 Some(Token::Variable(name)) => Base::Variable(name),
@@ -279,7 +286,7 @@ impl Parser {
                 }
                 token => return self.error(format!("unexpected {token:?} in operand")),
             };
-            operands.push(Operand { base, fields: Vec::new() });
+            operands.push(Operand { base, fields: Vec::new(), place });
         }
     }
 }
@@ -287,7 +294,8 @@ impl Parser {
 pub(super) fn mentions(nodes: &[Node], name: &str) -> bool {
     fn in_pipeline(p: &Pipeline, name: &str) -> bool {
         p.commands.iter().flatten().any(|o| {
-            o.fields.first().is_some_and(|f| f == name)
+            // The whole row holds it too: `{{json .}}`.
+            o.fields.first().map_or(matches!(o.base, Base::Dot), |f| f == name)
                 || matches!(&o.base, Base::Pipeline(inner) if in_pipeline(inner, name))
         })
     }

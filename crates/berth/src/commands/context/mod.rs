@@ -1,7 +1,11 @@
-//! `context ls`, `show`, `use`, and the two changes that `login` and `logout` make to `config.json`.
+//! `context ls`, `show`, `use`, and the two changes that `login` and `logout` make to `config.json`; the rest of
+//! `context` in `manage`, its files in `store`.
 //!
 //! The files are Docker's own, so contexts made with its client work here and the other way round. They
 //! are rewritten by rename: a reader never sees half a file.
+
+pub(crate) mod manage;
+pub(crate) mod store;
 
 use crate::app::App;
 use crate::cli::Args;
@@ -12,6 +16,14 @@ use crate::value::Value;
 use base64::Engine as _;
 use serde_json::{Value as Json, json};
 use std::os::unix::fs::OpenOptionsExt;
+
+pub(crate) const DEFAULT_DESCRIPTION: &str = "Current DOCKER_HOST based configuration";
+
+/// Where the default context leads.
+pub(crate) fn docker_endpoint() -> String {
+    let env = |name| std::env::var(name).ok().filter(|v| !v.is_empty());
+    env("BERTH_HOST").or_else(|| env("DOCKER_HOST")).unwrap_or_else(|| format!("unix://{DEFAULT_SOCKET}"))
+}
 
 fn current(app: &App) -> String {
     let env = |name| std::env::var(name).ok().filter(|v| !v.is_empty());
@@ -32,17 +44,17 @@ pub(crate) async fn list(app: &'static App, args: Args) -> Result<u8> {
         let is_current = name == now;
         let shown = if is_current && args.text("format") != "json" { format!("{name} *") } else { name.to_owned() };
         Value::Map(vec![
-            ("Current".into(), is_current.into()),
             (
                 "Name".into(),
                 if args.text("format").is_empty() && !args.on("quiet") { shown } else { name.to_owned() }.into(),
             ),
             ("Description".into(), description.into()),
             ("DockerEndpoint".into(), host.into()),
+            ("Current".into(), is_current.into()),
             ("Error".into(), "".into()),
         ])
     };
-    let mut rows = vec![row("default", "berth's own socket", &format!("unix://{DEFAULT_SOCKET}"))];
+    let mut rows = vec![row("default", DEFAULT_DESCRIPTION, &docker_endpoint())];
     for context in app.config.contexts() {
         let description = context.at(&["Metadata", "Description"]).str().to_owned();
         rows.push(row(context.text("Name"), &description, context.at(&["Endpoints", "docker"]).text("Host")));
@@ -51,6 +63,7 @@ pub(crate) async fn list(app: &'static App, args: Args) -> Result<u8> {
         [("Name", "NAME"), ("Description", "DESCRIPTION"), ("DockerEndpoint", "DOCKER ENDPOINT"), ("Error", "ERROR")];
     let quiet = args.on("quiet").then_some("{{.Name}}");
     let table = "{{.Name}}\t{{.Description}}\t{{.DockerEndpoint}}\t{{.Error}}";
+    rows.sort_by(|a, b| a.text("Name").trim_end_matches(" *").cmp(b.text("Name").trim_end_matches(" *")));
     app.print(&Listing::new(args.text("format"), table, quiet, &headers)?.render(&rows)?)?;
     Ok(0)
 }
