@@ -33,7 +33,10 @@ fn templates_give_what_go_gives() {
         ("{{.Mounts}} {{.State}}", "[{bind /a /b}] {running true 0 42}"),
         ("{{.State.Health}} {{json .State.Health}}", "<nil> null"),
         ("{{json .Name}}{{json (print \"<&>\")}}", "\"/web\"\"<&>\""),
-        ("{{.Config.Nope}}", "ERROR template: :1:9: executing \"\" at <.Config.Nope>: map has no entry for key \"Nope\""),
+        (
+            "{{.Config.Nope}}",
+            "ERROR template: :1:9: executing \"\" at <.Config.Nope>: map has no entry for key \"Nope\"",
+        ),
         (r#"{{index .Config.Labels "com.x/y"}}"#, "z"),
         (r#"{{index .Config.Labels "none"}}|"#, "|"),
         ("{{.Config.Labels.a}}{{.Config.Labels.none}}", "b<no value>"),
