@@ -13,6 +13,16 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 const CHUNKS_MAX: usize = 16;
+/// Docker's words for it, which scripts search for.
+const EXEC_FAILED: &str = "OCI runtime exec failed: exec failed: unable to start container process";
+
+/// A stream that says one thing and ends.
+fn said(tty: bool, text: String) -> Result<AttachStream> {
+    let (output, chunks) = mpsc::channel(1);
+    let full = |_| Error::internal("a new channel holds no text");
+    output.try_send((super::OutputStream::Stdout, Bytes::from(text))).map_err(full)?;
+    Ok(AttachStream { tty, output: AttachOutput { chunks }, input: None })
+}
 
 pub(super) fn wanted(options: &AttachOptions, target: Target) -> Attach {
     Attach { target, stdin: options.stdin, stdout: options.stdout, stderr: options.stderr }
@@ -177,7 +187,17 @@ impl Containers {
             output: attaches,
         };
         let command = spec.cmd.join(" ");
-        let answer = shim.request(Body::Exec(Box::new(body))).await?;
+        let answer = match shim.request(Body::Exec(Box::new(body))).await {
+            Ok(answer) => answer,
+            Err(error) => {
+                if let Some(exec) = container.live().execs.get_mut(id) {
+                    exec.exit_code = Some(super::start::failure_code(&error));
+                }
+                let error = error.context(EXEC_FAILED);
+                // Whoever is attached reads it where the program would have spoken, and finds the code in `inspect`.
+                return if attaches { said(spec.tty, format!("{error}\r\n")).map(Some) } else { Err(error) };
+            }
+        };
         if let (Answer::Started { pid }, Some(exec)) = (answer, container.live().execs.get_mut(id)) {
             exec.pid = pid;
         }

@@ -12,7 +12,7 @@ use crate::value::Value;
 use hyper::Method;
 
 pub(crate) async fn events(app: &'static App, args: Args) -> Result<u8> {
-    let time = |name: &str| timestamp_argument(args.text(name)).map_err(|e| CliError::failed(e));
+    let time = |name: &str| timestamp_argument(args.text(name)).map_err(CliError::failed);
     let filters = opts::filter_flag(&args)?;
     let format = args.text("format");
     let template = match format {

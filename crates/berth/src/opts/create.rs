@@ -126,9 +126,8 @@ fn modes(args: &Args) -> Result<(), String> {
     }
     let mac = args.text("mac-address").trim();
     let groups: Vec<&str> = mac.split([':', '-']).collect();
-    if !mac.is_empty()
-        && !(groups.len() == 6 && groups.iter().all(|g| g.len() == 2 && u8::from_str_radix(g, 16).is_ok()))
-    {
+    let is_address = groups.len() == 6 && groups.iter().all(|g| g.len() == 2 && u8::from_str_radix(g, 16).is_ok());
+    if !(mac.is_empty() || is_address) {
         return Err(format!("{mac} is not a valid mac address"));
     }
     Ok(())
