@@ -65,16 +65,19 @@ pub(crate) fn render_mount(mount: &MountPoint) -> Value {
         MountKind::Tmpfs => "tmpfs",
         MountKind::Image => "image",
     };
-    let mut value = json!({
-        "Type": kind, "Source": mount.source, "Destination": mount.target, "Mode": mount.mode,
-        "RW": mount.read_write, "Propagation": mount.propagation,
-    });
+    // In dockerd's order, which `docker inspect` prints.
+    let mut value = json!({"Type": kind});
     if !mount.name.is_empty() {
         value["Name"] = json!(mount.name);
     }
+    value["Source"] = json!(mount.source);
+    value["Destination"] = json!(mount.target);
     if !mount.driver.is_empty() {
         value["Driver"] = json!(mount.driver);
     }
+    value["Mode"] = json!(mount.mode);
+    value["RW"] = json!(mount.read_write);
+    value["Propagation"] = json!(mount.propagation);
     value
 }
 
