@@ -3,6 +3,8 @@
 //! ```text
 //!  unpack(stream) -> Unpacked --Snapshotter::commit_layers--> layer <diff_id>      record: the archive's skeleton
 //!  LayerArchive::open(diff_id) -> the same archive again, bit for bit, verified while it is read
+//!  load(stream) -> images whose layers are there          save(images) -> stream
+//!  unpack_changes(upper folder of a container) -> Unpacked
 //! ```
 //!
 //! For a pull: [`berth_content::Ingest::follow`] gives a reader of a blob that is still being written; hand it to
@@ -13,13 +15,17 @@
 //! Everything here blocks and reads foreign bytes: names, numbers and sizes are bounded, and nothing that is not
 //! whole and right is ever visible.
 
+mod archive;
+mod changes;
 mod decode;
 mod record;
 mod stream;
 mod tar;
 mod unpack;
 
+pub use archive::{LoadError, Loaded, Loading, SaveError, ToSave, load, save};
+pub use changes::{ChangesError, write_changes};
 pub use decode::{Packing, decode};
 pub use record::{LayerArchive, RecordError};
 pub use tar::TarError;
-pub use unpack::{UnpackError, Unpacked, unpack};
+pub use unpack::{CommitError, UnpackError, Unpacked, unpack, unpack_changes};

@@ -1,7 +1,8 @@
 //! Bytes on their way, in pieces that several threads look at without copying.
 
 use bytes::Bytes;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
+use std::sync::mpsc::{Receiver, SyncSender};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Bytes of one piece: large enough that handing it over costs nothing, small enough for the caches.
@@ -114,6 +115,12 @@ impl<P: Pieces> io::BufRead for AsRead<P> {
     }
 }
 
+impl<P: Pieces + ?Sized> Pieces for Box<P> {
+    fn piece(&mut self) -> io::Result<Bytes> {
+        (**self).piece()
+    }
+}
+
 impl<P: Pieces + ?Sized> Pieces for &mut P {
     fn piece(&mut self) -> io::Result<Bytes> {
         (**self).piece()
@@ -132,6 +139,60 @@ impl<P: Pieces> Pieces for Again<P> {
             false => Ok(std::mem::take(&mut self.first)),
             true => self.rest.piece(),
         }
+    }
+}
+
+/// Pieces from another thread; the end is when that is gone.
+pub(crate) struct Queue(pub Receiver<io::Result<Bytes>>);
+
+impl Pieces for Queue {
+    fn piece(&mut self) -> io::Result<Bytes> {
+        self.0.recv().unwrap_or_else(|_| Ok(Bytes::new()))
+    }
+}
+
+/// What is written goes to another thread in pieces.
+pub(crate) struct ToQueue {
+    sender: SyncSender<io::Result<Bytes>>,
+    buffer: Vec<u8>,
+}
+
+impl ToQueue {
+    pub(crate) fn new(sender: SyncSender<io::Result<Bytes>>) -> ToQueue {
+        ToQueue { sender, buffer: Vec::with_capacity(PIECE_BYTES) }
+    }
+
+    /// The last piece, or that it went wrong.
+    pub(crate) fn finish(mut self, outcome: io::Result<()>) {
+        // A reader that has given up has its own reason.
+        let sent = match outcome {
+            Ok(()) => self.send(),
+            Err(cause) => self.sender.send(Err(cause)).map_err(|_| io::ErrorKind::BrokenPipe.into()),
+        };
+        drop(sent);
+    }
+
+    fn send(&mut self) -> io::Result<()> {
+        if self.buffer.is_empty() {
+            return Ok(());
+        }
+        let piece = std::mem::replace(&mut self.buffer, Vec::with_capacity(PIECE_BYTES));
+        self.sender.send(Ok(piece.into())).map_err(|_| io::ErrorKind::BrokenPipe.into())
+    }
+}
+
+impl Write for ToQueue {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = bytes.len().min(PIECE_BYTES - self.buffer.len());
+        self.buffer.extend_from_slice(&bytes[..count]);
+        if self.buffer.len() == PIECE_BYTES {
+            self.send()?;
+        }
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

@@ -9,16 +9,17 @@
 //! (`.wh.name`, `.wh..wh..opq`) become the driver's; containing what links do is the driver's too. The result is
 //! a staged layer: nobody sees it before it is committed, and dropping it removes it.
 
+use crate::changes::{ChangesError, write_changes};
 use crate::decode::decoded;
 use crate::record;
-use crate::stream::{FromRead, Pieces};
+use crate::stream::{FromRead, Pieces, Queue, ToQueue};
 use crate::tar::{Kind, Reader, TarError};
 use berth_snapshot::{Entry, LayerWriter, Meta, SnapshotError, Snapshotter, StagedLayer};
 use berth_types::Digest;
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 use std::io::{self, Read};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 /// Pieces between two threads.
@@ -48,6 +49,15 @@ pub enum UnpackError {
     TooLarge,
     #[error("cannot start a thread")]
     Thread(#[source] io::Error),
+}
+
+/// A container's changes cannot become a layer.
+#[derive(Debug, thiserror::Error)]
+pub enum CommitError {
+    #[error(transparent)]
+    Changes(#[from] ChangesError),
+    #[error(transparent)]
+    Unpack(#[from] UnpackError),
 }
 
 impl UnpackError {
@@ -91,6 +101,34 @@ pub fn unpack(
     expected: Option<&Digest>,
 ) -> Result<Unpacked, UnpackError> {
     unpack_pieces(snapshots, FromRead::new(stream), expected)
+}
+
+/// Makes a layer of what a container changed in `upper`, the upper folder of its overlay; `None` where there is
+/// nothing. `leave_out`: see [`crate::write_changes`].
+pub fn unpack_changes(
+    snapshots: &dyn Snapshotter,
+    upper: &Path,
+    leave_out: &(dyn Fn(&Path) -> bool + Sync),
+) -> Result<Option<Unpacked>, CommitError> {
+    std::thread::scope(|scope| {
+        let (sender, receiver) = sync_channel(QUEUE);
+        let reading = std::thread::Builder::new().name("read-changes".to_owned()).spawn_scoped(scope, move || {
+            let mut to = ToQueue::new(sender);
+            let done = write_changes(upper, leave_out, &mut to);
+            to.finish(done.as_ref().map(drop).map_err(|_| io::ErrorKind::UnexpectedEof.into()));
+            done
+        });
+        let reading = reading.map_err(UnpackError::Thread)?;
+        let unpacked = unpack_pieces(snapshots, Queue(receiver), None);
+        let joined = |_| UnpackError::Thread(io::Error::other("it ended early"));
+        match (reading.join().map_err(joined)?, unpacked) {
+            // A reader that gave up is why nothing more could be written.
+            (Err(ChangesError::Write(_)), Err(cause)) => Err(cause.into()),
+            (Err(cause), _) => Err(cause.into()),
+            (Ok(_), Err(cause)) => Err(cause.into()),
+            (Ok(any), Ok(unpacked)) => Ok(any.then_some(unpacked)),
+        }
+    })
 }
 
 pub(crate) fn unpack_pieces(
@@ -169,15 +207,6 @@ fn pass_on(
         if to_entries.send(Ok(piece)).is_err() || hash_ended {
             return Ok(total);
         }
-    }
-}
-
-struct Queue(Receiver<io::Result<Bytes>>);
-
-impl Pieces for Queue {
-    fn piece(&mut self) -> io::Result<Bytes> {
-        // The sender is gone: the end.
-        self.0.recv().unwrap_or_else(|_| Ok(Bytes::new()))
     }
 }
 

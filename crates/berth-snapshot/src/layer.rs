@@ -91,6 +91,13 @@ pub struct StagedLayer {
     pub(crate) folder: Temporary,
 }
 
+/// A layer that nobody sees any more. Its files go when this is dropped, so that who holds a lock need not wait.
+#[derive(Debug)]
+#[must_use = "its files go when it is dropped: after the locks are released"]
+pub struct Retired {
+    pub(crate) folder: Option<Temporary>,
+}
+
 /// A folder that goes with its value.
 #[derive(Debug)]
 pub(crate) struct Temporary {

@@ -25,7 +25,7 @@ mod layer;
 mod overlay;
 
 pub use contract::checks;
-pub use layer::{Content, Displaced, Entry, LayerReader, LayerWriter, Meta, StagedLayer};
+pub use layer::{Content, Displaced, Entry, LayerReader, LayerWriter, Meta, Retired, StagedLayer};
 pub use overlay::OverlayDriver;
 
 use berth_types::Digest;
@@ -102,8 +102,8 @@ pub trait Snapshotter: Send + Sync {
 
     fn layers(&self) -> Result<Vec<Digest>>;
 
-    /// Removes a layer; nothing happens where there is none.
-    fn remove_layer(&self, id: &Digest) -> Result<()>;
+    /// Takes a layer out of sight; nothing happens where there is none.
+    fn remove_layer(&self, id: &Digest) -> Result<Retired>;
 
     /// Makes the snapshot `key` on `layers`, lowest first. The same again answers the same.
     fn prepare(&self, key: &str, layers: &[Digest]) -> Result<Rootfs>;
@@ -123,4 +123,7 @@ pub trait Snapshotter: Send + Sync {
 
     /// What was written into a snapshot takes on the disk.
     fn disk_bytes(&self, key: &str) -> Result<u64>;
+
+    /// Forgets what the driver keeps beside layers and snapshots and nothing needs any more.
+    fn tidy(&self) -> Result<()>;
 }

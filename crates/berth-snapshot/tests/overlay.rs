@@ -128,10 +128,10 @@ fn a_snapshot_of_three_hundred_layers_names_them_all_and_forgotten_chains_go() {
     driver.prepare("many", &layers).unwrap();
     let reopened = OverlayDriver::open(folder.path()).unwrap();
     assert_eq!(reopened.layers_of("many").unwrap(), layers);
-    reopened.sweep_chains().unwrap();
+    reopened.tidy().unwrap();
     assert_eq!(reopened.layers_of("many").unwrap(), layers);
     reopened.remove("many").unwrap();
-    reopened.sweep_chains().unwrap();
+    reopened.tidy().unwrap();
     assert_eq!(std::fs::read_dir(folder.path().join("chains")).unwrap().count(), 0);
     reopened.prepare("many", &layers[..1]).unwrap();
     assert_eq!(reopened.layers_of("many").unwrap().len(), 1);

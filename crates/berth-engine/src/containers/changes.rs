@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 const DEPTH_MAX: usize = 400;
 
 /// Made by the runtime to mount over; Docker has them in a layer of its own that `diff` does not show.
-const MOUNT_TARGETS: [&str; 10] = [
+pub(crate) const MOUNT_TARGETS: [&str; 10] = [
     "/dev",
     "/dev/console",
     "/dev/pts",

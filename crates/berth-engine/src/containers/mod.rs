@@ -23,6 +23,7 @@ mod why;
 
 pub use types::*;
 
+pub(crate) use changes::MOUNT_TARGETS;
 pub(crate) use record::Table;
 
 use crate::Engine;

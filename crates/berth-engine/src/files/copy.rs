@@ -184,13 +184,18 @@ pub(super) fn list_attributes(fd: std::os::fd::BorrowedFd<'_>) -> Result<Vec<(st
     // XATTR_LIST_MAX and XATTR_SIZE_MAX of linux/limits.h.
     const LIST_MAX: usize = 64 << 10;
     const VALUE_MAX: usize = 64 << 10;
-    let length = match rustix::fs::flistxattr(fd, &mut [0_u8; 0][..]) {
+    const LIST_USUAL: usize = 1 << 10;
+    // Not asked with an empty buffer first: rustix answers 0 then, whatever there is.
+    let mut list = vec![0_u8; LIST_USUAL];
+    let mut length = rustix::fs::flistxattr(fd, &mut list[..]);
+    if matches!(length, Err(Errno::RANGE)) {
+        list.resize(LIST_MAX, 0);
+        length = rustix::fs::flistxattr(fd, &mut list[..]);
+    }
+    let length = match length {
         Ok(0) | Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
-        Ok(length) => length,
-        Err(errno) => return Err(errno),
+        other => other?,
     };
-    let mut list = vec![0_u8; length.min(LIST_MAX)];
-    let length = rustix::fs::flistxattr(fd, &mut list[..])?;
     let mut all = Vec::new();
     for name in list[..length].split_inclusive(|&byte| byte == 0) {
         let Ok(name) = CStr::from_bytes_with_nul(name) else { continue };
@@ -227,6 +232,9 @@ mod tests {
         symlink("sub/a", path("link")).unwrap();
         std::fs::set_permissions(path("sub/a"), std::fs::Permissions::from_mode(0o4750)).unwrap();
         std::fs::set_permissions(from.path(), std::fs::Permissions::from_mode(0o1770)).unwrap();
+        let attribute = b"value";
+        // Not every scratch folder's file system has them.
+        let has_attributes = rustix::fs::setxattr(path("sub/a"), "user.k", attribute, XattrFlags::empty()).is_ok();
         let hole = std::fs::File::create(path("hole")).unwrap();
         hole.set_len(32 << 20).unwrap();
 
@@ -236,6 +244,9 @@ mod tests {
         assert_eq!(meta("sub/a").mode() & 0o7777, 0o4750);
         assert_eq!(meta("sub/a").ino(), meta("b").ino());
         assert_eq!(std::fs::read_link(to.path().join("link")).unwrap(), Path::new("sub/a"));
+        let mut value = [0; 16];
+        let copied = rustix::fs::getxattr(to.path().join("sub/a"), "user.k", &mut value[..]).ok();
+        assert_eq!(copied.map(|length| &value[..length]), has_attributes.then_some(&attribute[..]));
         assert_eq!(meta("hole").len(), 32 << 20);
         assert!(meta("hole").blocks() < 128, "{} blocks", meta("hole").blocks());
         assert_eq!(std::fs::metadata(to.path()).unwrap().mode() & 0o7777, 0o1770);

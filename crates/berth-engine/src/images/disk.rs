@@ -1,12 +1,25 @@
-//! Layers and snapshots: the one place that knows the crates they come from.
+//! Layers, snapshots and blobs: the one place that knows the crates they come from.
+//!
+//! ```text
+//! <data root>/layers, chains, snapshots    berth-snapshot's
+//! <data root>/content                      berth-content's: downloads on their way, blobs that are kept
+//! ```
 
 use super::Progress;
-use berth_types::mount::{Overlay, Rootfs, Upper};
+use crate::files::Root;
+use berth_content::{Blobs, ContentError};
+use berth_image::{CommitError, LoadError, SaveError, UnpackError};
+use berth_snapshot::{OverlayDriver, Retired, SnapshotError, Snapshotter, StagedLayer};
+use berth_types::mount::Rootfs;
 use berth_types::{Digest, Error, ErrorKind, ImageName, Result};
 use sha2::Digest as _;
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::time::Duration;
+
+/// How long an unfinished download, or a blob that nobody holds, waits for somebody to go on with it.
+const BLOB_IDLE: Duration = Duration::from_secs(24 * 3600);
 
 /// An unpacked layer and what it takes on the disk.
 #[derive(Debug, Clone, Copy)]
@@ -21,170 +34,170 @@ pub(super) struct Loaded {
     pub config: Vec<u8>,
     pub layers: Vec<Layer>,
     pub names: Vec<ImageName>,
-}
-
-pub(super) struct ToSave {
-    pub config: Vec<u8>,
-    pub layers: Vec<Digest>,
-    pub names: Vec<ImageName>,
+    /// What it was committed on.
+    pub parent: Option<Digest>,
 }
 
 pub(super) struct Disk {
-    root: PathBuf,
+    snapshots: Box<dyn Snapshotter>,
+    blobs: Blobs,
 }
 
-fn failed(action: &str, path: &Path, cause: &std::io::Error) -> Error {
-    Error::because(ErrorKind::Unavailable, format!("cannot {action} {}", path.display()), cause)
+fn failed(message: &str, is_full: bool, is_foreign: bool, cause: &(dyn std::error::Error + 'static)) -> Error {
+    let kind = match (is_full, is_foreign) {
+        (true, _) => ErrorKind::Unavailable,
+        (false, true) => ErrorKind::DataLoss,
+        (false, false) => ErrorKind::Internal,
+    };
+    let error = Error::because(kind, message, cause);
+    match is_full {
+        true => {
+            error.with_hint("the disk is full: berth system prune, or an engine with its --data-root on a larger one")
+        }
+        false => error,
+    }
+}
+
+fn layers_failed(cause: &SnapshotError) -> Error {
+    failed("cannot keep layers and snapshots", cause.is_full(), false, cause)
+}
+
+fn blobs_failed(cause: &ContentError) -> Error {
+    failed("cannot keep blobs", cause.is_full(), false, cause)
+}
+
+fn unpack_failed(cause: &UnpackError) -> Error {
+    failed("cannot unpack the archive", cause.is_full(), cause.is_archive(), cause)
 }
 
 impl Disk {
     pub(super) fn open(data_root: &Path) -> Result<Disk> {
-        for name in ["layers", "snapshots"] {
-            let path = data_root.join(name);
-            std::fs::create_dir_all(&path).map_err(|cause| failed("make", &path, &cause))?;
-        }
-        Ok(Disk { root: data_root.to_owned() })
-    }
-
-    fn layer(&self, diff_id: &Digest) -> PathBuf {
-        self.root.join("layers").join(diff_id.hex())
-    }
-
-    fn snapshot(&self, key: &str) -> PathBuf {
-        self.root.join("snapshots").join(key)
+        let snapshots = Box::new(OverlayDriver::open(data_root).map_err(|cause| layers_failed(&cause))?);
+        let blobs = Blobs::open(&data_root.join("content")).map_err(|cause| blobs_failed(&cause))?;
+        Ok(Disk { snapshots, blobs })
     }
 
     pub(super) fn prepare(&self, key: &str, layers: &[Digest]) -> Result<Rootfs> {
-        let folder = self.snapshot(key);
-        if !folder.exists() {
-            for name in ["fs", "work"] {
-                let path = folder.join(name);
-                std::fs::create_dir_all(&path).map_err(|cause| failed("make", &path, &cause))?;
-            }
-            let text = serde_json::to_vec(layers).expect("digests always serialise");
-            let path = folder.join("layers.json");
-            std::fs::write(&path, text).map_err(|cause| failed("write", &path, &cause))?;
-        }
-        self.rootfs(key)
+        self.snapshots.prepare(key, layers).map_err(|cause| layers_failed(&cause))
     }
 
     pub(super) fn rootfs(&self, key: &str) -> Result<Rootfs> {
-        let folder = self.snapshot(key);
-        let layers = self.layers_of(key)?;
-        match self.view(&layers) {
-            Rootfs::Overlay(overlay) => Ok(Rootfs::Overlay(Overlay {
-                upper: Some(Upper { upper: folder.join("fs"), work: folder.join("work") }),
-                ..overlay
-            })),
-            other => Ok(other),
-        }
-    }
-
-    fn layers_of(&self, key: &str) -> Result<Vec<Digest>> {
-        let path = self.snapshot(key).join("layers.json");
-        let text = std::fs::read(&path).map_err(|cause| failed("read", &path, &cause))?;
-        serde_json::from_slice(&text).map_err(|cause| Error::because(ErrorKind::DataLoss, "damaged snapshot", &cause))
+        self.snapshots.rootfs(key).map_err(|cause| layers_failed(&cause))
     }
 
     /// The layers alone, read-only.
     pub(super) fn view(&self, layers: &[Digest]) -> Rootfs {
-        let lower = layers.iter().rev().map(|layer| self.layer(layer).join("fs")).collect();
-        Rootfs::Overlay(Overlay { lower, upper: None, options: Vec::new() })
+        self.snapshots.view(layers)
     }
 
     pub(super) fn remove(&self, key: &str) -> Result<()> {
-        let path = self.snapshot(key);
-        match std::fs::remove_dir_all(&path) {
-            Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => Err(failed("remove", &path, &cause)),
-            _ => Ok(()),
-        }
+        self.snapshots.remove(key).map_err(|cause| layers_failed(&cause))
     }
 
     pub(super) fn keys(&self) -> Result<Vec<String>> {
-        let path = self.root.join("snapshots");
-        let read = || -> std::io::Result<Vec<String>> {
-            std::fs::read_dir(&path)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
-        };
-        read().map_err(|cause| failed("read", &path, &cause))
+        self.snapshots.keys().map_err(|cause| layers_failed(&cause))
     }
 
     pub(super) fn usage(&self, key: &str) -> Result<u64> {
-        Ok(crate::files::disk_bytes(&self.snapshot(key).join("fs")))
+        self.snapshots.disk_bytes(key).map_err(|cause| layers_failed(&cause))
     }
 
-    /// Removes the layers that neither `needed` names nor a snapshot stands on.
-    pub(super) fn sweep(&self, needed: &BTreeSet<Digest>) -> Result<()> {
-        let mut needed: BTreeSet<String> = needed.iter().map(Digest::hex).collect();
-        for key in self.keys()? {
-            needed.extend(self.layers_of(&key)?.iter().map(Digest::hex));
-        }
-        let path = self.root.join("layers");
-        let read = || -> std::io::Result<()> {
-            for entry in std::fs::read_dir(&path)? {
-                let entry = entry?;
-                if !needed.contains(&*entry.file_name().to_string_lossy()) {
-                    std::fs::remove_dir_all(entry.path())?;
+    /// Bytes of blobs, unfinished downloads among them.
+    pub(super) fn blob_bytes(&self) -> Result<u64> {
+        self.blobs.disk_bytes().map_err(|cause| blobs_failed(&cause))
+    }
+
+    /// Takes the layers out of sight that neither `needed` names nor a snapshot stands on; their files go with the
+    /// answer. Nobody may make or take layers meanwhile.
+    pub(super) fn sweep(&self, needed: &BTreeSet<Digest>) -> Result<Vec<Retired>> {
+        let sweep = || -> Result<Vec<Retired>, SnapshotError> {
+            let mut used = needed.clone();
+            for key in self.snapshots.keys()? {
+                used.extend(self.snapshots.layers_of(&key)?);
+            }
+            let mut retired = Vec::new();
+            for layer in self.snapshots.layers()? {
+                if !used.contains(&layer) {
+                    retired.push(self.snapshots.remove_layer(&layer)?);
                 }
             }
-            Ok(())
+            self.snapshots.tidy()?;
+            Ok(retired)
         };
-        read().map_err(|cause| failed("clean", &path, &cause))
+        let retired = sweep().map_err(|cause| layers_failed(&cause))?;
+        self.blobs.collect(|_| false, BLOB_IDLE).map_err(|cause| blobs_failed(&cause))?;
+        Ok(retired)
     }
 
+    /// Unpacks one archive as a layer.
     pub(super) fn unpack(&self, archive: &mut dyn Read) -> Result<Layer> {
-        let temporary = self.root.join("layers").join(format!("new-{}", crate::events::now_unix_nanos()));
-        let folder = temporary.join("fs");
-        std::fs::create_dir_all(&folder).map_err(|cause| failed("make", &folder, &cause))?;
-        let mut hashed = Hashed { inner: archive, hash: sha2::Sha256::new() };
-        let broken = |cause: &(dyn std::error::Error + 'static)| {
-            Error::because(ErrorKind::DataLoss, "cannot unpack the archive", cause)
-        };
-        let rootfs = Rootfs::Directory { path: folder.clone() };
-        let root = crate::files::Root::stopped(&rootfs, &[], false).map_err(|cause| broken(&cause))?;
-        let top = root.find(Path::new("/")).map_err(|cause| broken(&cause))?;
-        let options = crate::files::UnpackOptions::default();
-        crate::files::unpack(&root, &top, &mut hashed, options).map_err(|cause| broken(&cause))?;
-        std::io::copy(&mut hashed, &mut std::io::sink()).map_err(|cause| broken(&cause))?;
-        let diff_id = Digest::from_bytes(hashed.hash.finalize().into());
-        let target = self.layer(&diff_id);
-        if !target.exists() {
-            std::fs::rename(&temporary, &target).map_err(|cause| failed("rename", &temporary, &cause))?;
-        }
-        Ok(Layer { diff_id, bytes: crate::files::disk_bytes(&target.join("fs")) })
+        let unpacked = berth_image::unpack(&*self.snapshots, archive, None).map_err(|cause| unpack_failed(&cause))?;
+        self.keep(unpacked.layer)
+    }
+
+    fn keep(&self, layer: StagedLayer) -> Result<Layer> {
+        let kept = Layer { diff_id: layer.id, bytes: layer.bytes };
+        self.snapshots.commit_layers(vec![layer]).map_err(|cause| layers_failed(&cause))?;
+        Ok(kept)
+    }
+
+    fn layer(&self, diff_id: Digest) -> Result<Layer> {
+        let bytes = self.snapshots.layer_bytes(&diff_id).map_err(|cause| layers_failed(&cause))?;
+        let missing = || Error::internal(format!("layer {diff_id} is missing"));
+        Ok(Layer { diff_id, bytes: bytes.ok_or_else(missing)? })
     }
 
     pub(super) fn load(
         &self,
-        _archive: &mut dyn Read,
-        _platform: Option<&str>,
-        _tell: &dyn Fn(Progress),
+        archive: &mut dyn Read,
+        platform: Option<&str>,
+        tell: &dyn Fn(Progress),
     ) -> Result<Vec<Loaded>> {
-        Err(Error::not_implemented("load"))
+        let step = |at: berth_image::Loading| {
+            tell(Progress::Step {
+                id: at.id,
+                action: "Loading layer".to_owned(),
+                current_bytes: at.current_bytes,
+                total_bytes: at.total_bytes,
+            });
+        };
+        let failed = |cause: LoadError| match cause {
+            LoadError::Platform(_) => Error::not_found(cause.to_string()),
+            cause => failed("cannot load the archive", cause.is_full(), cause.is_archive(), &cause),
+        };
+        let images = berth_image::load(&*self.snapshots, archive, platform, &step).map_err(failed)?;
+        let known = |image: berth_image::Loaded| {
+            let layers = image.layers.into_iter().map(|layer| self.layer(layer)).collect::<Result<Vec<_>>>()?;
+            Ok(Loaded { config: image.config, layers, names: image.names, parent: image.parent })
+        };
+        images.into_iter().map(known).collect()
     }
 
-    pub(super) fn save(&self, images: &[ToSave], _to: &mut dyn Write) -> Result<()> {
-        Err(Error::not_implemented(format!(
-            "save {:?}",
-            images.iter().map(|i| (i.config.len(), i.layers.len(), &i.names)).next()
-        )))
+    pub(super) fn save(&self, images: &[berth_image::ToSave], to: &mut dyn Write) -> Result<()> {
+        berth_image::save(&*self.snapshots, images, to).map_err(|cause| match cause {
+            // The client has gone: it knows.
+            SaveError::Write(cause) => Error::because(ErrorKind::Cancelled, "cannot send the archive", &cause),
+            cause => Error::because(ErrorKind::DataLoss, "cannot save the images", &cause),
+        })
     }
 
     /// A container's changes as a layer; `None` where there are none.
-    pub(super) fn commit(&self, _key: &str) -> Result<Option<Layer>> {
-        Err(Error::not_implemented("commit"))
-    }
-}
-
-struct Hashed<'a> {
-    inner: &'a mut dyn Read,
-    hash: sha2::Sha256,
-}
-
-impl Read for Hashed<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let count = self.inner.read(buffer)?;
-        self.hash.update(&buffer[..count]);
-        Ok(count)
+    pub(super) fn commit(&self, key: &str) -> Result<Option<Layer>> {
+        let Rootfs::Overlay(overlay) = self.rootfs(key)? else { return Ok(None) };
+        let Some(upper) = overlay.upper.clone() else { return Ok(None) };
+        let image = Root::of_image(&Rootfs::Overlay(overlay))
+            .map_err(|cause| Error::because(ErrorKind::Internal, "cannot open the container's image", &cause))?;
+        let made_for_mounting: Vec<&str> = crate::containers::MOUNT_TARGETS
+            .into_iter()
+            .filter(|target| image.find_no_follow(Path::new(target)).is_err())
+            .collect();
+        let leave_out = |path: &Path| made_for_mounting.iter().any(|target| path == Path::new(target));
+        let made = berth_image::unpack_changes(&*self.snapshots, &upper.upper, &leave_out);
+        let made = made.map_err(|cause| match &cause {
+            CommitError::Unpack(cause) => failed("cannot commit the container", cause.is_full(), false, cause),
+            CommitError::Changes(_) => Error::because(ErrorKind::Internal, "cannot commit the container", &cause),
+        })?;
+        made.map(|unpacked| self.keep(unpacked.layer)).transpose()
     }
 }
 

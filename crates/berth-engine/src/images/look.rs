@@ -135,8 +135,9 @@ impl Images {
     pub async fn disk_usage(&self) -> Result<DiskUsage> {
         let options = ListOptions { shared_size: true, containers: true, ..ListOptions::default() };
         let images = self.list(&options).await?;
-        let layers_bytes = self.shared().catalog().all_layers().values().map(|(bytes, _)| bytes).sum();
-        Ok(DiskUsage { layers_bytes, images })
+        let shared = self.shared();
+        let layers: u64 = shared.catalog().all_layers().values().map(|(bytes, _)| bytes).sum();
+        Ok(DiskUsage { layers_bytes: layers + shared.disk.blob_bytes()?, images })
     }
 }
 

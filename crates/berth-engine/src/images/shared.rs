@@ -79,7 +79,11 @@ impl Shared {
             layers: RwLock::new(()),
             unswept: AtomicBool::new(true),
         });
-        shared.sweep_if_due();
+        // An engine answers before half a gigabyte of small files is gone.
+        let retired = shared.retire_if_due();
+        if !retired.is_empty() {
+            drop(std::thread::Builder::new().name("remove-layers".to_owned()).spawn(move || drop(retired)));
+        }
         Ok(shared)
     }
 
@@ -99,18 +103,24 @@ impl Shared {
     /// Removes every layer that no image and no container's snapshot needs, unless somebody is at work with
     /// layers: then they do it when they are done.
     pub(super) fn sweep_if_due(&self) {
+        drop(self.retire_if_due());
+    }
+
+    /// The same, with the files still to be removed: that takes its time and needs no lock.
+    fn retire_if_due(&self) -> Vec<berth_snapshot::Retired> {
         if !self.unswept.load(Ordering::Acquire) {
-            return;
+            return Vec::new();
         }
-        let Ok(_alone) = self.layers.try_write() else { return };
+        let Ok(_alone) = self.layers.try_write() else { return Vec::new() };
         if !self.unswept.swap(false, Ordering::AcqRel) {
-            return;
+            return Vec::new();
         }
         let needed: BTreeSet<Digest> =
             self.catalog().images.values().flat_map(|record| record.layers.iter().copied()).collect();
-        if let Err(cause) = self.disk.sweep(&needed) {
+        self.disk.sweep(&needed).unwrap_or_else(|cause| {
             tracing::warn!(%cause, "layers that nobody needs are still on the disk");
-        }
+            Vec::new()
+        })
     }
 
     /// Says that layers may have become unneeded.

@@ -2,7 +2,7 @@
 
 use super::catalog::Record;
 use super::config::{ImageConfig, Step, host_architecture, rfc3339};
-use super::disk::{Layer, Loaded, ToSave};
+use super::disk::{Layer, Loaded};
 use super::pipe::{Sink, Source};
 use super::{CommitOptions, Images, ImportOptions, LoadOptions, Progress, ProgressStream, changes};
 use crate::containers::{ByteSource, ByteStream};
@@ -44,7 +44,15 @@ impl Images {
         for image in loaded {
             let id = super::disk::digest_of(&image.config);
             let names = image.names.clone();
-            self.add(image, None, now_unix_nanos())?;
+            for name in &names {
+                if let Some(old) = shared.catalog().names.get(name).filter(|old| **old != id) {
+                    tell(Progress::Loaded(format!(
+                        "The image {} already exists, renaming the old one with ID {old} to empty string",
+                        name.familiar()
+                    )));
+                }
+            }
+            self.add(image, now_unix_nanos())?;
             match names.is_empty() {
                 true => tell(Progress::Loaded(format!("Loaded image ID: {id}"))),
                 false => {
@@ -57,7 +65,7 @@ impl Images {
     }
 
     /// Records an image whose layers are on the disk, and its names.
-    fn add(&self, image: Loaded, parent: Option<Digest>, now: i64) -> Result<Digest> {
+    fn add(&self, image: Loaded, now: i64) -> Result<Digest> {
         let id = super::disk::digest_of(&image.config);
         let config = ImageConfig::parse(&image.config)?;
         let text =
@@ -66,7 +74,7 @@ impl Images {
             let known = catalog.images.get(&id);
             let record = Record {
                 id,
-                parent: parent.or_else(|| known.and_then(|record| record.parent)),
+                parent: image.parent.or_else(|| known.and_then(|record| record.parent)),
                 layers: image.layers.iter().map(|layer| layer.diff_id).collect(),
                 layer_bytes: image.layers.iter().map(|layer| layer.bytes).collect(),
                 created_unix_nanos: config.created_unix_nanos(),
@@ -102,7 +110,9 @@ impl Images {
             let record = shared.find(&id.to_string())?;
             let names = wanted.remove(&id).unwrap_or_default();
             self.event("save", &id, &id.to_string());
-            all.push(ToSave { config: shared.config_bytes(&id)?.into_bytes(), layers: record.layers.clone(), names });
+            let config = shared.config_bytes(&id)?.into_bytes();
+            let (layers, parent) = (record.layers.clone(), record.parent);
+            all.push(berth_image::ToSave { config, layers, names, parent });
         }
         let (sender, chunks) = mpsc::channel(CHUNKS_MAX);
         tokio::task::spawn_blocking(move || {
@@ -178,7 +188,7 @@ impl Images {
         made.rootfs.kind = "layers".to_owned();
         made.rootfs.diff_ids = vec![layer.diff_id];
         let names = name.into_iter().collect();
-        self.add(Loaded { config: made.to_bytes(), layers: vec![layer], names }, None, now)
+        self.add(Loaded { config: made.to_bytes(), layers: vec![layer], names, parent: None }, now)
     }
 
     /// Makes an image of a container as it is now.
@@ -221,8 +231,8 @@ impl Images {
             made.rootfs.diff_ids = layers.iter().map(|layer| layer.diff_id).collect();
             let names: Vec<ImageName> = name.into_iter().collect();
             let shown = names.first().map(ImageName::familiar).unwrap_or_default();
-            let id =
-                images.add(Loaded { config: made.to_bytes(), layers, names }, parent.map(|record| record.id), now)?;
+            let parent = parent.map(|record| record.id);
+            let id = images.add(Loaded { config: made.to_bytes(), layers, names, parent }, now)?;
             drop(at_work);
             let attributes = BTreeMap::from([
                 ("comment".to_owned(), made.comment.clone()),

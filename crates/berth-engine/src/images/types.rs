@@ -168,7 +168,7 @@ impl ProgressStream {
 /// What images take on the disk.
 #[derive(Debug, Clone, Default)]
 pub struct DiskUsage {
-    /// All layers, each counted once.
+    /// All layers, each counted once, and blobs that are kept or on their way.
     pub layers_bytes: u64,
     pub images: Vec<Summary>,
 }

@@ -14,9 +14,11 @@ mod header;
 mod pax;
 mod reader;
 mod sparse;
+mod write;
 
 pub(crate) use header::Kind;
 pub(crate) use reader::{Member, Reader};
+pub(crate) use write::{Head, padding, trailer};
 
 use std::io;
 
@@ -37,4 +39,11 @@ impl From<io::Error> for TarError {
     fn from(cause: io::Error) -> TarError {
         TarError::Read(cause)
     }
+}
+
+/// Whether an archive begins with these bytes: a header with the right sum, or the zeros of an empty archive.
+pub(crate) fn is_header(first: &[u8]) -> bool {
+    let Some(block) = first.first_chunk() else { return false };
+    let block = header::Block(block);
+    block.is_zero() || block.check().is_ok()
 }

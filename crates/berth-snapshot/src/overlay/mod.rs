@@ -23,7 +23,7 @@ mod walk;
 mod worker;
 mod write;
 
-use crate::layer::{Content, LayerReader, LayerWriter, StagedLayer};
+use crate::layer::{Content, LayerReader, LayerWriter, Retired, StagedLayer, Temporary};
 use crate::{Result, SnapshotError, Snapshotter, step};
 use berth_types::Digest;
 use berth_types::mount::{Overlay, Rootfs, Upper};
@@ -113,13 +113,12 @@ impl OverlayDriver {
         folder.join(format!("{prefix}{}", self.next.fetch_add(1, Ordering::Relaxed)))
     }
 
-    /// Takes a folder out of sight at once, and then away.
-    fn take_away(&self, path: &Path) -> Result<()> {
-        let folder = path.parent().unwrap_or(&self.root);
-        let gone = self.unfinished(GONE, folder);
+    /// Takes a folder out of sight at once; it goes with the answer.
+    fn hide(&self, path: &Path) -> Result<Retired> {
+        let gone = self.unfinished(GONE, path.parent().unwrap_or(&self.root));
         match std::fs::rename(path, &gone) {
-            Ok(()) => remove::folder(&gone),
-            Err(cause) if is_missing(&cause) => Ok(()),
+            Ok(()) => Ok(Retired { folder: Some(Temporary { path: gone, kept: false }) }),
+            Err(cause) if is_missing(&cause) => Ok(Retired { folder: None }),
             Err(cause) => Err(step("remove", path)(cause)),
         }
     }
@@ -160,26 +159,6 @@ impl OverlayDriver {
         let layers = layers.ok_or_else(|| SnapshotError::Damaged { key: key.to_owned(), why })?;
         chains.insert(*id, layers.clone());
         Ok(layers)
-    }
-
-    /// Forgets chains that no snapshot stands on.
-    pub fn sweep_chains(&self) -> Result<()> {
-        // Held throughout: no snapshot is made on one that is about to go.
-        let mut chains = self.chains.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut needed = std::collections::HashSet::new();
-        for key in self.keys()? {
-            needed.extend(chain_of(&key, &self.snapshot(&key)?).ok());
-        }
-        let folder = self.chains_folder();
-        for entry in std::fs::read_dir(&folder).map_err(step("read", &folder))? {
-            let entry = entry.map_err(step("read", &folder))?;
-            let id = entry.file_name().to_str().and_then(|name| Digest::from_hex(name).ok());
-            if id.is_none_or(|id| !needed.contains(&id)) {
-                std::fs::remove_file(entry.path()).map_err(step("remove", entry.path()))?;
-                id.map(|id| chains.remove(&id));
-            }
-        }
-        Ok(())
     }
 }
 
@@ -249,8 +228,8 @@ impl Snapshotter for OverlayDriver {
         Ok(layers)
     }
 
-    fn remove_layer(&self, id: &Digest) -> Result<()> {
-        self.take_away(&self.layer_folder(id))
+    fn remove_layer(&self, id: &Digest) -> Result<Retired> {
+        self.hide(&self.layer_folder(id))
     }
 
     fn prepare(&self, key: &str, layers: &[Digest]) -> Result<Rootfs> {
@@ -264,7 +243,7 @@ impl Snapshotter for OverlayDriver {
         let chain = self.keep_chain(layers)?;
         let new = self.unfinished(NEW, &self.snapshots());
         make_folder(&new)?;
-        let mut made = crate::layer::Temporary { path: new, kept: false };
+        let mut made = Temporary { path: new, kept: false };
         for name in ["fs", "work"] {
             let path = made.path.join(name);
             // The root of a container: everybody in it looks into it.
@@ -295,7 +274,14 @@ impl Snapshotter for OverlayDriver {
     }
 
     fn remove(&self, key: &str) -> Result<()> {
-        self.take_away(&self.snapshot(key)?)
+        let mut hidden = self.hide(&self.snapshot(key)?)?;
+        match hidden.folder.as_mut() {
+            Some(folder) => {
+                folder.kept = true;
+                remove::folder(&folder.path)
+            }
+            None => Ok(()),
+        }
     }
 
     fn keys(&self) -> Result<Vec<String>> {
@@ -306,6 +292,26 @@ impl Snapshotter for OverlayDriver {
             keys.extend(name.into_string().ok().filter(|name| self.snapshot(name).is_ok()));
         }
         Ok(keys)
+    }
+
+    /// Chains that no snapshot stands on.
+    fn tidy(&self) -> Result<()> {
+        // Held throughout: no snapshot is made on one that is about to go.
+        let mut chains = self.chains.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut needed = std::collections::HashSet::new();
+        for key in self.keys()? {
+            needed.extend(chain_of(&key, &self.snapshot(&key)?).ok());
+        }
+        let folder = self.chains_folder();
+        for entry in std::fs::read_dir(&folder).map_err(step("read", &folder))? {
+            let entry = entry.map_err(step("read", &folder))?;
+            let id = entry.file_name().to_str().and_then(|name| Digest::from_hex(name).ok());
+            if id.is_none_or(|id| !needed.contains(&id)) {
+                std::fs::remove_file(entry.path()).map_err(step("remove", entry.path()))?;
+                id.map(|id| chains.remove(&id));
+            }
+        }
+        Ok(())
     }
 
     fn disk_bytes(&self, key: &str) -> Result<u64> {

@@ -333,13 +333,17 @@ impl LayerWriter for Writer {
     fn settle(&mut self) -> Result<Vec<Displaced>> {
         self.wait()?;
         self.folders.forget();
+        let mut counted = HashSet::new();
         for (path, meta) in std::mem::take(&mut self.made) {
             let Some(fd) = self.reopen(&path)? else { continue };
             if let Some(meta) = &meta {
                 self.common.apply(&fd, meta, None, &path)?;
             }
             let stat = rustix::fs::fstat(&fd).map_err(self.common.failed("stat", &path))?;
-            self.common.count(stat.st_blocks);
+            // A folder may have several entries.
+            if counted.insert(stat.st_ino) {
+                self.common.count(stat.st_blocks);
+            }
         }
         let mut displaced = std::mem::take(&mut *self.common.displaced.lock().unwrap_or_else(PoisonError::into_inner));
         displaced.sort_by_key(|one| (one.by, one.number));
