@@ -23,7 +23,6 @@ pub(crate) fn router() -> Router<Engine> {
         .route("/version", get(version))
         .route("/info", get(info))
         .route("/system/df", get(disk_usage))
-        .route("/auth", post(auth))
         .route("/plugins", get(|| async { Json(json!([])) }))
         .route("/build", post(no_build))
         .route("/session", any(no_build))
@@ -56,10 +55,6 @@ async fn no_build() -> Response {
         StatusCode::NOT_IMPLEMENTED,
         "this engine cannot build images yet\nhint: load an image with docker load, or make one with berth image bootstrap",
     )
-}
-
-async fn auth() -> Response {
-    plain(StatusCode::NOT_IMPLEMENTED, "this engine does not speak to registries yet")
 }
 
 /// `GET` and `HEAD /_ping`
@@ -109,10 +104,10 @@ fn go_arch(machine: &str) -> &str {
 /// `GET /info`
 async fn info(State(engine): State<Engine>) -> ApiResult {
     let info = engine.system().info().await?;
-    Ok(Json(render(&info)).into_response())
+    Ok(Json(render(&info, &crate::images::registry_config(&engine))).into_response())
 }
 
-fn render(info: &Info) -> Value {
+fn render(info: &Info, registries: &Value) -> Value {
     let mut value = json!({
         "ID": info.id, "Containers": info.containers, "ContainersRunning": info.running,
         "ContainersPaused": info.paused, "ContainersStopped": info.stopped, "Images": info.images,
@@ -132,10 +127,7 @@ fn render(info: &Info) -> Value {
         "OSType": "linux", "Architecture": info.architecture, "IndexServerAddress": "https://index.docker.io/v1/",
     });
     let rest = json!({
-        "RegistryConfig": {
-            "IndexConfigs": {"docker.io": {"Mirrors": [], "Name": "docker.io", "Official": true, "Secure": true}},
-            "InsecureRegistryCIDRs": ["::1/128", "127.0.0.0/8"], "Mirrors": null,
-        },
+        "RegistryConfig": registries,
         "NCPU": info.cpus, "MemTotal": info.memory_bytes, "GenericResources": null, "DockerRootDir": info.data_root,
         "HttpProxy": info.http_proxy, "HttpsProxy": info.https_proxy, "NoProxy": info.no_proxy, "Name": info.hostname,
         "Labels": info.labels, "ExperimentalBuild": false, "ServerVersion": env!("CARGO_PKG_VERSION"),

@@ -189,6 +189,19 @@ impl Ingest {
         checked
     }
 
+    /// Checks size and digest, tells the followers, and leaves the bytes as an unfinished ingest: for bytes that are
+    /// wanted until something else is durable. The next ingest of the digest finds them; [`Blobs::remove`] ends them.
+    ///
+    /// [`Blobs::remove`]: crate::Blobs::remove
+    pub fn park(self) -> Result<()> {
+        if let Err(error) = self.check() {
+            remove_file(&self.path)?;
+            return Err(error);
+        }
+        self.progress.set(self.offset, Outcome::Whole);
+        Ok(())
+    }
+
     fn check(&self) -> Result<()> {
         if let Some(expected) = self.size
             && expected != self.offset

@@ -4,6 +4,7 @@
 //! content/
 //!   blobs/sha256/<hex>    complete: its bytes have that digest; never changed
 //!   partial/<hex>         being written, named by the digest that it is to have; renamed when it has it
+//!   partial/draft-<n>     being written, to be named by the digest that comes out
 //! ```
 //!
 //! A blob is written in pieces by one [`Ingest`] per digest. Dropping it before [`Ingest::commit`] keeps what is
@@ -37,9 +38,11 @@
 //! What a blob means is not known here: manifests are `berth-image`'s.
 
 mod collect;
+mod draft;
 mod ingest;
 
 pub use collect::Collected;
+pub use draft::Draft;
 pub use ingest::{Follower, Ingest};
 
 use berth_types::Digest;
@@ -144,7 +147,13 @@ impl Blobs {
         for folder in [shared.blobs(), shared.partials()] {
             std::fs::create_dir_all(&folder).map_err(step("make", &folder))?;
         }
+        draft::clean(&shared.partials())?;
         Ok(Blobs { shared: Arc::new(shared) })
+    }
+
+    /// Begins a blob whose digest comes out when it is written.
+    pub fn draft(&self) -> Result<Draft> {
+        Draft::begin(self.shared.clone())
     }
 
     /// The blob, where it is here and complete.

@@ -117,3 +117,37 @@ fn consumed_bytes_reach_the_follower_and_leave_nothing() {
     assert_eq!(std::fs::read_dir(folder.path().join("partial")).unwrap().count(), 0);
     assert!(blobs.digests().unwrap().is_empty());
 }
+
+#[test]
+fn parked_bytes_are_there_for_the_next_ingest_and_no_blob() {
+    let (_folder, blobs) = blobs();
+    let id = digest(b"parked");
+    let mut ingest = blobs.ingest(&id, Some(6)).unwrap();
+    let mut follower = ingest.follow().unwrap();
+    ingest.write(b"parked").unwrap();
+    ingest.park().unwrap();
+    let mut text = String::new();
+    follower.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "parked");
+    assert!(blobs.get(&id).unwrap().is_none());
+    assert_eq!(blobs.ingest(&id, Some(6)).unwrap().offset(), 6);
+    assert!(blobs.remove(&id).unwrap());
+    assert_eq!(blobs.ingest(&id, Some(6)).unwrap().offset(), 0);
+}
+
+#[test]
+fn a_draft_becomes_a_blob_or_nothing() {
+    use std::io::Write;
+    let (folder, blobs) = blobs();
+    let mut draft = blobs.draft().unwrap();
+    draft.write_all(b"text").unwrap();
+    assert_eq!((draft.digest(), draft.size()), (digest(b"text"), 4));
+    assert_eq!(draft.seal().unwrap().digest, digest(b"text"));
+    assert!(blobs.get(&digest(b"text")).unwrap().is_some());
+    let mut lost = blobs.draft().unwrap();
+    lost.write_all(b"lost").unwrap();
+    drop(lost);
+    std::fs::write(folder.path().join("partial/draft-0-0"), "of a crash").unwrap();
+    drop(Blobs::open(folder.path()).unwrap());
+    assert_eq!(std::fs::read_dir(folder.path().join("partial")).unwrap().count(), 0);
+}

@@ -29,6 +29,8 @@ pub struct EngineConfig {
     pub labels: Vec<String>,
     pub log_driver: String,
     pub log_options: std::collections::BTreeMap<String, String>,
+    /// Mirrors, trust and credentials for pulls, pushes and builds.
+    pub registries: crate::images::RegistryOptions,
 }
 
 impl EngineConfig {
@@ -45,6 +47,7 @@ impl EngineConfig {
             labels: Vec::new(),
             log_driver: "json-file".to_owned(),
             log_options: Default::default(),
+            registries: Default::default(),
         }
     }
 }

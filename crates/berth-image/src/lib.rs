@@ -5,6 +5,7 @@
 //!  LayerArchive::open(diff_id) -> the same archive again, bit for bit, verified while it is read
 //!  load(stream) -> images whose layers are there          save(images) -> stream
 //!  unpack_changes(upper folder of a container) -> Unpacked
+//!  gzip(archive) -> packed by several threads, the same bytes every time: what a push sends
 //! ```
 //!
 //! For a pull: [`berth_content::Ingest::follow`] gives a reader of a blob that is still being written; hand it to
@@ -18,6 +19,7 @@
 mod archive;
 mod changes;
 mod decode;
+mod gzip;
 mod record;
 mod stream;
 mod tar;
@@ -26,6 +28,7 @@ mod unpack;
 pub use archive::{LoadError, Loaded, Loading, SaveError, ToSave, load, save};
 pub use changes::{ChangesError, write_changes};
 pub use decode::{Packing, decode};
+pub use gzip::gzip;
 pub use record::{LayerArchive, RecordError};
 pub use tar::TarError;
 pub use unpack::{CommitError, UnpackError, Unpacked, unpack, unpack_changes};

@@ -359,7 +359,7 @@ impl Repository {
 }
 
 /// `<url>; rel="next"`
-fn next_link(header: &str) -> Option<&str> {
+pub(crate) fn next_link(header: &str) -> Option<&str> {
     header.split(',').find_map(|link| {
         let (url, rest) = link.trim().strip_prefix('<')?.split_once('>')?;
         rest.replace(['"', ' '], "").contains("rel=next").then_some(url)

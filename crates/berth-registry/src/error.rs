@@ -163,6 +163,17 @@ pub(crate) fn reasons(body: &[u8]) -> Vec<Reason> {
     all
 }
 
+/// What a status says by itself, in the distribution's words: answers to HEAD have no body.
+pub(crate) fn usual_reason(status: u16) -> Option<Reason> {
+    let (code, message) = match status {
+        401 => ("UNAUTHORIZED", "authentication required"),
+        403 => ("DENIED", "requested access to the resource is denied"),
+        429 => ("TOOMANYREQUESTS", "too many requests"),
+        _ => return None,
+    };
+    Some(Reason { code: code.to_owned(), message: message.to_owned() })
+}
+
 /// Foreign text for a terminal: bounded, without control characters.
 fn clean(text: &str) -> String {
     let end = text.char_indices().map(|(at, c)| at + c.len_utf8()).take_while(|&end| end <= REASON_BYTES_MAX).last();

@@ -402,6 +402,10 @@ impl Answer {
         let (host, status) = (self.host.clone(), self.status.as_u16());
         let retry_after_seconds = self.header(&header::RETRY_AFTER).and_then(|text| text.trim().parse().ok());
         let body = self.bytes("answer", REFUSAL_BYTES_MAX).await.unwrap_or_default();
-        RegistryError::Refused { host, status, reasons: error::reasons(&body), retry_after_seconds }
+        let mut reasons = error::reasons(&body);
+        if reasons.is_empty() {
+            reasons.extend(error::usual_reason(status));
+        }
+        RegistryError::Refused { host, status, reasons, retry_after_seconds }
     }
 }

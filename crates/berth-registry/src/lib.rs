@@ -27,6 +27,7 @@ mod platform;
 mod proxy;
 mod push;
 mod retry;
+mod search;
 mod tls;
 mod url;
 
@@ -39,3 +40,4 @@ pub use http::Source;
 pub use manifest::{Descriptor, Document, Manifest};
 pub use platform::{Platform, choose};
 pub use push::{BytesSource, FileSource};
+pub use search::Found;

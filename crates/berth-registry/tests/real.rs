@@ -94,6 +94,12 @@ async fn what_is_pushed_is_pulled_again() {
     assert!(other.has_blob(&layers[0].digest).await.unwrap());
     assert!(!other.mount(&digest_of(b"nowhere"), "a/b").await.unwrap());
 
+    let found = client.search(registry.address(), "b", 10, &Credentials::Anonymous).await.unwrap();
+    assert_eq!(
+        found.iter().map(|found| found.name.clone()).collect::<Vec<_>>(),
+        [format!("{}/a/b", registry.address())]
+    );
+
     let missing = pull.manifest("2").await.unwrap_err();
     assert!(missing.is_not_found() && missing.to_string().contains("manifest unknown"), "{missing}");
 }

@@ -11,6 +11,8 @@ use std::process::{Child, Command, Stdio};
 pub struct Engine {
     root: tempfile::TempDir,
     child: Option<Child>,
+    /// Of every launch, behind the usual ones.
+    arguments: Vec<String>,
     /// Every container id ever seen, to look for their cgroups at the end.
     seen: std::cell::RefCell<Vec<String>>,
 }
@@ -18,13 +20,23 @@ pub struct Engine {
 impl Engine {
     /// Starts one; `None` after saying why where containers cannot be made here.
     pub fn start(name: &str) -> Option<Engine> {
+        Engine::start_with(name, &[])
+    }
+
+    /// The same with more arguments for `berthd`.
+    pub fn start_with(name: &str, arguments: &[&str]) -> Option<Engine> {
         if let Some(why) = missing() {
             eprintln!("skipped: {why}");
             return None;
         }
         let root =
             tempfile::Builder::new().prefix(&format!("berth-{name}-")).tempdir_in("/var/tmp").expect("scratch folder");
-        let mut engine = Engine { root, child: None, seen: Default::default() };
+        let mut engine = Engine {
+            root,
+            child: None,
+            arguments: arguments.iter().map(|&text| text.to_owned()).collect(),
+            seen: Default::default(),
+        };
         engine.launch();
         engine.load_tiny();
         Some(engine)
@@ -56,6 +68,7 @@ impl Engine {
             .arg(self.root().join("data"))
             .arg("--exec-root")
             .arg(self.root().join("run"))
+            .args(&self.arguments)
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("log file"))
             .stderr(log)

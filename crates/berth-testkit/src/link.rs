@@ -4,6 +4,10 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+/// Small: a link does not hold much that it then loses.
+const PIECE_BYTES: usize = 16 << 10;
 
 /// Forwards TCP connections; runs until it is dropped.
 pub struct Link {
@@ -18,6 +22,8 @@ struct Shared {
     /// Bytes that came from clients.
     up: AtomicU64,
     cut_every: u64,
+    /// Between two pieces to clients.
+    pause: Duration,
     cuts_left: AtomicU64,
     next_cut: AtomicU64,
     stop: AtomicBool,
@@ -26,6 +32,20 @@ struct Shared {
 impl Link {
     /// A link to `to` that breaks `cuts` times: the connection that brings the `cut_every`th byte ends there.
     pub fn start(to: &str, cuts: u64, cut_every: u64) -> Link {
+        Link::with(to, cuts, cut_every, Duration::ZERO)
+    }
+
+    /// A link of about `megabytes_per_second` that does not break.
+    pub fn slow(to: &str, megabytes_per_second: u32) -> Link {
+        Link::slow_and_broken(to, megabytes_per_second, 0, u64::MAX)
+    }
+
+    /// Both.
+    pub fn slow_and_broken(to: &str, megabytes_per_second: u32, cuts: u64, cut_every: u64) -> Link {
+        Link::with(to, cuts, cut_every, Duration::from_secs(1) * PIECE_BYTES as u32 / (megabytes_per_second << 20))
+    }
+
+    fn with(to: &str, cuts: u64, cut_every: u64, pause: Duration) -> Link {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("bound");
         let shared = Arc::new(Shared {
@@ -33,6 +53,7 @@ impl Link {
             down: AtomicU64::new(0),
             up: AtomicU64::new(0),
             cut_every,
+            pause,
             cuts_left: AtomicU64::new(cuts),
             next_cut: AtomicU64::new(cut_every),
             stop: AtomicBool::new(false),
@@ -80,14 +101,17 @@ impl Drop for Link {
 }
 
 fn pump(mut from: TcpStream, mut to: TcpStream, is_up: bool, shared: &Shared) {
-    // Small pieces: a link does not hold what it then loses.
-    let mut buffer = [0; 16 << 10];
+    let mut buffer = [0; PIECE_BYTES];
     while let Ok(count) = from.read(&mut buffer) {
         if count == 0 || to.write_all(&buffer[..count]).is_err() {
             break;
         }
         let counter = if is_up { &shared.up } else { &shared.down };
         let total = counter.fetch_add(count as u64, Ordering::AcqRel) + count as u64;
+        if !is_up && !shared.pause.is_zero() {
+            // This is what makes it slow; nothing waits for it.
+            std::thread::sleep(shared.pause);
+        }
         if is_up || shared.cuts_left.load(Ordering::Acquire) == 0 {
             continue;
         }

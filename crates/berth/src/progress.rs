@@ -26,6 +26,13 @@ impl Line {
         self.shown
     }
 
+    /// Takes the line away, so that others can be written.
+    pub(crate) fn clear(&mut self) {
+        if self.shown {
+            drop(write!(io::stderr(), "\r\x1b[K"));
+        }
+    }
+
     pub(crate) fn update(&mut self, text: &str) {
         if self.shown && self.drawn.elapsed() >= REDRAW {
             self.drawn = Instant::now();

@@ -27,6 +27,21 @@ pub(crate) fn size() -> Option<(u16, u16)> {
     (size.ws_row > 0 && size.ws_col > 0).then_some((size.ws_row, size.ws_col))
 }
 
+/// Hides what is typed while the guard lives; `None` where stdin is no terminal.
+pub(crate) fn without_echo() -> io::Result<Option<RawMode>> {
+    if !stdin_is_terminal() {
+        return Ok(None);
+    }
+    let before = tcgetattr(rustix::stdio::stdin())?;
+    let mut hidden = before.clone();
+    hidden.local_modes.remove(rustix::termios::LocalModes::ECHO);
+    if let Ok(mut slot) = BEFORE.lock() {
+        *slot = Some(before);
+    }
+    tcsetattr(rustix::stdio::stdin(), OptionalActions::Now, &hidden)?;
+    Ok(Some(RawMode(())))
+}
+
 pub(crate) struct RawMode(());
 
 impl RawMode {

@@ -8,6 +8,7 @@
 //! `berth-shim` and needs no systemd, but speaks to it (`sd_notify`, socket activation by `fd://`).
 
 mod options;
+mod registries;
 mod sockets;
 
 use berth_engine::Engine;

@@ -1,5 +1,6 @@
 //! What the daemon is told: arguments first, then the configuration file, then defaults.
 
+use crate::registries::{self, RegistryArgs};
 use berth_engine::EngineConfig;
 use clap::Parser;
 use serde_json::Value;
@@ -55,6 +56,8 @@ pub(crate) struct Options {
     /// Label of the engine; repeatable
     #[arg(long = "label", value_name = "KEY=VALUE")]
     labels: Vec<String>,
+    #[command(flatten)]
+    registries: RegistryArgs,
     /// Check the configuration and exit
     #[arg(long)]
     pub(crate) validate: bool,
@@ -116,6 +119,7 @@ impl Options {
                         .collect::<Result<Vec<_>, String>>()?;
                     replace_list(&mut self.log_options, list)
                 }
+                key if registries::KEYS.contains(&key) => self.registries.merge(key, value)?,
                 _ => {
                     return Err(format!(
                         "unable to configure the engine: the following directives don't match any configuration option: {key}"
@@ -169,6 +173,7 @@ impl Options {
         }
         config.bridge_subnet = self.bip.clone();
         config.labels = self.labels.clone();
+        config.registries = self.registries.options();
         if let Some(name) = &self.bridge_name {
             config.bridge_name = name.clone();
         }

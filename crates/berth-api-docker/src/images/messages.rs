@@ -3,7 +3,7 @@
 use axum::body::Body;
 use axum::response::IntoResponse;
 use axum::response::Response;
-use berth_engine::images::{Progress, ProgressStream};
+use berth_engine::images::{Progress, ProgressStream, TransferMessage, TransferStream};
 use berth_types::Error;
 use bytes::Bytes;
 use serde_json::{Value, json};
@@ -106,6 +106,65 @@ pub(super) async fn answer(mut stream: ProgressStream, quiet: bool) -> Result<Re
     Ok(whole(body))
 }
 
+/// A message of a pull or push as dockerd writes it; `extended` for our own command line, which shows more.
+fn transfer(message: &TransferMessage, extended: bool) -> Bytes {
+    line(&match message {
+        TransferMessage::Status { id: None, text } => json!({ "status": text }),
+        TransferMessage::Status { id: Some(id), text } => json!({"status": text, "id": id}),
+        TransferMessage::Layer { id, status, progress: None } => {
+            json!({"status": status, "progressDetail": {}, "id": id})
+        }
+        TransferMessage::Layer { id, status, progress: Some(progress) } => {
+            let (current, total) = (progress.current_bytes, progress.total_bytes);
+            let mut detail = json!({});
+            if current > 0 {
+                detail["current"] = json!(current);
+            }
+            if total > 0 {
+                detail["total"] = json!(total);
+            }
+            if extended {
+                detail["unpacked"] = json!(progress.unpacked_bytes);
+            }
+            json!({"status": status, "progressDetail": detail, "progress": bar(current, total), "id": id})
+        }
+        TransferMessage::Pushed { tag, digest, size_bytes } => {
+            json!({"progressDetail": {}, "aux": {"Tag": tag, "Digest": digest, "Size": size_bytes}})
+        }
+    })
+}
+
+/// Sends a transfer message by message, as [`answer`] does.
+pub(super) async fn answer_transfer(mut stream: TransferStream, extended: bool) -> Result<Response, Error> {
+    let first = match stream.next().await {
+        None => None,
+        Some(message) => Some(transfer(&message?, extended)),
+    };
+    let body = crate::containers::stream_body(async move |sender| {
+        if let Some(first) = first
+            && sender.send(first).await.is_err()
+        {
+            return;
+        }
+        loop {
+            // A client that has gone is noticed at once, not with the next message: its transfer ends then.
+            let message = tokio::select! {
+                message = stream.next() => message,
+                () = sender.closed() => return,
+            };
+            let bytes = match &message {
+                None => return,
+                Some(Ok(message)) => transfer(message, extended),
+                Some(Err(error)) => failure(error),
+            };
+            if sender.send(bytes).await.is_err() {
+                return;
+            }
+        }
+    });
+    Ok(whole(body))
+}
+
 /// A body of messages with its head.
 pub(super) fn whole(body: Body) -> Response {
     ([("content-type", "application/json")], body).into_response()
@@ -122,6 +181,33 @@ mod tests {
         assert_eq!(human(4_404_000), "4.404MB");
         assert_eq!(human(123_456_789), "123.5MB");
         assert_eq!(bar(1, 2), format!("[{}>{}]       1B/2B", "=".repeat(25), " ".repeat(25)));
+    }
+
+    #[test]
+    fn messages_of_a_transfer_are_dockerds() {
+        use berth_engine::images::TransferProgress;
+        let text = |message| String::from_utf8(transfer(&message, false).to_vec()).unwrap();
+        let status = |id: Option<&str>, said: &str| {
+            text(TransferMessage::Status { id: id.map(str::to_owned), text: said.to_owned() })
+        };
+        assert_eq!(
+            status(Some("latest"), "Pulling from a/b"),
+            "{\"status\":\"Pulling from a/b\",\"id\":\"latest\"}\r\n"
+        );
+        assert_eq!(status(None, "Digest: x"), "{\"status\":\"Digest: x\"}\r\n");
+        let layer = |progress| TransferMessage::Layer { id: "a1".into(), status: "Downloading".into(), progress };
+        assert_eq!(text(layer(None)), "{\"status\":\"Downloading\",\"progressDetail\":{},\"id\":\"a1\"}\r\n");
+        let progress = TransferProgress { current_bytes: 1, total_bytes: 2, unpacked_bytes: 0 };
+        let shown = text(layer(Some(progress)));
+        assert!(shown.starts_with(
+            "{\"status\":\"Downloading\",\"progressDetail\":{\"current\":1,\"total\":2},\"progress\":\"[====="
+        ));
+        let digest = berth_types::Digest::from_bytes([0; 32]);
+        let pushed = text(TransferMessage::Pushed { tag: "1".into(), digest, size_bytes: 5 });
+        assert_eq!(
+            pushed,
+            format!("{{\"progressDetail\":{{}},\"aux\":{{\"Tag\":\"1\",\"Digest\":\"{digest}\",\"Size\":5}}}}\r\n")
+        );
     }
 
     #[test]

@@ -1,27 +1,28 @@
 //! `/images` and `/commit`: the routes of images.
 //!
 //! Image names have slashes: `/images/{*rest}` catches them, and [`split_action`] tells name from action.
-//! What needs a registry (pull, push, search) says that this engine does not speak to one.
+//! What comes from registries and goes there is in `registry.rs`, `/auth` and `/distribution` too.
 
+mod auth;
 mod bootstrap;
 mod manage;
 mod messages;
+mod registry;
 mod transfer;
 mod wire;
 
+pub(crate) use registry::config as registry_config;
 pub(crate) use wire::disk_usage;
 
 use crate::error::{ApiResult, plain};
-use crate::json::JsonBody;
 use crate::params::Params;
 use crate::version::ApiVersion;
 use axum::extract::{Path, State};
-use axum::http::StatusCode;
-use axum::response::Response;
+use axum::http::{HeaderMap, StatusCode};
 use axum::routing::{get, post};
 use axum::{Extension, Router};
 use berth_engine::Engine;
-use berth_types::{Error, ErrorKind, ImageName};
+use berth_types::{Error, ImageName};
 
 pub(crate) fn router() -> Router<Engine> {
     Router::new()
@@ -30,10 +31,13 @@ pub(crate) fn router() -> Router<Engine> {
         .route("/images/load", post(transfer::load))
         .route("/images/get", get(transfer::save))
         .route("/images/prune", post(manage::prune))
-        .route("/images/search", get(search))
+        .route("/images/search", get(registry::search))
         .route("/images/{*rest}", get(read).post(write).delete(manage::remove))
         .route("/commit", post(manage::commit))
+        .route("/auth", post(registry::login))
+        .route("/distribution/{*rest}", get(registry::distribution))
         .route("/api/v1/images/bootstrap", post(bootstrap::bootstrap))
+        .route("/api/v1/registry/manifests/{*name}", get(registry::manifest))
 }
 
 /// `library/debian:12/json` → (`library/debian:12`, `json`); no known action at the end: (all, "").
@@ -64,29 +68,15 @@ async fn write(
     State(engine): State<Engine>,
     Path(rest): Path<String>,
     params: Params,
+    headers: HeaderMap,
     body: axum::body::Body,
 ) -> ApiResult {
     drop(body);
     match split_action(&rest, &["tag", "push"]) {
         (name, "tag") => manage::tag(&engine, name, &params).await,
-        (_, "push") => Err(no_registry("pushed").into()),
+        (name, "push") => registry::push(&engine, name, &params, &headers).await,
         _ => Ok(plain(StatusCode::NOT_FOUND, "page not found")),
     }
-}
-
-async fn search(JsonBody(_): JsonBody) -> ApiResult<Response> {
-    Err(no_registry("searched").into())
-}
-
-fn no_registry(what: &str) -> Error {
-    Error::new(
-        ErrorKind::NotImplemented,
-        format!("images cannot be {what}: this engine does not speak to registries yet"),
-    )
-    .with_hint(match what {
-        "pushed" => "docker save IMAGE | ssh HOST docker load copies an image to another host",
-        _ => "get an image with docker load, docker import, or berth image bootstrap debian:bookworm",
-    })
 }
 
 /// `repo` and `tag` of a query, as dockerd joins them; `None` where there is no repository.

@@ -1,20 +1,21 @@
-//! Images as archives: load, save, import.
+//! Images as archives: load, save, import; a pull is in `registry.rs`.
 
-use super::{messages, no_registry, repo_and_tag};
+use super::{messages, registry, repo_and_tag};
 use crate::containers::{archive_body, byte_source};
 use crate::error::ApiResult;
 use crate::params::Params;
 use axum::body::Body;
 use axum::extract::State;
+use axum::http::HeaderMap;
 use axum::response::IntoResponse;
 use berth_engine::Engine;
 use berth_engine::images::{ImportOptions, LoadOptions};
 use berth_types::{Error, ErrorKind};
 
-/// `POST /images/create`: import from the body; a pull needs a registry.
-pub(super) async fn create(State(engine): State<Engine>, params: Params, body: Body) -> ApiResult {
-    if params.filled("fromImage").is_some() {
-        return Err(no_registry("pulled").into());
+/// `POST /images/create`: import from the body, or a pull.
+pub(super) async fn create(State(engine): State<Engine>, params: Params, headers: HeaderMap, body: Body) -> ApiResult {
+    if let Some(image) = params.filled("fromImage") {
+        return registry::pull(&engine, image, &params, &headers).await;
     }
     let source = params.get("fromSrc").unwrap_or("");
     // From here on a refusal must not cut off a client that still sends.

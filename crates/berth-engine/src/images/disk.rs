@@ -77,6 +77,25 @@ impl Disk {
         Ok(Disk { snapshots, blobs })
     }
 
+    /// For transfers, which unpack while they fetch.
+    pub(super) fn snapshots(&self) -> &dyn Snapshotter {
+        &*self.snapshots
+    }
+
+    pub(super) fn blobs(&self) -> &Blobs {
+        &self.blobs
+    }
+
+    /// Makes layers visible together.
+    pub(super) fn commit_layers(&self, layers: Vec<StagedLayer>) -> Result<()> {
+        self.snapshots.commit_layers(layers).map_err(|cause| layers_failed(&cause))
+    }
+
+    /// What a layer takes on the disk; `None` where it is not here.
+    pub(super) fn layer_bytes(&self, diff_id: &Digest) -> Result<Option<u64>> {
+        self.snapshots.layer_bytes(diff_id).map_err(|cause| layers_failed(&cause))
+    }
+
     pub(super) fn prepare(&self, key: &str, layers: &[Digest]) -> Result<Rootfs> {
         self.snapshots.prepare(key, layers).map_err(|cause| layers_failed(&cause))
     }

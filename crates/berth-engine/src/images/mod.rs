@@ -8,6 +8,7 @@
 //!  config     an image's configuration, JSON <-> the engine's words; changes: --change
 //!  look       list, inspect, history, disk usage     manage    tag, remove, prune
 //!  transfer   load, save, import, commit             bootstrap base images from packages; busybox
+//!  registry   registries for this engine     pull, push     known: packed forms of layers, and where they lie
 //! ```
 //!
 //! An image's id is the digest of its configuration. Layers are unpacked once per digest and shared. A record is
@@ -20,13 +21,23 @@ mod catalog;
 mod changes;
 mod config;
 mod disk;
+mod known;
 mod look;
 mod manage;
 mod pipe;
+mod pull;
+mod push;
+mod registry;
 mod shared;
 mod transfer;
 mod types;
 
+pub use pull::PullOptions;
+pub use push::PushOptions;
+pub use registry::{
+    Credentials, Distribution, Found, Proxies, Registry, RegistryOptions, TransferMessage, TransferProgress,
+    TransferStream,
+};
 pub use types::*;
 
 pub(crate) use shared::Shared;

@@ -3,11 +3,12 @@
 use super::catalog::{Catalog, Record};
 use super::config::ImageConfig;
 use super::disk::Disk;
+use super::registry::Registries;
 use crate::EngineConfig;
 use berth_store::{Batch, Store, StoreError};
 use berth_types::spec::ImageDefaults;
 use berth_types::{Digest, Error, ErrorKind, ImageName, Result};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -26,7 +27,7 @@ pub(super) struct Cached {
 }
 
 pub(crate) struct Shared {
-    store: Store,
+    pub(super) store: Store,
     pub(super) disk: Disk,
     catalog: RwLock<Catalog>,
     cached: Mutex<HashMap<Digest, Cached>>,
@@ -34,6 +35,32 @@ pub(crate) struct Shared {
     layers: RwLock<()>,
     /// Layers may be lying around that nobody needs.
     unswept: AtomicBool,
+    /// Layers that somebody needs although no image has them yet, and how many do.
+    pinned: Mutex<BTreeMap<Digest, usize>>,
+    pub(super) registries: Registries,
+}
+
+/// Keeps layers, those that are still to come too, until it is dropped. Unlike [`AtWork`] it may live as long as a
+/// download takes.
+pub(super) struct Pins {
+    shared: Arc<Shared>,
+    layers: Vec<Digest>,
+}
+
+impl Drop for Pins {
+    fn drop(&mut self) {
+        let mut pinned = self.shared.pinned.lock().unwrap_or_else(PoisonError::into_inner);
+        for layer in &self.layers {
+            if let Some(count) = pinned.get_mut(layer) {
+                *count -= 1;
+                if *count == 0 {
+                    pinned.remove(layer);
+                }
+            }
+        }
+        drop(pinned);
+        self.shared.mark_unswept();
+    }
 }
 
 /// Layers that exist stay while this lives; dropping the last one removes what nobody needs.
@@ -78,7 +105,11 @@ impl Shared {
             cached: Mutex::default(),
             layers: RwLock::new(()),
             unswept: AtomicBool::new(true),
+            pinned: Mutex::default(),
+            registries: Registries::open(config)?,
         });
+        let needed = shared.catalog().images.values().flat_map(|record| record.layers.iter().copied()).collect();
+        shared.forget_blobs(&needed)?;
         // An engine answers before half a gigabyte of small files is gone.
         let retired = shared.retire_if_due();
         if !retired.is_empty() {
@@ -115,12 +146,24 @@ impl Shared {
         if !self.unswept.swap(false, Ordering::AcqRel) {
             return Vec::new();
         }
-        let needed: BTreeSet<Digest> =
+        let mut needed: BTreeSet<Digest> =
             self.catalog().images.values().flat_map(|record| record.layers.iter().copied()).collect();
+        needed.extend(self.pinned.lock().unwrap_or_else(PoisonError::into_inner).keys());
         self.disk.sweep(&needed).unwrap_or_else(|cause| {
             tracing::warn!(%cause, "layers that nobody needs are still on the disk");
             Vec::new()
         })
+    }
+
+    /// Keeps `layers` from being swept. Waits for a sweep that is going on: what is there afterwards stays.
+    pub(super) fn pin(shared: &Arc<Shared>, layers: Vec<Digest>) -> Pins {
+        let _no_sweep = shared.layers.read().unwrap_or_else(PoisonError::into_inner);
+        let mut pinned = shared.pinned.lock().unwrap_or_else(PoisonError::into_inner);
+        for layer in &layers {
+            *pinned.entry(*layer).or_insert(0) += 1;
+        }
+        drop(pinned);
+        Pins { shared: shared.clone(), layers }
     }
 
     /// Says that layers may have become unneeded.

@@ -65,7 +65,7 @@ impl Images {
     }
 
     /// Records an image whose layers are on the disk, and its names.
-    fn add(&self, image: Loaded, now: i64) -> Result<Digest> {
+    pub(super) fn add(&self, image: Loaded, now: i64) -> Result<Digest> {
         let id = super::disk::digest_of(&image.config);
         let config = ImageConfig::parse(&image.config)?;
         let text =

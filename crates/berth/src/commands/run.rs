@@ -9,12 +9,10 @@
 use super::attach::{Session, Stream};
 use crate::app::App;
 use crate::cli::Args;
-use crate::client::body::Body;
 use crate::client::with_query;
 use crate::error::{CliError, Result};
 use crate::opts::create::{self, Create};
 use crate::value::Value;
-use hyper::Method;
 use std::io::Write;
 
 pub(crate) async fn create(app: &'static App, args: Args) -> Result<u8> {
@@ -145,13 +143,9 @@ fn with_tag(image: &str) -> String {
 }
 
 async fn pull(app: &App, args: &Args, image: &str) -> Result<()> {
-    let path = with_query("/images/create", &[("fromImage", &with_tag(image)), ("platform", args.text("platform"))]);
-    let mut answer = app.client.send(Method::POST, &path, &[("X-Registry-Auth", "e30=")], Body::empty()).await?;
-    let mut buffer = Vec::new();
-    while let Some(message) = answer.json(&mut buffer).await? {
-        super::registry::show_message(app, &message, args.on("quiet"), true)?;
-    }
-    Ok(())
+    let image = with_tag(image);
+    let path = with_query("/images/create", &[("fromImage", &image), ("platform", args.text("platform"))]);
+    super::registry::transfer(app, &path, &image, args.on("quiet"), true).await
 }
 
 /// The status of a wait's answer; an error of the wait itself is an engine error.

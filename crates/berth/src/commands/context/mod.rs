@@ -92,6 +92,13 @@ pub(crate) fn store_login(app: &App, server: &str, user: &str, password: &str, t
     })
 }
 
+/// Notes that a credential helper has a login for `server`.
+pub(crate) fn note_login(app: &App, server: &str) -> Result<()> {
+    change(app, |config| {
+        config.entry("auths").or_insert_with(|| json!({}))[server] = json!({});
+    })
+}
+
 /// Whether there was a login to forget.
 pub(crate) fn forget_login(app: &App, server: &str) -> Result<bool> {
     let mut removed = false;
