@@ -29,6 +29,6 @@ pub use archive::{LoadError, Loaded, Loading, SaveError, ToSave, load, save};
 pub use changes::{ChangesError, write_changes};
 pub use decode::{Packing, decode};
 pub use gzip::gzip;
-pub use record::{LayerArchive, RecordError};
+pub use record::{LayerArchive, RecordError, check};
 pub use tar::TarError;
 pub use unpack::{CommitError, UnpackError, Unpacked, unpack, unpack_changes};

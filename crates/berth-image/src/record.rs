@@ -297,6 +297,33 @@ impl LayerArchive {
     }
 }
 
+/// Compares a layer's files with its digest; how many bytes its archive has.
+pub fn check(id: &Digest, layer: Box<dyn LayerReader>) -> Result<u64, RecordError> {
+    let mut archive = LayerArchive::open(id, layer)?;
+    let mut buffer = vec![0; 256 << 10];
+    let mut hash = Sha256::new();
+    // Compared here and not in `Read`, whose errors would have to be unwrapped again.
+    archive.hash = None;
+    loop {
+        let mut length = 0;
+        while length < buffer.len() {
+            match archive.fill(&mut buffer[length..])? {
+                0 => break,
+                count => length += count,
+            }
+        }
+        hash.update(&buffer[..length]);
+        if length < buffer.len() {
+            break;
+        }
+    }
+    let found = Digest::from_bytes(hash.finalize().into());
+    match found == *id {
+        true => Ok(archive.length),
+        false => Err(RecordError::Digest { expected: *id, found }),
+    }
+}
+
 impl Read for LayerArchive {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let mut length = 0;

@@ -177,7 +177,10 @@ fn a_damaged_layer_is_noticed_when_its_archive_is_made_again() {
     let Some(place) = place() else { return };
     let archive = tar_of("seq 1000 >f", &[]);
     let id = place.unpack(&archive).unwrap();
+    let check = || berth_image::check(&id, place.driver.open_layer(&id).unwrap());
+    assert_eq!(check().unwrap(), archive.len() as u64);
     std::fs::write(place.fs(&id).join("f"), "x".repeat(3893)).unwrap();
+    assert!(matches!(check(), Err(berth_image::RecordError::Digest { .. })));
     let read = |id| {
         let mut again = LayerArchive::open(id, place.driver.open_layer(id).unwrap()).unwrap();
         again.read_to_end(&mut Vec::new())
@@ -187,6 +190,7 @@ fn a_damaged_layer_is_noticed_when_its_archive_is_made_again() {
     std::fs::write(place.fs(&id).join("f"), "short").unwrap();
     let error = read(&id).unwrap_err().to_string();
     assert!(error.contains("f cannot be read whole"), "{error}");
+    assert!(matches!(check(), Err(berth_image::RecordError::File { .. })));
 }
 
 type Forge = fn(&mut tar::Builder<Vec<u8>>);

@@ -6,7 +6,7 @@
     reason = "a test program; clippy knows only #[test] functions as tests"
 )]
 
-use berth_snapshot::{Entry, Meta, OverlayDriver, Snapshotter, snapshot_contract_tests};
+use berth_snapshot::{Entry, Meta, OverlayDriver, SnapshotError, Snapshotter, snapshot_contract_tests};
 use berth_types::Digest;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::Path;
@@ -116,6 +116,9 @@ fn what_a_crash_left_goes_when_the_driver_is_opened_next() {
 
 #[test]
 fn a_snapshot_of_three_hundred_layers_names_them_all_and_forgotten_chains_go() {
+    if skip() {
+        return;
+    }
     let folder = tempfile::tempdir().unwrap();
     let driver = OverlayDriver::open(folder.path()).unwrap();
     let layers: Vec<Digest> = (0..300u16)
@@ -125,6 +128,9 @@ fn a_snapshot_of_three_hundred_layers_names_them_all_and_forgotten_chains_go() {
             Digest::from_bytes(bytes)
         })
         .collect();
+    assert!(matches!(driver.prepare("many", &layers), Err(SnapshotError::NoLayer(_))));
+    let empty = |layer: &Digest| driver.begin_layer().unwrap().finish(*layer).unwrap();
+    driver.commit_layers(layers.iter().map(empty).collect()).unwrap();
     driver.prepare("many", &layers).unwrap();
     let reopened = OverlayDriver::open(folder.path()).unwrap();
     assert_eq!(reopened.layers_of("many").unwrap(), layers);

@@ -95,3 +95,9 @@ pub(super) async fn commit(State(engine): State<Engine>, params: Params, JsonBod
     let id = engine.images().commit(options).await?;
     Ok((StatusCode::CREATED, Json(json!({ "Id": id }))).into_response())
 }
+
+/// `POST /api/v1/system/check?repair=1`: layers compared with their digests; answers messages.
+pub(super) async fn check(State(engine): State<Engine>, params: Params) -> ApiResult {
+    let stream = engine.images().check(params.flag("repair")).await?;
+    Ok(super::messages::answer(stream, false).await?)
+}

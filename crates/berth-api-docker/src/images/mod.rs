@@ -38,6 +38,7 @@ pub(crate) fn router() -> Router<Engine> {
         .route("/distribution/{*rest}", get(registry::distribution))
         .route("/api/v1/images/bootstrap", post(bootstrap::bootstrap))
         .route("/api/v1/registry/manifests/{*name}", get(registry::manifest))
+        .route("/api/v1/system/check", post(manage::check))
 }
 
 /// `library/debian:12/json` → (`library/debian:12`, `json`); no known action at the end: (all, "").

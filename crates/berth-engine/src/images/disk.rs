@@ -148,6 +148,26 @@ impl Disk {
         Ok(retired)
     }
 
+    /// Compares a layer's files with its name; the bytes of its archive.
+    pub(super) fn check(&self, layer: &Digest) -> Result<u64> {
+        let opened = self.snapshots.open_layer(layer).map_err(|cause| layers_failed(&cause))?;
+        berth_image::check(layer, opened)
+            .map_err(|cause| Error::because(ErrorKind::DataLoss, format!("layer {} is damaged", layer.short()), &cause))
+    }
+
+    /// Takes one layer out of sight unless a snapshot stands on it. Nobody may make or take layers meanwhile.
+    pub(super) fn set_aside(&self, layer: &Digest) -> Result<Option<Retired>> {
+        let retire = || -> Result<Option<Retired>, SnapshotError> {
+            for key in self.snapshots.keys()? {
+                if self.snapshots.layers_of(&key)?.contains(layer) {
+                    return Ok(None);
+                }
+            }
+            self.snapshots.remove_layer(layer).map(Some)
+        };
+        retire().map_err(|cause| layers_failed(&cause))
+    }
+
     /// Unpacks one archive as a layer.
     pub(super) fn unpack(&self, archive: &mut dyn Read) -> Result<Layer> {
         let unpacked = berth_image::unpack(&*self.snapshots, archive, None).map_err(|cause| unpack_failed(&cause))?;

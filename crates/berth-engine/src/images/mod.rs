@@ -9,6 +9,7 @@
 //!  look       list, inspect, history, disk usage     manage    tag, remove, prune
 //!  transfer   load, save, import, commit             bootstrap base images from packages; busybox
 //!  registry   registries for this engine     pull, push     known: packed forms of layers, and where they lie
+//!  check      layers compared with their digests
 //! ```
 //!
 //! An image's id is the digest of its configuration. Layers are unpacked once per digest and shared. A record is
@@ -19,6 +20,7 @@ mod bootstrap;
 mod busybox;
 mod catalog;
 mod changes;
+mod check;
 mod config;
 mod disk;
 mod known;

@@ -166,6 +166,14 @@ impl Shared {
         Pins { shared: shared.clone(), layers }
     }
 
+    /// Takes a damaged layer out of sight; `false` where containers stand on it.
+    pub(super) fn set_aside(&self, layer: &Digest) -> Result<bool> {
+        let alone = self.layers.write().unwrap_or_else(PoisonError::into_inner);
+        let retired = self.disk.set_aside(layer)?;
+        drop(alone);
+        Ok(retired.is_some())
+    }
+
     /// Says that layers may have become unneeded.
     pub(super) fn mark_unswept(&self) {
         self.unswept.store(true, Ordering::Release);

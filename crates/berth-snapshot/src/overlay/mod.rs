@@ -200,9 +200,11 @@ impl Snapshotter for OverlayDriver {
     }
 
     fn layer_bytes(&self, id: &Digest) -> Result<Option<u64>> {
-        let path = self.layer_folder(id).join("bytes");
+        let folder = self.layer_folder(id);
+        let path = folder.join("bytes");
         match std::fs::read_to_string(&path) {
-            Ok(text) => Ok(Some(text.trim().parse().unwrap_or(0))),
+            // A number that cannot be read is counted anew.
+            Ok(text) => Ok(Some(text.trim().parse().unwrap_or_else(|_| remove::disk_bytes(&folder)))),
             Err(cause) if is_missing(&cause) => Ok(None),
             Err(cause) => Err(step("read", &path)(cause)),
         }
@@ -239,6 +241,10 @@ impl Snapshotter for OverlayDriver {
         }
         if layers.len() > CHAIN_MAX {
             return Err(SnapshotError::Refused { path: folder, why: "overlayfs takes at most 500 layers" });
+        }
+        // Said here, in words, and not by a mount that fails when the container starts.
+        if let Some(missing) = layers.iter().find(|layer| !self.layer_folder(layer).exists()) {
+            return Err(SnapshotError::NoLayer(*missing));
         }
         let chain = self.keep_chain(layers)?;
         let new = self.unfinished(NEW, &self.snapshots());

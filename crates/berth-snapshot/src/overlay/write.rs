@@ -206,13 +206,14 @@ impl Writer {
             return Err(refused(&at, "it is a second name of the layer itself"));
         }
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
         let folder = if folder.is_empty() { b"." } else { folder };
-        let mut open = rustix::fs::openat2(&self.folders.top, folder, flags, Mode::empty(), resolve);
-        if open.is_err() && !self.pending.is_empty() {
-            // The way there may be a link that is still on its way.
+        let plain = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+        let mut open = rustix::fs::openat2(&self.folders.top, folder, flags, Mode::empty(), plain);
+        if open.is_err() {
+            // A link of the layer is on the way, or is still to be made: then all that is on its way comes first.
             self.wait()?;
-            open = rustix::fs::openat2(&self.folders.top, folder, flags, Mode::empty(), resolve);
+            let within = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
+            open = rustix::fs::openat2(&self.folders.top, folder, flags, Mode::empty(), within);
         }
         let missing = "it is a second name of a file that is not in this layer";
         let from = open.map_err(|_| refused(&at, missing))?;
@@ -291,6 +292,9 @@ impl LayerWriter for Writer {
         }
         if names(path).any(|name| name == b"." || name == b".." || name.contains(&0)) {
             return Err(refused(path, "its path leaves the layer"));
+        }
+        if path.starts_with(b"/") || path.ends_with(b"/") || path.windows(2).any(|pair| pair == b"//") {
+            return Err(refused(path, "its path is not clean"));
         }
         if path.is_empty() && !matches!(entry, Entry::Directory | Entry::Opaque) {
             return Err(refused(path, "the top of a layer is a folder"));

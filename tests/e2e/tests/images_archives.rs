@@ -1,0 +1,285 @@
+//! Images as archives: save, load, import, export, commit, and what they leave.
+#![allow(clippy::unwrap_used, reason = "a test program; clippy knows only #[test] functions as tests")]
+
+use berth_testkit::Engine;
+use sha2::Digest as _;
+use std::path::Path;
+use std::process::Command;
+
+/// A tar file of names and contents.
+fn tar(files: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut builder = tar::Builder::new(Vec::new());
+    for (name, bytes) in files {
+        let mut header = tar::Header::new_ustar();
+        header.set_mode(0o644);
+        header.set_size(bytes.len() as u64);
+        builder.append_data(&mut header, name, *bytes).unwrap();
+    }
+    builder.into_inner().unwrap()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    sha2::Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// An archive of one image of these layers.
+fn image(name: &str, layers: &[Vec<u8>]) -> Vec<u8> {
+    let ids: Vec<String> = layers.iter().map(|layer| format!("sha256:{}", hex(layer))).collect();
+    let config = serde_json::json!({ "architecture": "amd64", "os": "linux", "config": { "Cmd": ["sh"] },
+        "rootfs": { "type": "layers", "diff_ids": ids } })
+    .to_string();
+    let names: Vec<String> = (0..layers.len()).map(|number| format!("{number}/layer.tar")).collect();
+    let manifest = serde_json::json!([{ "Config": "config.json", "RepoTags": [name], "Layers": names }]).to_string();
+    let mut files: Vec<(&str, &[u8])> =
+        names.iter().map(String::as_str).zip(layers.iter().map(|layer| &layer[..])).collect();
+    files.extend([("config.json", config.as_bytes()), ("manifest.json", manifest.as_bytes())]);
+    tar(&files)
+}
+
+/// The layer of the image `tiny`, as it was imported.
+fn tiny(engine: &Engine) -> Vec<u8> {
+    std::fs::read(engine.root().join("tiny.tar")).unwrap()
+}
+
+fn layers(engine: &Engine) -> Vec<String> {
+    let entries = std::fs::read_dir(engine.root().join("data/layers")).unwrap();
+    entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+fn du(path: &Path) -> u64 {
+    let output = Command::new("du").args(["-sB1"]).arg(path).output().unwrap();
+    String::from_utf8(output.stdout).unwrap().split_whitespace().next().unwrap().parse().unwrap()
+}
+
+/// What a container says about all that an image can hold.
+const LOOK: &str = "cd /w && stat -c '%n %F %a %u:%g %s %h' f g link null pipe hole sub sub/new . && cat g sub/new && \
+    ls -A sub /w/opaque && ls /etc/passwd /etc/gone 2>&1; test -e /lower/deleted || echo deleted";
+
+#[test]
+fn what_a_container_made_survives_commit_save_and_load_into_another_engine() {
+    let (Some(here), Some(there)) = (Engine::start("save"), Engine::start("load")) else { return };
+    let base = "mkdir -p /w/sub /w/opaque /lower && echo old >/w/opaque/below && echo x >/lower/deleted && \
+        echo y >/lower/kept && echo z >/etc/gone";
+    here.docker(["run", "--name", "base", "tiny", "sh", "-c", base]).success();
+    here.docker(["commit", "base", "base:1"]).success();
+    let make = "rm /lower/deleted /etc/gone && rm -r /w/opaque && mkdir /w/opaque && echo new >/w/opaque/only && cd /w && \
+        echo text >f && ln f g && ln -s f link && mknod null c 1 3 && mkfifo pipe && truncate -s 5M hole && \
+        echo n >sub/new && chown 33:44 sub/new && chmod 4751 f && chmod 2770 sub";
+    here.docker(["run", "--name", "made", "base:1", "sh", "-c", make]).success();
+    here.docker(["commit", "-m", "words", "-c", "ENV A=b", "made", "made:1"]).success();
+    let expected = here.docker(["run", "--rm", "made:1", "sh", "-c", LOOK]).success();
+    assert!(expected.contains("deleted") && expected.contains("only") && !expected.contains("below"), "{expected}");
+    here.docker(["tag", "made:1", "made:again"]).success();
+
+    let archive = here.root().join("images.tar");
+    here.docker(["save", "-o", archive.to_str().unwrap(), "made", "base:1"]).success();
+    let said = there.docker(["load", "-i", archive.to_str().unwrap()]).success();
+    for name in ["made:1", "made:again", "base:1"] {
+        assert!(said.contains(&format!("Loaded image: {name}")), "{said}");
+        let id = |engine: &Engine| engine.docker(["image", "inspect", "-f", "{{.Id}}", name]).success();
+        assert_eq!(id(&here), id(&there), "{name}");
+    }
+    assert_eq!(there.docker(["run", "--rm", "made:1", "sh", "-c", LOOK]).success(), expected);
+    // The same images give the same archive, also from the engine that loaded them.
+    let again = there.root().join("again.tar");
+    there.docker(["save", "-o", again.to_str().unwrap(), "made", "base:1"]).success();
+    assert!(std::fs::read(&archive).unwrap() == std::fs::read(&again).unwrap());
+    let history = there.docker(["history", "--format", "{{.Comment}}", "made:1"]).success();
+    assert!(history.starts_with("words"), "{history}");
+    assert_eq!(there.docker(["image", "inspect", "-f", "{{.Config.Env}}", "made:1"]).success(), "[A=b]");
+}
+
+#[test]
+fn an_image_of_three_hundred_layers_runs() {
+    let Some(engine) = Engine::start("layers") else { return };
+    let mut all = vec![tiny(&engine)];
+    for number in 1..300 {
+        // Each adds one file and deletes one of the layer before.
+        let gone = format!("many/.wh.{}", number - 2);
+        let name = format!("many/{number}");
+        let mut files: Vec<(&str, &[u8])> = vec![(&name, b"x")];
+        if number % 2 == 0 && number > 2 {
+            files.push((&gone, b""));
+        }
+        all.push(tar(&files));
+    }
+    let archive = image("many:1", &all);
+    engine.docker_with_input(["load"], &archive).success();
+    let count = engine.docker(["run", "--rm", "many:1", "sh", "-c", "ls /many | wc -l; echo w >/many/new"]).success();
+    // 299 files, without 2, 4, ... 296.
+    assert_eq!(count, (299 - 148).to_string());
+    assert_eq!(engine.docker(["image", "inspect", "-f", "{{len .RootFS.Layers}}", "many:1"]).success(), "300");
+}
+
+#[test]
+fn an_engine_killed_while_it_loads_shows_nothing_half_done() {
+    let Some(mut engine) = Engine::start("killed") else { return };
+    let noise = |seed: usize| (0..30_000).map(|n| ((n * 31 + seed * 17) % 251) as u8).collect::<Vec<u8>>();
+    let contents: Vec<(String, Vec<u8>)> = (0..300).map(|n| (format!("d{}/f{n}", n % 20), noise(n))).collect();
+    let files: Vec<(&str, &[u8])> = contents.iter().map(|(name, bytes)| (name.as_str(), &bytes[..])).collect();
+    let archive = engine.root().join("big.tar");
+    let bytes = image("big:1", &[tiny(&engine), tar(&files), tar(&files[..100])]);
+    std::fs::write(&archive, bytes).unwrap();
+    let before = layers(&engine);
+    for round in 0..4 {
+        let load = engine.command(Path::new("docker")).args(["load", "-i"]).arg(&archive).spawn();
+        let mut load = load.unwrap();
+        // Later each time: before the first layer, within one, near the end.
+        let wanted = round * 3;
+        berth_testkit::wait_until("the load is that far", || {
+            let unpacked: usize = std::fs::read_dir(engine.root().join("data/layers"))
+                .unwrap()
+                .filter_map(|entry| std::fs::read_dir(entry.ok()?.path().join("fs")).ok())
+                .map(Iterator::count)
+                .sum();
+            unpacked >= 20 + wanted * 4 || load.try_wait().unwrap().is_some()
+        });
+        engine.kill();
+        load.wait().unwrap();
+        engine.launch();
+        let listed = engine.docker(["images", "-q", "big"]).success();
+        if !listed.is_empty() {
+            // The kill came after the record: then all of it is there.
+            engine.docker(["run", "--rm", "big:1", "sh", "-c", "cat /d[0-9]*/f* | wc -c"]).success();
+            engine.docker(["rmi", "big:1"]).success();
+        }
+        berth_testkit::wait_until("what was half done is gone", || layers(&engine) == before);
+    }
+    engine.docker(["load", "-q", "-i", archive.to_str().unwrap()]).success();
+    let count = engine.docker(["run", "--rm", "big:1", "sh", "-c", "cat /d[0-9]*/f* | wc -c"]).success();
+    assert_eq!(count, (300 * 30_000).to_string());
+}
+
+#[test]
+fn a_full_disk_is_said_so_and_leaves_nothing() {
+    let Some(mut engine) = Engine::start("full") else { return };
+    let (archive, tiny) = (engine.root().join("big.tar"), engine.root().join("tiny.tar"));
+    // Not zeros: those would take no space.
+    let noise: Vec<u8> = (0..40_000_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8 | 1).collect();
+    std::fs::write(&archive, image("big:1", &[tar(&[("noise", &noise)])])).unwrap();
+    engine.kill();
+    let small = engine.root().join("data");
+    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=24m", "tmpfs"]).arg(&small).status().unwrap();
+    assert!(mounted.success());
+    engine.launch();
+    engine.docker(["import", tiny.to_str().unwrap(), "tiny"]).success();
+    let before = (layers(&engine), du(&small));
+    for _ in 0..2 {
+        let failed = engine.docker(["load", "-i", archive.to_str().unwrap()]);
+        assert_ne!(failed.code, 0, "{}", failed.stdout);
+        assert!(failed.stderr.contains("No space left on device"), "{}", failed.stderr);
+        assert_eq!(layers(&engine), before.0);
+        assert!(du(&small) < before.1 + (1 << 20), "{} then {}", before.1, du(&small));
+    }
+    // The engine goes on.
+    engine.docker(["run", "--rm", "tiny", "true"]).success();
+    assert_eq!(engine.docker(["images", "-q", "big"]).success(), "");
+    engine.kill();
+    assert!(Command::new("umount").arg(&small).status().unwrap().success());
+    engine.launch();
+}
+
+#[test]
+fn system_df_equals_the_disk() {
+    let Some(engine) = Engine::start("df") else { return };
+    let base = tiny(&engine);
+    let one = tar(&[("a", &vec![7; 3_000_000]), ("b/c", b"x"), ("b/d", &[9; 5000])]);
+    engine.docker_with_input(["load"], &image("one:1", &[base.clone(), one.clone()])).success();
+    engine.docker_with_input(["load"], &image("two:1", &[base, one, tar(&[("e", &vec![5; 1_000_000])])])).success();
+    let write = "head -c 2500000 /dev/zero | tr '\\0' x >/w; mkdir /d; for i in $(seq 50); do echo $i >/d/$i; done; \
+        head -c 700000 /dev/zero | tr '\\0' y >/v/f";
+    engine.docker(["run", "--name", "con", "-v", "vol:/v", "one:1", "sh", "-c", write]).success();
+    let near = |said: u64, there: u64, what: &str| {
+        assert!(said.abs_diff(there) * 100 <= there, "{what}: df says {said}, the disk has {there}");
+    };
+    let answer = Command::new("curl")
+        .arg("-s")
+        .arg("--unix-socket")
+        .arg(engine.socket())
+        .arg("http://x/v1.47/system/df")
+        .output()
+        .unwrap();
+    let df: serde_json::Value = serde_json::from_slice(&answer.stdout).unwrap();
+    let data = engine.root().join("data");
+    near(df["LayersSize"].as_u64().unwrap(), du(&data.join("layers")) + du(&data.join("content")), "layers");
+    let snapshots: u64 =
+        std::fs::read_dir(data.join("snapshots")).unwrap().map(|entry| du(&entry.unwrap().path().join("fs"))).sum();
+    let containers: u64 = df["Containers"].as_array().unwrap().iter().map(|one| one["SizeRw"].as_u64().unwrap()).sum();
+    near(containers, snapshots, "containers");
+    let volumes: u64 =
+        df["Volumes"].as_array().unwrap().iter().map(|one| one["UsageData"]["Size"].as_u64().unwrap()).sum();
+    near(volumes, du(&data.join("volumes/vol/_data")), "volumes");
+    // What two images share counts once, and goes with the last of them.
+    let size =
+        |name: &str| -> u64 { engine.docker(["image", "inspect", "-f", "{{.Size}}", name]).success().parse().unwrap() };
+    assert!(size("two:1") > size("one:1"));
+    let total = du(&data.join("layers"));
+    engine.docker(["rmi", "two:1"]).success();
+    let freed = total - du(&data.join("layers"));
+    assert!((1_000_000..1_200_000).contains(&freed), "{freed}");
+    engine.docker(["rm", "-v", "con"]).success();
+    engine.docker(["image", "prune", "-af"]).success();
+    assert_eq!(layers(&engine), Vec::<String>::new());
+}
+
+#[test]
+fn an_export_is_imported_the_same() {
+    let Some(engine) = Engine::start("export") else { return };
+    let make = "mkdir /w && cd /w && echo text >f && ln f g && ln -s f link && mknod null c 1 3 && truncate -s 2M hole && \
+        chown 5:6 f && chmod 4750 f && rm /etc/group";
+    engine.docker(["run", "--name", "made", "tiny", "sh", "-c", make]).success();
+    let archive = engine.root().join("export.tar");
+    engine.docker(["export", "-o", archive.to_str().unwrap(), "made"]).success();
+    let import = ["import", "-c", "CMD [\"sh\"]", "-m", "words", archive.to_str().unwrap(), "again:1"];
+    engine.docker(import).success();
+    let look = "cd /w && stat -c '%n %F %a %u:%g %s %h %t,%T' f g link null hole; ls /etc";
+    let says = |image: &str| engine.docker(["run", "--rm", image, "sh", "-c", look]).success();
+    engine.docker(["commit", "made", "committed:1"]).success();
+    assert_eq!(says("again:1"), says("committed:1"));
+    assert_eq!(
+        engine.docker(["image", "inspect", "-f", "{{.Comment}} {{len .RootFS.Layers}}", "again:1"]).success(),
+        "words 1"
+    );
+}
+
+#[test]
+fn broken_archives_are_refused_in_words_and_leave_nothing() {
+    let Some(engine) = Engine::start("broken") else { return };
+    let before = layers(&engine);
+    let layer = tar(&[("f", b"x")]);
+    let good = image("a:1", &[layer]);
+    let mut lying = good.clone();
+    let at = good.windows(7).position(|window| window == b"sha256:").unwrap() + 10;
+    lying[at] = if lying[at] == b'0' { b'1' } else { b'0' };
+    for (what, archive, words) in [
+        ("empty", Vec::new(), "neither manifest.json nor index.json"),
+        ("text", b"hello\n".repeat(1000), "damaged"),
+        ("cut off", good[..good.len() / 2].to_vec(), "cut off"),
+        ("another digest", lying, "invalid diffID for layer 0"),
+    ] {
+        let failed = engine.docker_with_input(["load"], &archive);
+        assert_ne!(failed.code, 0, "{what}");
+        assert!(failed.stderr.contains(words), "{what}: {}", failed.stderr);
+        assert_eq!(layers(&engine), before, "{what}");
+    }
+    assert_ne!(engine.docker_with_input(["import", "-"], &good[..700]).code, 0);
+    assert_eq!(layers(&engine), before);
+}
+
+/// An image whose `/dev` leads to a folder of the host (CVE-2026-41579).
+#[test]
+fn an_image_with_dev_as_a_link_puts_nothing_on_the_host() {
+    let Some(engine) = Engine::start("dev") else { return };
+    let outside = engine.root().join("outside");
+    std::fs::create_dir(&outside).unwrap();
+    let mut builder = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_entry_type(tar::EntryType::Symlink);
+    header.set_size(0);
+    builder.append_link(&mut header, "dev", &outside).unwrap();
+    let archive = image("dev:1", &[tiny(&engine), builder.into_inner().unwrap()]);
+    engine.docker_with_input(["load"], &archive).success();
+    // Whether it runs does not matter; what the host sees does.
+    engine.docker(["run", "--rm", "-t", "dev:1", "true"]);
+    assert_eq!(std::fs::read_dir(&outside).unwrap().count(), 0);
+}
