@@ -391,13 +391,14 @@ async fn heard(incoming: &mut Incoming, reply: crate::shim::Reply) -> Result<Ans
         tokio::select! {
             biased;
             answer = &mut waiting => return answer,
-            notice = incoming.next() => {
-                if notice.is_none() {
+            notice = incoming.read() => match notice {
+                Some(notice) => incoming.keep(notice),
+                None => {
                     // What had arrived before the end still counts.
                     incoming.close();
                     return waiting.await;
                 }
-            }
+            },
         }
     }
 }
@@ -587,5 +588,30 @@ mod tests {
         spec.config.healthcheck = Some(berth_types::spec::Healthcheck { test, ..Default::default() });
         let probe = health_probe(&spec).unwrap().unwrap();
         assert_eq!((probe.interval_nanos, probe.retries, probe.start_period_nanos), (PROBE_INTERVAL_NANOS, 3, 0));
+    }
+
+    #[tokio::test]
+    async fn an_exit_in_the_same_read_as_the_start_is_heard() {
+        use berth_shim_proto::{ExitRecord, Notice, ShimMessage, frame};
+        use tokio::io::AsyncWriteExt;
+        let (ours, mut theirs) = tokio::net::UnixStream::pair().unwrap();
+        let (shim, mut incoming) = Shim::over(ours);
+        let reply = shim.send(vec![Body::Start]).await.unwrap().pop().unwrap();
+        let exit = ExitRecord {
+            status: berth_types::ExitStatus::Code(9),
+            oom_killed: false,
+            started_unix_nanos: 1,
+            finished_unix_nanos: 2,
+            memory_limit_bytes: None,
+            memory_peak_bytes: None,
+            last_signal_sent: None,
+        };
+        let mut bytes = Vec::new();
+        frame::encode(&ShimMessage::Reply { sequence: 1, result: Ok(Answer::Started { pid: 7 }) }, &mut bytes).unwrap();
+        frame::encode(&ShimMessage::Notice(Notice::Exited(exit)), &mut bytes).unwrap();
+        theirs.write_all(&bytes).await.unwrap();
+        let answer = heard(&mut incoming, reply).await.unwrap();
+        assert!(matches!(answer, Answer::Started { pid: 7 }));
+        assert!(matches!(incoming.next().await, Some(Notice::Exited(_))));
     }
 }

@@ -2,7 +2,7 @@
 
 use berth_shim_proto::{Answer, Body, Notice, Request, ShimMessage, VERSION, frame};
 use berth_types::{Error, ErrorKind, Result};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -34,6 +34,8 @@ pub(crate) struct Incoming {
     reader: OwnedReadHalf,
     buffer: Vec<u8>,
     pending: Arc<Mutex<Pending>>,
+    /// Notices that came while only a reply was waited for.
+    kept: VecDeque<Notice>,
 }
 
 /// An answer on its way.
@@ -59,7 +61,7 @@ impl Shim {
         let (reader, writer) = stream.into_split();
         let pending = Arc::new(Mutex::new(Pending::default()));
         let shim = Shim { writer: tokio::sync::Mutex::new(writer), pending: pending.clone() };
-        (Arc::new(shim), Incoming { reader, buffer: Vec::new(), pending })
+        (Arc::new(shim), Incoming { reader, buffer: Vec::new(), pending, kept: VecDeque::new() })
     }
 
     /// Finds the shim of `dir` again. Greets and subscribes, then asks for its state.
@@ -74,8 +76,11 @@ impl Shim {
                     tokio::select! {
                         biased;
                         answer = &mut reply => break answer.unwrap_or_else(|_| Err(gone())),
-                        // What happened before the state was asked for is in the state.
-                        notice = incoming.next() => if notice.is_none() { return Err(gone()) },
+                        // It may stand right behind the answer: whoever listens next must hear it.
+                        notice = incoming.read() => match notice {
+                            Some(notice) => incoming.keep(notice),
+                            None => return Err(gone()),
+                        },
                     }
                 };
                 answers.push(answer?);
@@ -147,6 +152,20 @@ impl Incoming {
     /// The next notice; replies are handed to whoever asked. `None` once the connection has ended.
     /// Nothing is lost when it is cancelled.
     pub(crate) async fn next(&mut self) -> Option<Notice> {
+        match self.kept.pop_front() {
+            Some(notice) => Some(notice),
+            None => self.read().await,
+        }
+    }
+
+    /// A notice that came while only a reply was waited for: `next` gives it first. A container that ends at once
+    /// is told in the same read as its start.
+    pub(crate) fn keep(&mut self, notice: Notice) {
+        self.kept.push_back(notice);
+    }
+
+    /// As `next`, past what was kept.
+    pub(crate) async fn read(&mut self) -> Option<Notice> {
         loop {
             loop {
                 match frame::decode::<ShimMessage>(&mut self.buffer) {
