@@ -45,14 +45,7 @@ async fn events(State(engine): State<Engine>, params: Params) -> ApiResult {
 }
 
 fn render(event: &Event) -> Value {
-    let mut value = json!({
-        "Type": event.kind.as_str(),
-        "Action": event.action,
-        "Actor": {"ID": event.actor_id, "Attributes": event.attributes},
-        "scope": "local",
-        "time": event.time_unix_nanos / 1_000_000_000,
-        "timeNano": event.time_unix_nanos,
-    });
+    let mut value = json!({});
     // Fields of API 1.21, still sent by dockerd for containers and images.
     if matches!(event.kind, EventKind::Container | EventKind::Image) {
         value["status"] = json!(event.action);
@@ -61,6 +54,12 @@ fn render(event: &Event) -> Value {
             value["from"] = json!(image);
         }
     }
+    value["Type"] = json!(event.kind.as_str());
+    value["Action"] = json!(event.action);
+    value["Actor"] = json!({"ID": event.actor_id, "Attributes": event.attributes});
+    value["scope"] = json!("local");
+    value["time"] = json!(event.time_unix_nanos / 1_000_000_000);
+    value["timeNano"] = json!(event.time_unix_nanos);
     value
 }
 

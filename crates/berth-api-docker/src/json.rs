@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 /// More than any real container needs; a bigger one would only cost memory.
 pub const BODY_BYTES_MAX: usize = 4 << 20;
 
-/// A JSON body; an empty one without a content type is `{}`.
+/// A JSON body; `null` where there is none.
 #[derive(Debug)]
 pub struct JsonBody(pub Value);
 
@@ -26,14 +26,14 @@ impl<S: Send + Sync> FromRequest<S> for JsonBody {
     }
 }
 
-/// Reads and parses a body; `{}` for none.
+/// Reads and parses a body; `null` for none.
 pub async fn read(headers: &HeaderMap, body: Body) -> Result<Value, Error> {
     let bytes = axum::body::to_bytes(body, BODY_BYTES_MAX)
         .await
         .map_err(|_| Error::invalid(format!("request body is cut off or longer than {BODY_BYTES_MAX} bytes")))?;
     let kind = headers.get(header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or("?"));
     if bytes.is_empty() && kind.is_none_or(str::is_empty) {
-        return Ok(Value::Object(Map::new()));
+        return Ok(Value::Null);
     }
     let media = kind.unwrap_or("").split(';').next().unwrap_or("").trim();
     if !media.eq_ignore_ascii_case("application/json") && !bytes.is_empty() {
@@ -47,7 +47,7 @@ pub fn parse(bytes: &[u8]) -> Result<Value, Error> {
     let mut values = serde_json::Deserializer::from_slice(bytes).into_iter::<Value>();
     match values.next() {
         None => Ok(Value::Object(Map::new())),
-        Some(Err(cause)) if cause.is_eof() => Err(Error::invalid("invalid JSON: got EOF while reading request body")),
+        Some(Err(cause)) if cause.is_eof() => Err(Error::invalid("invalid JSON: unexpected EOF")),
         Some(Err(cause)) => Err(Error::invalid(format!("invalid JSON: {cause}"))),
         Some(Ok(value)) => match bytes[values.byte_offset()..].iter().all(u8::is_ascii_whitespace) {
             true => Ok(value),
@@ -189,16 +189,23 @@ impl<'a> Fields<'a> {
 }
 
 fn wrong_type(value: &Value, name: &str, of: &str, wanted: &str) -> Error {
+    let integer = wanted.starts_with("int") || wanted.starts_with("uint");
     let got = match value {
         Value::Null => "null".to_owned(),
         Value::Bool(_) => "bool".to_owned(),
-        Value::Number(number) => format!("number {number}"),
+        // Go quotes only the number that does not fit.
+        Value::Number(number) if integer => format!("number {number}"),
+        Value::Number(_) => "number".to_owned(),
         Value::String(_) => "string".to_owned(),
         Value::Array(_) => "array".to_owned(),
         Value::Object(_) => "object".to_owned(),
     };
-    let field = if name.is_empty() { of.to_owned() } else { format!("{of}.{name}") };
-    Error::invalid(format!("invalid JSON: json: cannot unmarshal {got} into Go struct field {field} of type {wanted}"))
+    let into = match name {
+        "" if of == "CreateOptions" => "value of type volume.CreateOptions".to_owned(),
+        "" => format!("value of type container.{of}"),
+        name => format!("struct field {of}.{name} of type {wanted}"),
+    };
+    Error::invalid(format!("invalid JSON: json: cannot unmarshal {got} into Go {into}"))
 }
 
 #[cfg(test)]
@@ -215,7 +222,7 @@ mod tests {
 
     #[test]
     fn damaged_bodies_are_told_as_dockerd_tells_them() {
-        assert_eq!(parse(b"{").unwrap_err().message, "invalid JSON: got EOF while reading request body");
+        assert_eq!(parse(b"{").unwrap_err().message, "invalid JSON: unexpected EOF");
         assert_eq!(parse(b"{} {}").unwrap_err().message, "unexpected content after JSON");
         assert!(parse("[".repeat(100_000).as_bytes()).is_err());
         let value = parse(br#"{"Memory":"1"}"#).unwrap();

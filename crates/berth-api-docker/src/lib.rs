@@ -17,6 +17,7 @@ pub mod params;
 pub mod server;
 pub mod version;
 
+mod absent;
 mod containers;
 mod events;
 mod images;

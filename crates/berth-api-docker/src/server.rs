@@ -1,6 +1,6 @@
 //! Listening sockets, connections, and the table of all routes.
 
-use crate::{containers, events, images, networks, system, version, volumes};
+use crate::{absent, containers, events, images, networks, system, version, volumes};
 use axum::Router;
 use axum::http::StatusCode;
 use axum::response::Response;
@@ -32,6 +32,7 @@ pub fn router(engine: Engine) -> Router {
         .merge(volumes::router())
         .merge(events::router())
         .merge(system::router())
+        .merge(absent::router())
         .fallback(not_found)
         .method_not_allowed_fallback(not_found)
         .with_state(engine);
@@ -39,8 +40,10 @@ pub fn router(engine: Engine) -> Router {
     Router::new().fallback_service(routes).layer(axum::middleware::from_fn(version::middleware))
 }
 
-async fn not_found() -> Response {
-    crate::error::plain(StatusCode::NOT_FOUND, "page not found")
+pub(crate) async fn not_found() -> Response {
+    let mut response = crate::error::plain(StatusCode::NOT_FOUND, "page not found");
+    response.extensions_mut().insert(version::Unrouted);
+    response
 }
 
 /// Serves until `stop` turns true; hijacked and open connections are then cut.

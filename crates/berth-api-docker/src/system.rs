@@ -1,53 +1,27 @@
-//! `/info`, `/version`, `/_ping`, `/system/df`, and what this engine clearly says no to.
+//! `/info`, `/version`, `/_ping`, `/system/df`.
 
 use crate::error::{ApiResult, plain};
 use crate::params::Params;
-use crate::version::{CURRENT, OLDEST};
+use crate::version::{ApiVersion, CURRENT, OLDEST};
 use axum::extract::State;
 use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use berth_engine::Engine;
 use berth_engine::events::now_unix_nanos;
 use berth_engine::system::{DiskUsageParts, Info};
 use serde_json::{Value, json};
 
-/// dockerd's words for an engine outside a swarm.
-pub(crate) const NOT_A_SWARM: &str = "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm \
-                                      join\" to connect this node to swarm and try again.";
-
 pub(crate) fn router() -> Router<Engine> {
-    let mut routes = Router::new()
+    Router::new()
         .route("/_ping", get(ping).head(ping))
         .route("/version", get(version))
         .route("/info", get(info))
         .route("/system/df", get(disk_usage))
-        .route("/plugins", get(|| async { Json(json!([])) }))
         .route("/build", post(no_build))
         .route("/session", any(no_build))
-        .route("/grpc", any(no_build));
-    for path in [
-        "/swarm",
-        "/swarm/{*rest}",
-        "/nodes",
-        "/nodes/{*rest}",
-        "/services",
-        "/services/{*rest}",
-        "/tasks",
-        "/tasks/{*rest}",
-        "/secrets",
-        "/secrets/{*rest}",
-        "/configs",
-        "/configs/{*rest}",
-    ] {
-        routes = routes.route(path, any(no_swarm));
-    }
-    routes
-}
-
-async fn no_swarm() -> Response {
-    plain(StatusCode::SERVICE_UNAVAILABLE, NOT_A_SWARM)
+        .route("/grpc", any(no_build))
 }
 
 async fn no_build() -> Response {
@@ -102,9 +76,43 @@ fn go_arch(machine: &str) -> &str {
 }
 
 /// `GET /info`
-async fn info(State(engine): State<Engine>) -> ApiResult {
+async fn info(State(engine): State<Engine>, Extension(version): Extension<ApiVersion>) -> ApiResult {
     let info = engine.system().info().await?;
-    Ok(Json(render(&info, &crate::images::registry_config(&engine))).into_response())
+    Ok(Json(for_version(render(&info, &crate::images::registry_config(&engine)), version)).into_response())
+}
+
+/// Older clients get fields that newer versions dropped; dockerd then sorts the keys.
+fn for_version(mut value: Value, version: ApiVersion) -> Value {
+    let Value::Object(map) = &mut value else { return value };
+    if version.0 >= 50 {
+        return value;
+    }
+    map.remove("FirewallBackend");
+    map.insert("BridgeNfIptables".to_owned(), json!(false));
+    map.insert("BridgeNfIp6tables".to_owned(), json!(false));
+    if version.0 < 49 {
+        for key in ["AllowNondistributableArtifactsCIDRs", "AllowNondistributableArtifactsHostnames"] {
+            map["RegistryConfig"][key] = Value::Null;
+        }
+        for key in ["ContainerdCommit", "RuncCommit", "InitCommit"] {
+            map[key]["Expected"] = map[key]["ID"].clone();
+        }
+    }
+    if version.0 < 42 {
+        map.insert("KernelMemory".to_owned(), json!(false));
+    }
+    if version.0 < 25 {
+        // `name=seccomp,profile=builtin` was `seccomp`.
+        let short = |option: &Value| {
+            let name = option.as_str().unwrap_or("").split(',').next().unwrap_or("");
+            json!(name.strip_prefix("name=").unwrap_or(name))
+        };
+        let list: Vec<Value> =
+            map["SecurityOptions"].as_array().map(|list| list.iter().map(short).collect()).unwrap_or_default();
+        map["SecurityOptions"] = Value::Array(list);
+    }
+    value.sort_all_objects();
+    value
 }
 
 fn render(info: &Info, registries: &Value) -> Value {
@@ -119,8 +127,8 @@ fn render(info: &Info, registries: &Value) -> Value {
         },
         "MemoryLimit": info.memory_limit, "SwapLimit": info.swap_limit, "CpuCfsPeriod": info.cpu_cfs,
         "CpuCfsQuota": info.cpu_cfs, "CPUShares": info.cpu_shares, "CPUSet": info.cpuset,
-        "PidsLimit": info.pids_limit, "OomKillDisable": info.oom_kill_disable,
-        "IPv4Forwarding": info.ipv4_forwarding, "Debug": false, "NFd": info.open_descriptors,
+        "PidsLimit": info.pids_limit, "IPv4Forwarding": info.ipv4_forwarding, "Debug": false,
+        "NFd": info.open_descriptors, "OomKillDisable": info.oom_kill_disable,
         "NGoroutines": 0, "SystemTime": crate::time::rfc3339(now_unix_nanos()), "LoggingDriver": info.default_log_driver,
         "CgroupDriver": info.cgroup_driver, "CgroupVersion": info.cgroup_version, "NEventsListener": info.event_listeners,
         "KernelVersion": info.kernel_version, "OperatingSystem": info.operating_system, "OSVersion": info.os_version,
@@ -138,7 +146,8 @@ fn render(info: &Info, registries: &Value) -> Value {
         },
         "LiveRestoreEnabled": true, "Isolation": "", "InitBinary": "berth-shim",
         "ContainerdCommit": {"ID": ""}, "RuncCommit": {"ID": ""}, "InitCommit": {"ID": ""},
-        "SecurityOptions": info.security_options, "CDISpecDirs": [], "Warnings": info.warnings,
+        "SecurityOptions": info.security_options, "FirewallBackend": {"Driver": "nftables"}, "CDISpecDirs": [],
+        "Warnings": if info.warnings.is_empty() { Value::Null } else { json!(info.warnings) },
     });
     if let (Value::Object(value), Value::Object(rest)) = (&mut value, rest) {
         value.extend(rest);
@@ -147,12 +156,12 @@ fn render(info: &Info, registries: &Value) -> Value {
 }
 
 /// `GET /system/df`
-async fn disk_usage(
-    State(engine): State<Engine>,
-    axum::Extension(api): axum::Extension<crate::version::ApiVersion>,
-    params: Params,
-) -> ApiResult {
+async fn disk_usage(State(engine): State<Engine>, Extension(api): Extension<ApiVersion>, params: Params) -> ApiResult {
     let wanted: Vec<&str> = params.all("type").collect();
+    let known = ["container", "image", "volume", "build-cache"];
+    if let Some(unknown) = wanted.iter().find(|kind| !known.contains(kind)) {
+        return Err(berth_types::Error::invalid(format!("unknown object type: {unknown}")).into());
+    }
     let has = |kind| wanted.is_empty() || wanted.contains(&kind);
     let parts = DiskUsageParts { containers: has("container"), volumes: has("volume") };
     let usage = engine.system().disk_usage(parts).await?;

@@ -31,7 +31,7 @@ pub(crate) fn moment(text: Option<&str>, now_unix_nanos: i64) -> Result<Option<i
     if let Some(back) = go_duration(text) {
         return Ok(Some(now_unix_nanos.saturating_sub(back)));
     }
-    Err(Error::invalid(format!("invalid value for time: {text:?}")))
+    Err(Error::invalid(format!("strconv.ParseInt: parsing {text:?}: invalid syntax")))
 }
 
 /// `1700000000.000000123`

@@ -2,9 +2,9 @@
 
 use crate::error::plain;
 use axum::extract::Request;
-use axum::http::{HeaderValue, StatusCode, Uri, header};
+use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::Next;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,6 +13,10 @@ use tracing::Instrument;
 /// A version `1.minor`; the door's extension of every request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ApiVersion(pub u32);
+
+/// Marks an answer of nobody: no route had the path and the method.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Unrouted;
 
 pub const OLDEST: ApiVersion = ApiVersion(24);
 pub const CURRENT: ApiVersion = ApiVersion(51);
@@ -55,6 +59,8 @@ pub(crate) async fn middleware(mut request: Request, next: Next) -> Response {
     let span = tracing::debug_span!("request", number, method = %request.method(), path);
     let mut response = match refused {
         Some(text) => plain(StatusCode::BAD_REQUEST, &text),
+        None if request.method() == Method::OPTIONS => StatusCode::OK.into_response(),
+        None if request.method() == Method::HEAD && !has_head(request.uri().path()) => crate::server::not_found().await,
         None => {
             async move {
                 // A handler that panics must not take its client's other requests along.
@@ -68,12 +74,22 @@ pub(crate) async fn middleware(mut request: Request, next: Next) -> Response {
             .await
         }
     };
+    // dockerd's router answers what it does not know before any of its headers are set.
+    if response.extensions().get::<Unrouted>().is_some() {
+        response.headers_mut().remove(header::ALLOW);
+        return response;
+    }
     let headers = response.headers_mut();
     headers.insert("api-version", HeaderValue::from_static("1.51"));
     headers.insert("docker-experimental", HeaderValue::from_static("false"));
     headers.insert("ostype", HeaderValue::from_static("linux"));
     headers.insert(header::SERVER, HeaderValue::from_static(concat!("Berth/", env!("CARGO_PKG_VERSION"), " (linux)")));
     response
+}
+
+/// The paths that dockerd answers HEAD on.
+fn has_head(path: &str) -> bool {
+    path == "/_ping" || (path.starts_with("/containers/") && path.ends_with("/archive"))
 }
 
 fn refusal(version: ApiVersion) -> Option<String> {

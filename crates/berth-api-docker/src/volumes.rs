@@ -56,15 +56,20 @@ async fn create(State(engine): State<Engine>, JsonBody(body): JsonBody) -> ApiRe
             berth_types::Error::invalid("cluster volumes need a swarm, which this engine is not part of").into()
         );
     }
+    let name = fields.text("Name")?;
     let volume = engine
         .volumes()
         .create(VolumeCreate {
-            name: fields.text("Name")?,
+            name: name.clone(),
             driver: fields.text("Driver")?,
             driver_options: fields.text_map("DriverOpts")?,
             labels: fields.text_map("Labels")?,
         })
-        .await?;
+        .await
+        .map_err(|error| match error.message.starts_with("error looking up volume plugin") {
+            true => error.context(format!("create {name}")),
+            false => error,
+        })?;
     Ok((StatusCode::CREATED, Json(render(&volume))).into_response())
 }
 
@@ -96,5 +101,6 @@ async fn prune(
 
 /// `PUT /volumes/{name}`: only cluster volumes can be changed.
 async fn cluster_only() -> ApiResult<StatusCode> {
-    Err(berth_types::Error::new(berth_types::ErrorKind::Unavailable, crate::system::NOT_A_SWARM).into())
+    let text = "volume update only valid for cluster volumes, but swarm is unavailable";
+    Err(berth_types::Error::new(berth_types::ErrorKind::Unavailable, text).into())
 }

@@ -138,7 +138,12 @@ impl Events {
         if let (Some(since), Some(until)) = (query.since_unix_nanos, query.until_unix_nanos)
             && since > until
         {
-            return Err(Error::invalid("`since` time cannot be after `until` time"));
+            let seconds = |nanos: i64| nanos / 1_000_000_000;
+            return Err(Error::invalid(format!(
+                "`since` time ({}) cannot be after `until` time ({})",
+                seconds(since),
+                seconds(until)
+            )));
         }
         let kept = self.shared.kept.lock().expect("no holder of this lock panics");
         let receiver = self.shared.sender.subscribe();

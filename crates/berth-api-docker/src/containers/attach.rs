@@ -10,22 +10,25 @@ use crate::events::IntoResponseOk;
 use crate::params::Params;
 use crate::version::ApiVersion;
 use axum::body::Body;
+use axum::extract::ws::rejection::WebSocketUpgradeRejection;
+use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
 use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Router};
 use berth_engine::Engine;
 use berth_engine::containers::{AttachInput, AttachOptions, AttachStream, OutputStream};
-use berth_types::Error;
 use bytes::{BufMut, Bytes, BytesMut};
-use futures_util::StreamExt;
+use futures_util::{SinkExt, StreamExt};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// What one read of a client's input takes at most.
 const INPUT_BYTES: usize = 16 << 10;
+/// A message of a websocket client: what somebody pastes into a terminal, not a file.
+const MESSAGE_BYTES_MAX: usize = 1 << 20;
 
 pub(super) fn router() -> Router<Engine> {
     Router::new()
@@ -67,11 +70,52 @@ async fn attach(
     Ok(answer(stream, &parts.headers, parts.extensions.remove::<OnUpgrade>(), body, version))
 }
 
-/// `GET /containers/{id}/attach/ws`
-async fn attach_websocket() -> ApiResult<Response> {
-    Err(Error::not_implemented("attaching by websocket is not supported by this engine")
-        .with_hint("attach by POST /containers/{id}/attach")
-        .into())
+/// `GET /containers/{id}/attach/ws`: the same, in messages. Output is never framed, as dockerd has it.
+async fn attach_websocket(
+    State(engine): State<Engine>,
+    Path(id): Path<String>,
+    Extension(version): Extension<ApiVersion>,
+    params: Params,
+    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+) -> ApiResult<Response> {
+    let upgrade = match upgrade {
+        Ok(upgrade) => upgrade.max_message_size(MESSAGE_BYTES_MAX),
+        Err(_) => return Ok((StatusCode::BAD_REQUEST, "not websocket protocol").into_response()),
+    };
+    let stream = engine.containers().attach(&id, options(&params)).await?;
+    Ok(upgrade.on_upgrade(move |socket| messages(stream, socket, version)))
+}
+
+async fn messages(stream: AttachStream, socket: WebSocket, version: ApiVersion) {
+    let AttachStream { mut output, input, .. } = stream;
+    let (mut sender, mut receiver) = socket.split();
+    let reading = tokio::spawn(async move {
+        let Some(input) = input else { return };
+        while let Some(Ok(message)) = receiver.next().await {
+            let bytes = match message {
+                Message::Text(text) => Bytes::from(text),
+                Message::Binary(bytes) => bytes,
+                Message::Close(_) => return,
+                Message::Ping(_) | Message::Pong(_) => continue,
+            };
+            if !input.write(bytes).await {
+                return;
+            }
+        }
+    });
+    while let Some((_, bytes)) = output.next().await {
+        // Before 1.28 messages were text.
+        let message = match version.0 {
+            0..28 => Message::Text(String::from_utf8_lossy(&bytes).into_owned().into()),
+            _ => Message::Binary(bytes),
+        };
+        if sender.send(message).await.is_err() {
+            break;
+        }
+    }
+    // The client may have gone already: nothing is lost then.
+    sender.close().await.ok();
+    reading.abort();
 }
 
 fn options(params: &Params) -> AttachOptions {
@@ -93,19 +137,23 @@ pub(super) fn answer(
     body: Body,
     version: ApiVersion,
 ) -> Response {
-    let kind = content_type(stream.tty, version);
     match (headers.contains_key(header::UPGRADE), upgrade) {
         (true, Some(upgrade)) => {
+            let stream_tty = stream.tty;
             tokio::spawn(hijacked(stream, upgrade));
             Response::builder()
                 .status(StatusCode::SWITCHING_PROTOCOLS)
                 .header(header::CONNECTION, "Upgrade")
                 .header(header::UPGRADE, "tcp")
-                .header(header::CONTENT_TYPE, kind)
+                .header(header::CONTENT_TYPE, content_type(stream_tty, version))
                 .body(Body::empty())
                 .into_response_ok()
         }
-        _ => Response::builder().header(header::CONTENT_TYPE, kind).body(plain(stream, body)).into_response_ok(),
+        // Framed or not: dockerd names it raw for clients that do not upgrade.
+        _ => Response::builder()
+            .header(header::CONTENT_TYPE, "application/vnd.docker.raw-stream")
+            .body(plain(stream, body))
+            .into_response_ok(),
     }
 }
 

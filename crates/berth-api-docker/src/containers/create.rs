@@ -27,11 +27,22 @@ pub(super) fn router() -> Router<Engine> {
 
 /// `POST /containers/create`: 201
 async fn create(State(engine): State<Engine>, params: Params, JsonBody(body): JsonBody) -> ApiResult {
+    if body.is_null() {
+        return Err(Error::invalid("invalid JSON: got EOF while reading request body").into());
+    }
     if body.as_object().is_some_and(serde_json::Map::is_empty) {
         return Err(Error::invalid("config cannot be empty in order to create a container").into());
     }
     let mut spec = spec::create_body(&body)?;
     spec.platform = params.filled("platform").map(str::to_owned);
+    if let Some(platform) = &spec.platform
+        && !platform.contains('/')
+        && !["linux", "amd64", "arm64", "x86_64", "aarch64", "386", "arm", "riscv64", "s390x", "ppc64le", "windows"]
+            .contains(&platform.as_str())
+    {
+        let text = format!("{platform:?}: unknown operating system or architecture: invalid argument");
+        return Err(Error::invalid(text).into());
+    }
     let name = params.filled("name").map(|name| name.strip_prefix('/').unwrap_or(name));
     let created = engine.containers().create(name, spec).await?;
     let answer = json!({"Id": created.id.to_string(), "Warnings": created.warnings});
@@ -54,7 +65,8 @@ async fn list(State(engine): State<Engine>, params: Params) -> ApiResult {
 /// `DELETE /containers/{id}`: 204
 async fn remove(State(engine): State<Engine>, Path(id): Path<String>, params: Params) -> ApiResult<StatusCode> {
     if params.flag("link") {
-        return Err(Error::invalid("removing links is not supported: networks have names instead").into());
+        // Legacy links are entries of the linking container here, not names of their own.
+        return Err(Error::conflict("Conflict, cannot remove the default link name of the container").into());
     }
     let options = RemoveOptions { force: params.flag("force"), volumes: params.flag("v") };
     engine.containers().remove(&id, options).await?;
@@ -73,5 +85,6 @@ async fn update(State(engine): State<Engine>, Path(id): Path<String>, JsonBody(b
     let fields = Fields::new(&body, "UpdateConfig")?;
     let update = Update { resources: spec::resources(&fields)?, restart: spec::restart_policy(&fields)? };
     let warnings = engine.containers().update(&id, update).await?;
+    let warnings = if warnings.is_empty() { Value::Null } else { json!(warnings) };
     Ok(Json(json!({"Warnings": warnings})).into_response())
 }

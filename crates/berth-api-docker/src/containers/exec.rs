@@ -31,7 +31,7 @@ pub(super) fn router() -> Router<Engine> {
 async fn create(State(engine): State<Engine>, Path(id): Path<String>, JsonBody(body): JsonBody) -> ApiResult<Response> {
     let f = Fields::new(&body, "ExecOptions")?;
     let spec = ExecSpec {
-        cmd: f.text_or_texts("Cmd")?.unwrap_or_default(),
+        cmd: f.texts("Cmd")?,
         env: f.texts("Env")?,
         user: f.text("User")?,
         working_dir: f.text("WorkingDir")?,
@@ -98,7 +98,7 @@ fn render(exec: &ExecInspect) -> Value {
     json!({
         "ID": exec.id.to_string(), "Running": exec.running, "ExitCode": exec.exit_code, "ProcessConfig": process,
         "OpenStdin": spec.attach_stdin, "OpenStderr": spec.attach_stderr, "OpenStdout": spec.attach_stdout,
-        "CanRemove": exec.can_remove, "ContainerID": exec.container_id.to_string(), "DetachKeys": spec.detach_keys,
+        "CanRemove": false, "ContainerID": exec.container_id.to_string(), "DetachKeys": spec.detach_keys,
         "Pid": exec.pid,
     })
 }

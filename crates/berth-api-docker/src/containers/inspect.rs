@@ -30,7 +30,7 @@ async fn inspect(State(engine): State<Engine>, Path(id): Path<String>, params: P
 /// `GET /containers/{id}/top`
 async fn top(State(engine): State<Engine>, Path(id): Path<String>, params: Params) -> ApiResult<Json<Value>> {
     let top = engine.containers().top(&id, params.get("ps_args").unwrap_or("")).await?;
-    Ok(Json(json!({"Titles": top.titles, "Processes": top.processes})))
+    Ok(Json(json!({"Processes": top.processes, "Titles": top.titles})))
 }
 
 /// `GET /api/v1/containers/{id}/why`: ours; Docker has no word for it.
@@ -73,15 +73,15 @@ fn graph_driver(rootfs: Option<&Rootfs>) -> Value {
                 data["UpperDir"] = json!(upper.upper);
                 data["WorkDir"] = json!(upper.work);
             }
-            json!({"Name": "overlay2", "Data": data})
+            json!({"Data": data, "Name": "overlay2"})
         }
-        Some(Rootfs::Directory { path }) => json!({"Name": "directory", "Data": {"Dir": path}}),
-        None => json!({"Name": "overlay2", "Data": null}),
+        Some(Rootfs::Directory { path }) => json!({"Data": {"Dir": path}, "Name": "directory"}),
+        None => json!({"Data": null, "Name": "overlay2"}),
     }
 }
 
 fn network_settings(inspect: &Inspect) -> Value {
-    let ports: Map<String, Value> = inspect
+    let mut ports: Map<String, Value> = inspect
         .network
         .ports
         .iter()
@@ -93,6 +93,12 @@ fn network_settings(inspect: &Inspect) -> Value {
             (port.to_string(), if list.is_empty() { Value::Null } else { json!(list) })
         })
         .collect();
+    if !inspect.network.endpoints.is_empty() {
+        for port in &inspect.spec.config.exposed_ports {
+            ports.entry(port.to_string()).or_insert(Value::Null);
+        }
+        ports.sort_keys();
+    }
     let mut networks = endpoints(&inspect.network);
     // Not started yet: dockerd shows the networks that it is to join, with empty addresses.
     if networks.is_empty() && !matches!(inspect.spec.host.network_mode, NetworkMode::Container(_)) {
@@ -129,18 +135,23 @@ fn render(inspect: &Inspect) -> Value {
         "Image": inspect.image_id.as_ref().map_or(String::new(), |id| id.to_string()),
         "ResolvConfPath": inspect.resolv_conf_path, "HostnamePath": inspect.hostname_path,
         "HostsPath": inspect.hosts_path, "LogPath": inspect.log_path, "Name": format!("/{}", inspect.name),
-        "RestartCount": inspect.restart_count, "Driver": "overlay2", "Platform": inspect.platform, "MountLabel": "",
+        "RestartCount": inspect.restart_count, "Driver": "overlay2", "Platform": inspect.platform.split('/').next().unwrap_or_default(), "MountLabel": "",
         "ProcessLabel": "", "AppArmorProfile": inspect.app_armor_profile,
         "ExecIDs": if execs.is_empty() { Value::Null } else { json!(execs) },
         "HostConfig": spec::host_config(&inspect.spec.host), "GraphDriver": graph_driver(inspect.rootfs.as_ref()),
-        "Mounts": inspect.mounts.iter().map(render_mount).collect::<Vec<_>>(),
-        "Config": spec::config(&inspect.spec.config), "NetworkSettings": network_settings(inspect),
     });
     if let Some(bytes) = inspect.size_rw_bytes {
         value["SizeRw"] = json!(bytes);
     }
     if let Some(bytes) = inspect.size_root_bytes {
         value["SizeRootFs"] = json!(bytes);
+    }
+    let rest = json!({
+        "Mounts": inspect.mounts.iter().map(render_mount).collect::<Vec<_>>(),
+        "Config": spec::config(&inspect.spec.config), "NetworkSettings": network_settings(inspect),
+    });
+    if let (Value::Object(value), Value::Object(rest)) = (&mut value, rest) {
+        value.extend(rest);
     }
     value
 }

@@ -60,7 +60,10 @@ async fn restart(State(engine): State<Engine>, Path(id): Path<String>, params: P
 
 /// `POST /containers/{id}/kill`: 204
 async fn kill(State(engine): State<Engine>, Path(id): Path<String>, params: Params) -> ApiResult<StatusCode> {
-    engine.containers().kill(&id, params.filled("signal")).await?;
+    engine.containers().kill(&id, params.filled("signal")).await.map_err(|error| {
+        let told = error.message.starts_with("cannot kill container");
+        if told { error } else { error.context(format!("cannot kill container: {id}")) }
+    })?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -83,24 +86,36 @@ async fn rename(State(engine): State<Engine>, Path(id): Path<String>, params: Pa
     if name.is_empty() {
         return Err(Error::invalid("Neither old nor new names may be empty").into());
     }
-    engine.containers().rename(&id, name).await?;
+    engine.containers().rename(&id, name).await.map_err(|mut error| {
+        if error.message.starts_with("Invalid container name (") {
+            error.message = error.message.replacen('(', "(/", 1);
+        }
+        let about_the_name =
+            error.message.starts_with("Conflict.") || error.message.starts_with("Invalid container name");
+        if about_the_name { error.context("Error when allocating new name") } else { error }
+    })?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 /// Rows and columns of a resize.
 pub(super) fn size(params: &Params) -> Result<(u16, u16), Error> {
-    let side = |name: &str| -> Result<u16, Error> {
-        let value = params.int(name)?.unwrap_or(0);
-        u16::try_from(value).map_err(|_| Error::invalid(format!("invalid resize {name}: {value}")))
+    let side = |key: &str, name: &str| -> Result<u16, Error> {
+        let text = params.filled(key).unwrap_or("0");
+        let invalid = |why: &str| Error::invalid(format!("invalid resize {name} {text:?}: {why}"));
+        let value: u64 = text.parse().map_err(|_| invalid("invalid syntax"))?;
+        u16::try_from(value).map_err(|_| invalid("value out of range"))
     };
-    Ok((side("h")?, side("w")?))
+    Ok((side("h", "height")?, side("w", "width")?))
 }
 
 /// `POST /containers/{id}/resize`: 200
 async fn resize(State(engine): State<Engine>, Path(id): Path<String>, params: Params) -> ApiResult<StatusCode> {
     let (rows, columns) = size(&params)?;
-    engine.containers().resize(&id, rows, columns).await?;
-    Ok(StatusCode::OK)
+    match engine.containers().resize(&id, rows, columns).await {
+        // Nothing to resize is no failure for dockerd.
+        Err(error) if error.message == "the process has no terminal" => Ok(StatusCode::OK),
+        result => Ok(result.map(|()| StatusCode::OK)?),
+    }
 }
 
 /// `POST /containers/{id}/wait`: the head at once, so that a client knows it waits; the body when it is over.

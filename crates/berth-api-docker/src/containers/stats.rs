@@ -45,17 +45,25 @@ async fn stats(State(engine): State<Engine>, Path(id): Path<String>, params: Par
 }
 
 fn cpu(sample: &StatsSample) -> Value {
-    json!({
-        "cpu_usage": {
-            "total_usage": sample.cpu_total_nanos, "percpu_usage": sample.per_cpu_nanos,
-            "usage_in_kernelmode": sample.cpu_kernel_nanos, "usage_in_usermode": sample.cpu_user_nanos,
-        },
-        "system_cpu_usage": sample.system_nanos, "online_cpus": sample.online_cpus,
-        "throttling_data": {
-            "periods": sample.throttling_periods, "throttled_periods": sample.throttled_periods,
-            "throttled_time": sample.throttled_nanos,
-        },
-    })
+    // What was not read is left out, so that clients do not divide by it.
+    let mut usage = json!({"total_usage": sample.cpu_total_nanos});
+    if !sample.per_cpu_nanos.is_empty() {
+        usage["percpu_usage"] = json!(sample.per_cpu_nanos);
+    }
+    usage["usage_in_kernelmode"] = json!(sample.cpu_kernel_nanos);
+    usage["usage_in_usermode"] = json!(sample.cpu_user_nanos);
+    let mut value = json!({"cpu_usage": usage});
+    if sample.system_nanos != 0 {
+        value["system_cpu_usage"] = json!(sample.system_nanos);
+    }
+    if sample.online_cpus != 0 {
+        value["online_cpus"] = json!(sample.online_cpus);
+    }
+    value["throttling_data"] = json!({
+        "periods": sample.throttling_periods, "throttled_periods": sample.throttled_periods,
+        "throttled_time": sample.throttled_nanos,
+    });
+    value
 }
 
 fn io(entries: &[(u64, u64, String, u64)]) -> Value {
@@ -76,10 +84,17 @@ fn render(stats: &Stats) -> Value {
     }
     let memory = match now.memory_limit_bytes {
         0 => json!({}),
-        limit => json!({
-            "usage": now.memory_usage_bytes, "max_usage": now.memory_max_usage_bytes, "stats": now.memory_stat,
-            "failcnt": now.memory_fail_count, "limit": limit,
-        }),
+        limit => {
+            let mut memory = json!({"usage": now.memory_usage_bytes});
+            for (key, number) in [("max_usage", now.memory_max_usage_bytes), ("failcnt", now.memory_fail_count)] {
+                if number != 0 {
+                    memory[key] = json!(number);
+                }
+            }
+            memory["stats"] = json!(now.memory_stat);
+            memory["limit"] = json!(limit);
+            memory
+        }
     };
     let mut value = json!({
         "name": format!("/{}", stats.name), "id": stats.id.to_string(), "read": rfc3339(now.read_unix_nanos),

@@ -15,18 +15,27 @@ pub(crate) fn render_summary(summary: &Summary, now_unix_nanos: i64) -> Value {
         "Command": command(&summary.command),
         "Created": summary.created_unix_nanos / 1_000_000_000,
         "Ports": ports(summary),
+    });
+    for (key, bytes) in [("SizeRw", summary.size_rw_bytes), ("SizeRootFs", summary.size_root_bytes)] {
+        if let Some(bytes) = bytes.filter(|bytes| *bytes != 0) {
+            value[key] = json!(bytes);
+        }
+    }
+    // Not started yet: the network that it is to join, with empty addresses.
+    let mut networks = endpoints(&summary.network);
+    if networks.is_empty() && !summary.network_mode.starts_with("container:") {
+        networks.insert(summary.network_mode.clone(), render_endpoint(&summary.network_mode, &Endpoint::default()));
+    }
+    let rest = json!({
         "Labels": summary.labels,
         "State": summary.state.word().as_str(),
         "Status": summary.state.status_text(now_unix_nanos),
         "HostConfig": {"NetworkMode": summary.network_mode},
-        "NetworkSettings": {"Networks": endpoints(&summary.network)},
+        "NetworkSettings": {"Networks": networks},
         "Mounts": summary.mounts.iter().map(render_mount).collect::<Vec<_>>(),
     });
-    if let Some(bytes) = summary.size_rw_bytes {
-        value["SizeRw"] = json!(bytes);
-    }
-    if let Some(bytes) = summary.size_root_bytes {
-        value["SizeRootFs"] = json!(bytes);
+    if let (Value::Object(value), Value::Object(rest)) = (&mut value, rest) {
+        value.extend(rest);
     }
     value
 }
@@ -50,7 +59,9 @@ fn ports(summary: &Summary) -> Vec<Value> {
             }));
         }
     }
-    for port in &summary.exposed_ports {
+    // Shown once the container has a network to have them on.
+    let joined = !summary.network.endpoints.is_empty();
+    for port in summary.exposed_ports.iter().filter(|_| joined) {
         if summary.network.ports.get(port).is_none_or(Vec::is_empty) {
             ports.push(json!({"PrivatePort": port.port, "Type": port.protocol.as_str()}));
         }
@@ -83,10 +94,10 @@ pub(crate) fn render_mount(mount: &MountPoint) -> Value {
 
 /// `NetworkSettings.Networks`
 pub(crate) fn endpoints(attachment: &Attachment) -> Map<String, Value> {
-    attachment.endpoints.iter().map(|(name, endpoint)| (name.clone(), render_endpoint(endpoint))).collect()
+    attachment.endpoints.iter().map(|(name, endpoint)| (name.clone(), render_endpoint(name, endpoint))).collect()
 }
 
-fn render_endpoint(endpoint: &Endpoint) -> Value {
+fn render_endpoint(name: &str, endpoint: &Endpoint) -> Value {
     let text = |address: Option<String>| address.unwrap_or_default();
     let list = |list: &Vec<String>| if list.is_empty() { Value::Null } else { json!(list) };
     let spec = &endpoint.spec;
@@ -118,6 +129,7 @@ fn render_endpoint(endpoint: &Endpoint) -> Value {
         "IPv6Gateway": text(endpoint.ipv6_gateway.map(|a| a.to_string())),
         "GlobalIPv6Address": text(endpoint.ipv6.map(|(a, _)| a.to_string())),
         "GlobalIPv6PrefixLen": endpoint.ipv6.map_or(0, |(_, bits)| bits),
-        "DNSNames": list(&endpoint.dns_names),
+        // The default bridge has no names.
+        "DNSNames": if name == "bridge" { Value::Null } else { list(&endpoint.dns_names) },
     })
 }

@@ -36,6 +36,18 @@ pub(crate) fn create_body(body: &Value) -> Result<ContainerSpec> {
             endpoint.mac_address = mac_address;
         }
     }
+    for (name, endpoint) in &endpoints {
+        let mac = &endpoint.mac_address;
+        let parts: Vec<&str> = mac.split([':', '-']).collect();
+        let valid =
+            parts.len() == 6 && parts.iter().all(|part| part.len() == 2 && u8::from_str_radix(part, 16).is_ok());
+        if !mac.is_empty() && !valid {
+            return Err(Error::invalid(format!("invalid config for network {name}: invalid MAC address {mac}")));
+        }
+    }
+    if config.image.is_empty() && config.cmd.is_none() && config.entrypoint.is_none() {
+        return Err(Error::invalid("no command specified"));
+    }
     Ok(ContainerSpec { config, host, endpoints, platform: None })
 }
 
@@ -105,7 +117,7 @@ fn host_config(f: &Fields<'_>) -> Result<HostConfig> {
     refuse_if(!f.text("Cgroup")?.is_empty(), "HostConfig.Cgroup")?;
     let isolation = f.text("Isolation")?;
     if !matches!(isolation.as_str(), "" | "default") {
-        return Err(Error::invalid(format!("invalid isolation '{isolation}' for linux")));
+        return Err(Error::invalid(format!("invalid isolation ({isolation}): linux only supports 'default'")));
     }
     let log = f.object("LogConfig", "LogConfig")?;
     Ok(HostConfig {
@@ -125,7 +137,9 @@ fn host_config(f: &Fields<'_>) -> Result<HostConfig> {
             "none" => NetworkMode::None,
             "host" => NetworkMode::Host,
             other => match other.strip_prefix("container:") {
-                Some("") => return Err(Error::invalid("invalid container format container:<name|id>")),
+                Some("") => {
+                    return Err(Error::invalid("invalid network mode: invalid container format container:<name|id>"));
+                }
                 Some(name) => NetworkMode::Container(name.to_owned()),
                 None => NetworkMode::Named(other.to_owned()),
             },
@@ -145,7 +159,7 @@ fn host_config(f: &Fields<'_>) -> Result<HostConfig> {
         masked_paths: f.texts_or_none("MaskedPaths")?,
         readonly_paths: f.texts_or_none("ReadonlyPaths")?,
         group_add: f.texts("GroupAdd")?,
-        cgroupns_mode: namespace("cgroup", &f.text("CgroupnsMode")?, false)?,
+        cgroupns_mode: namespace("cgroup namespace", &f.text("CgroupnsMode")?, false)?,
         ipc_mode: ipc_mode(&f.text("IpcMode")?)?,
         pid_mode: namespace("PID", &f.text("PidMode")?, true)?,
         uts_mode: namespace("UTS", &f.text("UTSMode")?, false)?,
@@ -220,7 +234,8 @@ fn binding(f: &Fields<'_>) -> Result<PortBinding> {
         text => Some(text.parse().map_err(|_| Error::invalid(format!("invalid host IP address: {address}")))?),
     };
     let text = f.text("HostPort")?;
-    let invalid = || Error::invalid(format!("invalid port specification: \"{text}\""));
+    let number = text.split('/').next().unwrap_or_default();
+    let invalid = || Error::invalid(format!("invalid port specification: \"{number}\""));
     let host_port = match text.split_once('-') {
         _ if text.is_empty() => (0, 0),
         Some((first, last)) => (first.parse().map_err(|_| invalid())?, last.parse().map_err(|_| invalid())?),
@@ -241,7 +256,7 @@ fn mount(f: &Fields<'_>) -> Result<MountSpec> {
         "volume" => MountKind::Volume,
         "tmpfs" => MountKind::Tmpfs,
         "image" => MountKind::Image,
-        other => return Err(Error::invalid(format!("mount type unknown: \"{other}\""))),
+        other => return Err(Error::invalid(format!("invalid mount config for type {other:?}: mount type unknown"))),
     };
     let bind = f.object_or_none("BindOptions", "BindOptions")?;
     let volume = f.object_or_none("VolumeOptions", "VolumeOptions")?;

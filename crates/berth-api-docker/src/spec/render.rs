@@ -23,7 +23,7 @@ pub(crate) fn config(config: &Config) -> Value {
         "Hostname": config.hostname, "Domainname": config.domainname, "User": config.user,
         "AttachStdin": config.attach_stdin, "AttachStdout": config.attach_stdout, "AttachStderr": config.attach_stderr,
         "Tty": config.tty, "OpenStdin": config.open_stdin, "StdinOnce": config.stdin_once,
-        "Env": config.env, "Cmd": config.cmd, "Image": config.image,
+        "Env": list_or_null(&config.env), "Cmd": config.cmd, "Image": config.image,
         "Volumes": if config.volumes.is_empty() { Value::Null } else { set(config.volumes.iter().cloned()) },
         "WorkingDir": config.working_dir, "Entrypoint": config.entrypoint, "OnBuild": config.on_build,
         "Labels": config.labels,
@@ -46,7 +46,7 @@ pub(crate) fn config(config: &Config) -> Value {
     if let Some(shell) = &config.shell {
         value["Shell"] = json!(shell);
     }
-    value
+    ordered(value, CONFIG)
 }
 
 fn healthcheck(check: &Healthcheck) -> Value {
@@ -113,6 +113,100 @@ fn binding(binding: &PortBinding) -> Value {
     json!({"HostIp": binding.host_ip.map_or(String::new(), |address| address.to_string()), "HostPort": port})
 }
 
+/// Without what is zero or empty, as Go leaves it out.
+fn filled(mut value: Value) -> Value {
+    if let Value::Object(map) = &mut value {
+        map.retain(|_, value| match value {
+            Value::Null | Value::Bool(false) => false,
+            Value::String(text) => !text.is_empty(),
+            Value::Array(list) => !list.is_empty(),
+            Value::Object(map) => !map.is_empty(),
+            Value::Number(number) => number.as_i64() != Some(0),
+            Value::Bool(true) => true,
+        });
+    }
+    value
+}
+
+/// The keys in the order of `names`; what is not among them comes last.
+fn ordered(value: Value, names: &[&str]) -> Value {
+    let Value::Object(mut map) = value else { return value };
+    let mut sorted = Map::new();
+    for name in names {
+        if let Some((name, value)) = map.shift_remove_entry(*name) {
+            sorted.insert(name, value);
+        }
+    }
+    sorted.extend(map);
+    Value::Object(sorted)
+}
+
+/// dockerd's order, which `docker inspect` prints.
+const CONFIG: &[&str] = &[
+    "Hostname",
+    "Domainname",
+    "User",
+    "AttachStdin",
+    "AttachStdout",
+    "AttachStderr",
+    "ExposedPorts",
+    "Tty",
+    "OpenStdin",
+    "StdinOnce",
+    "Env",
+    "Cmd",
+    "Healthcheck",
+    "Image",
+    "Volumes",
+    "WorkingDir",
+    "Entrypoint",
+    "NetworkDisabled",
+    "OnBuild",
+    "Labels",
+    "StopSignal",
+    "StopTimeout",
+    "Shell",
+];
+const HOST_CONFIG_FIRST: &[&str] = &[
+    "Binds",
+    "ContainerIDFile",
+    "LogConfig",
+    "NetworkMode",
+    "PortBindings",
+    "RestartPolicy",
+    "AutoRemove",
+    "VolumeDriver",
+    "VolumesFrom",
+    "ConsoleSize",
+    "Annotations",
+    "CapAdd",
+    "CapDrop",
+    "CgroupnsMode",
+    "Dns",
+    "DnsOptions",
+    "DnsSearch",
+    "ExtraHosts",
+    "GroupAdd",
+    "IpcMode",
+    "Cgroup",
+    "Links",
+    "OomScoreAdj",
+    "PidMode",
+    "Privileged",
+    "PublishAllPorts",
+    "ReadonlyRootfs",
+    "SecurityOpt",
+    "StorageOpt",
+    "Tmpfs",
+    "UTSMode",
+    "UsernsMode",
+    "ShmSize",
+    "Sysctls",
+    "Runtime",
+    "Isolation",
+];
+const HOST_CONFIG_LAST: &[&str] = &["Mounts", "MaskedPaths", "ReadonlyPaths", "Init"];
+
 fn mount(mount: &MountSpec) -> Value {
     let kind = match mount.kind {
         MountKind::Bind => "bind",
@@ -131,20 +225,23 @@ fn mount(mount: &MountSpec) -> Value {
         value["Consistency"] = json!(mount.consistency);
     }
     if let Some(bind) = &mount.bind {
-        value["BindOptions"] = json!({
+        value["BindOptions"] = filled(json!({
             "Propagation": bind.propagation, "NonRecursive": bind.non_recursive,
             "CreateMountpoint": bind.create_mountpoint, "ReadOnlyNonRecursive": bind.read_only_non_recursive,
             "ReadOnlyForceRecursive": bind.read_only_force_recursive,
-        });
+        }));
     }
     if let Some(volume) = &mount.volume {
-        value["VolumeOptions"] = json!({"NoCopy": volume.no_copy, "Labels": volume.labels, "Subpath": volume.subpath});
-        if !volume.driver.is_empty() {
-            value["VolumeOptions"]["DriverConfig"] = json!({"Name": volume.driver, "Options": volume.driver_options});
+        value["VolumeOptions"] =
+            filled(json!({"NoCopy": volume.no_copy, "Labels": volume.labels, "Subpath": volume.subpath}));
+        if !volume.driver.is_empty() || !volume.driver_options.is_empty() {
+            value["VolumeOptions"]["DriverConfig"] =
+                filled(json!({"Name": volume.driver, "Options": volume.driver_options}));
         }
     }
     if let Some(tmpfs) = &mount.tmpfs {
-        value["TmpfsOptions"] = json!({"SizeBytes": tmpfs.size_bytes, "Mode": tmpfs.mode, "Options": tmpfs.options});
+        value["TmpfsOptions"] =
+            filled(json!({"SizeBytes": tmpfs.size_bytes, "Mode": tmpfs.mode, "Options": tmpfs.options}));
     }
     if !mount.image_subpath.is_empty() {
         value["ImageOptions"] = json!({"Subpath": mount.image_subpath});
@@ -195,6 +292,14 @@ pub(crate) fn host_config(host: &HostConfig) -> Value {
     }
     if let Some(init) = host.init {
         value["Init"] = json!(init);
+    }
+    let mut value = ordered(value, HOST_CONFIG_FIRST);
+    if let Value::Object(map) = &mut value {
+        for name in HOST_CONFIG_LAST {
+            if let Some((name, value)) = map.shift_remove_entry(*name) {
+                map.insert(name, value);
+            }
+        }
     }
     value
 }

@@ -117,12 +117,16 @@ impl Containers {
             Phase::Running { .. } if found.live().restarting.is_none() => {}
             Phase::Paused { .. } => {
                 return Err(Error::conflict(format!(
-                    "container {container} is paused, unpause the container before exec"
+                    "Container {container} is paused, unpause the container before exec"
                 )));
             }
             _ => return Err(Error::conflict(format!("container {} is not running", found.id))),
         }
         parse_detach_keys(&spec.detach_keys)?;
+        let mut spec = spec;
+        if spec.user.is_empty() {
+            spec.user.clone_from(&found.record().spec.config.user);
+        }
         oci::exec_process(&found.record().spec, &spec)?;
         let id = ExecId::from_bytes(random_bytes()?);
         let command = spec.cmd.join(" ");
@@ -142,7 +146,7 @@ impl Containers {
                 return Err(Error::not_found(format!("No such exec instance: {exec}")));
             };
             if exec.started {
-                return Err(Error::conflict(format!("exec command {id} has already been started")));
+                return Err(Error::conflict(format!("exec command {id} has already run")));
             }
             exec.started = true;
             exec.spec.clone()
@@ -166,7 +170,7 @@ impl Containers {
         let shim = container.shim()?;
         if matches!(container.phase(), Phase::Paused { .. }) {
             return Err(Error::conflict(format!(
-                "container {} is paused, unpause the container before exec",
+                "Container {} is paused, unpause the container before exec",
                 container.id
             )));
         }

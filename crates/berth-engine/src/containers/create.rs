@@ -231,8 +231,8 @@ fn check_platform(spec: &ContainerSpec, image: &berth_types::spec::ImageDefaults
         return Ok(());
     }
     Err(Error::not_found(format!(
-        "image with reference {} was found but does not provide the specified platform ({wanted})",
-        spec.config.image
+        "image with reference {} was found but its platform (linux/{}) does not match the specified platform ({wanted})",
+        spec.config.image, image.architecture
     )))
 }
 

@@ -66,7 +66,10 @@ impl Containers {
             live.run.error = why.to_owned();
             live.run.last_exit = Some(exit.clone());
             live.shim = None;
-            live.health = None;
+            // What its probes said is kept; nobody says that it is well any more.
+            if let Some(health) = &mut live.health {
+                health.status = HealthStatus::Unhealthy;
+            }
             for exec in live.execs.values_mut() {
                 exec.exit_code.get_or_insert(137);
             }
@@ -88,7 +91,8 @@ impl Containers {
             (live.run.clone(), attachment, restart, auto_remove)
         };
         container.live().exits.send_modify(|count| *count += 1);
-        self.tell(container, "die", &[("exitCode", code.to_string())]);
+        let seconds = run.finished_unix_nanos.saturating_sub(run.started_unix_nanos) / 1_000_000_000;
+        self.tell(container, "die", &[("execDuration", seconds.to_string()), ("exitCode", code.to_string())]);
         self.save_durably(&record.id, &run).await;
 
         if let Some(shim) = &shim {

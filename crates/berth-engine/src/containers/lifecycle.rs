@@ -125,7 +125,9 @@ impl Containers {
         let container = self.get(container)?;
         let _ops = container.ops.lock().await;
         let refuse = |refusal: berth_types::phase::Refusal| {
-            Error::conflict(refusal.to_string().replace("container", &format!("Container {}", container.id)))
+            // dockerd's own inconsistency: only "is not running" begins in lower case.
+            let word = if refusal == berth_types::phase::Refusal::NotRunning { "container" } else { "Container" };
+            Error::conflict(refusal.to_string().replace("container", &format!("{word} {}", container.id)))
         };
         container.phase().after(event).map_err(refuse)?;
         container.shim()?.tell(body).await?;

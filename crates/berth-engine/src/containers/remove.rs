@@ -25,7 +25,7 @@ impl Containers {
                 return Err(Error::conflict(format!("removal of container {} is already in progress", record.id)));
             }
             if let Err(refusal) = live.run.phase.after(Event::RemoveAsked { force: options.force }) {
-                return Err(Error::conflict(format!("cannot remove container \"/{}\": {refusal}", record.name)));
+                return Err(Error::conflict(format!("cannot remove container \"{}\": {refusal}", record.name)));
             }
             live.removing = true;
             if let Some(pending) = live.restarting.take() {

@@ -103,9 +103,28 @@ impl Containers {
         ])?;
         for word in filters.get("status") {
             if !["created", "running", "paused", "restarting", "removing", "exited", "dead"].contains(&word.as_str()) {
-                return Err(Error::invalid(format!("invalid filter 'status={word}'")));
+                return Err(Error::invalid(format!(
+                    "invalid filter 'status={word}': invalid value for state ({word}): must be one of created, \
+                     running, paused, restarting, removing, exited, dead"
+                )));
             }
         }
+        for word in filters.get("health") {
+            if !["none", "starting", "healthy", "unhealthy"].contains(&word.as_str()) {
+                return Err(Error::invalid(format!(
+                    "invalid filter 'health={word}': invalid value for health ({word}): must be one of none, \
+                     starting, healthy, unhealthy"
+                )));
+            }
+        }
+        for code in filters.get("exited") {
+            if code.parse::<i64>().is_err() {
+                return Err(Error::invalid(format!(
+                    "invalid filter 'exited={code}': strconv.Atoi: parsing {code:?}: invalid syntax"
+                )));
+            }
+        }
+        filters.boolean("is-task")?;
         let moment = |key: &str| -> Result<Option<i64>> {
             filters.get(key).first().map(|name| Ok(self.get(name)?.record().created_unix_nanos)).transpose()
         };

@@ -127,7 +127,7 @@ fn memory_bytes(meminfo: &str) -> u64 {
 
 /// A list such as `0-3,8` is malformed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("malformed list: {0}")]
+#[error("invalid format: {0}")]
 pub(super) struct MalformedList(pub String);
 
 /// The numbers of a list such as `0-3,8`, bounded as the kernel's own processor numbers are.

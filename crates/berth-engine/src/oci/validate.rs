@@ -182,7 +182,7 @@ fn log(log: &LogConfig) -> Result<()> {
         "" | "json-file" | "local" => &["max-file", "max-size", "compress"],
         "none" => &[],
         other => {
-            return Err(Error::invalid(format!("logger: no log driver named '{other}' is registered"))
+            return Err(Error::invalid(format!("error looking up logging plugin {other}: plugin {other:?} not found"))
                 .with_hint("use json-file, local or none"));
         }
     };

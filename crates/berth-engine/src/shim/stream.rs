@@ -183,7 +183,7 @@ pub(crate) fn parse_detach_keys(text: &str) -> Result<Vec<u8>> {
     if text.is_empty() {
         return Ok(DETACH_KEYS.to_vec());
     }
-    let invalid = || Error::invalid(format!("Invalid detach keys ({text}) provided"));
+    let invalid = || Error::invalid(format!("Invalid escape keys ({text}) provided"));
     let key = |key: &str| match key.as_bytes() {
         [byte] => Some(*byte),
         _ => match key.strip_prefix("ctrl-")?.as_bytes() {

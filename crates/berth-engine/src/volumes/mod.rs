@@ -197,7 +197,10 @@ impl Volumes {
         let listed = self.shared();
         for volume in blocking(move || listed.list()).await? {
             let anonymous = volume.labels.contains_key(ANONYMOUS_LABEL);
-            if used.contains_key(&volume.name) || !(all || anonymous) || !filters.labels(&volume.labels) {
+            // One with options may keep its data elsewhere: never by a prune, as dockerd.
+            let elsewhere = !volume.driver_options.is_empty();
+            let spared = used.contains_key(&volume.name) || elsewhere || !(all || anonymous);
+            if spared || !filters.labels(&volume.labels) {
                 continue;
             }
             let (shared, name) = (shared.clone(), volume.name.clone());

@@ -75,16 +75,10 @@ pub(super) fn bind(text: &str, driver: &str) -> Result<Parsed> {
     };
     let refuse = |why: String| Err(Error::invalid(why).context(format!("invalid volume specification: '{text}'")));
     if kind == MountKind::Volume && mode.propagation.is_some() {
-        return refuse(format!(
-            "invalid mount config for type {:?}: field BindOptions must not be specified",
-            word(&spec)
-        ));
+        return refuse(format!("BindOptions must not be specified on mount type {:?}", word(&spec)));
     }
     if kind == MountKind::Bind && mode.copy_said {
-        return refuse(format!(
-            "invalid mount config for type {:?}: field VolumeOptions must not be specified",
-            word(&spec)
-        ));
+        return refuse(format!("VolumeOptions must not be specified on mount type {:?}", word(&spec)));
     }
     let mut parsed =
         mount(&spec, false).map_err(|error| error.context(format!("invalid volume specification: '{text}'")))?;

@@ -71,7 +71,9 @@ fn refusals_are_in_dockers_words() {
             s.config.working_dir = "x".into()
         }),
         ("invalid environment variable: =x", |s| s.config.env = vec!["=x".to_owned()]),
-        ("logger: no log driver named 'syslog' is registered", |s| s.host.log.driver = "syslog".to_owned()),
+        ("error looking up logging plugin syslog: plugin \"syslog\" not found", |s| {
+            s.host.log.driver = "syslog".to_owned();
+        }),
         ("unknown log opt 'colour' for json-file log driver", |s| {
             s.host.log.options.insert("colour".to_owned(), "red".to_owned());
         }),
