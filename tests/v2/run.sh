@@ -69,7 +69,7 @@ mapfile -t binaries < <(cargo test --release --no-run --message-format=json "${p
     grep -o '"executable":"[^"]*"' | cut -d'"' -f4)
 stage=$work/stage
 rm -rf "$stage"; mkdir -p "$stage/target/deps"
-for program in berth berthd berth-shim berth-runtime; do
+for program in berth berthd berth-shim berth-dns berth-runtime; do
     [ ! -e "target/release/$program" ] || cp "target/release/$program" "$stage/target/"
 done
 : >"$stage/list"

@@ -10,7 +10,16 @@ use std::process::Command;
 const LAYERS: &[&[&str]] = &[
     &["berth-types"],
     &["berth-sys"],
-    &["berth-cgroup", "berth-log", "berth-runtime", "berth-content", "berth-snapshot", "berth-net", "berth-registry"],
+    &[
+        "berth-cgroup",
+        "berth-log",
+        "berth-runtime",
+        "berth-content",
+        "berth-snapshot",
+        "berth-net",
+        "berth-registry",
+        "berth-dns",
+    ],
     &["berth-image", "berth-shim-proto", "berth-store"],
     &["berth-engine"],
     &["berth-api-docker"],
@@ -22,6 +31,7 @@ const FORBIDDEN: &[(&str, &str, &str)] = &[
     ("berth-engine", "berth-runtime", "the engine reaches a process only through the shim"),
     ("berth-shim", "tokio", "the shim is single-threaded"),
     ("berth-runtime", "tokio", "a process that clones has one thread"),
+    ("berth-dns", "tokio", "it enters network namespaces and has one thread"),
     ("berth", "berth-engine", "the command line knows only the API"),
     ("berth-types", "rustix", "types do no IO"),
 ];

@@ -25,6 +25,10 @@ pub struct EngineConfig {
     pub bridge_name: String,
     /// The default bridge's subnet; `None`: chosen so that it meets no route of the host.
     pub bridge_subnet: Option<String>,
+    /// The `berth-dns` program; `None`: containers look up no names of each other.
+    pub dns_program: Option<PathBuf>,
+    /// TCP ports of the host that no container may reach: doors that ask for no proof of who calls.
+    pub closed_ports: Vec<u16>,
     /// Labels of the engine itself, shown by `info`.
     pub labels: Vec<String>,
     pub log_driver: String,
@@ -36,10 +40,14 @@ pub struct EngineConfig {
 impl EngineConfig {
     /// The defaults for these folders and this shim.
     pub fn new(data_root: impl Into<PathBuf>, exec_root: impl Into<PathBuf>, shim_program: impl Into<PathBuf>) -> Self {
+        let shim_program = shim_program.into();
+        let dns_program = Some(shim_program.with_file_name("berth-dns"));
         EngineConfig {
             data_root: data_root.into(),
             exec_root: exec_root.into(),
-            shim_program: shim_program.into(),
+            shim_program,
+            dns_program,
+            closed_ports: Vec::new(),
             cgroup_parent: "/berth".to_owned(),
             idle_shims: 2,
             bridge_name: "berth0".to_owned(),

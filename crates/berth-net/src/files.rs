@@ -80,6 +80,8 @@ pub struct Resolver<'a> {
     pub options: &'a [String],
     /// Shares the host's network namespace: the host's loopback servers can be reached.
     pub host_network: bool,
+    /// The container's own name server answers, and asks the others itself.
+    pub embedded: bool,
 }
 
 /// The text of `/etc/resolv.conf`, made of the host's. Name servers on loopback are left out, as nobody
@@ -115,6 +117,13 @@ pub fn resolv_conf(host: &str, wanted: &Resolver<'_>) -> String {
         options = wanted.options.to_vec();
     }
     servers.truncate(NAME_SERVERS_MAX.max(wanted.servers.len()));
+    if wanted.embedded {
+        servers = vec![crate::names::ADDRESS.to_string()];
+        // Names of containers have no dot: they are asked for as they are before any domain is tried behind them.
+        if !options.iter().any(|option| option.starts_with("ndots:")) {
+            options.push("ndots:0".to_owned());
+        }
+    }
     let mut text: String = servers.iter().map(|server| format!("nameserver {server}\n")).collect();
     for (word, values) in [("search", &search), ("options", &options)] {
         if !values.is_empty() {
@@ -166,13 +175,22 @@ mod tests {
     }
 
     #[test]
+    fn the_own_name_server_stands_for_all_others() {
+        let own = Resolver { embedded: true, ..Resolver::default() };
+        let text = resolv_conf("nameserver 127.0.0.53\nsearch lan\n", &own);
+        assert_eq!(text, "nameserver 127.0.0.11\nsearch lan\noptions ndots:0\n");
+        let text = resolv_conf("nameserver 9.9.9.9\noptions ndots:2 edns0\n", &own);
+        assert_eq!(text, "nameserver 127.0.0.11\noptions ndots:2 edns0\n");
+    }
+
+    #[test]
     fn what_the_caller_says_replaces_the_hosts() {
         let servers = ["1.1.1.1".to_owned()];
         let wanted = Resolver {
             servers: &servers,
             search: &[".".to_owned()],
             options: &["ndots:0".to_owned()],
-            host_network: false,
+            ..Resolver::default()
         };
         assert_eq!(resolv_conf("nameserver 9.9.9.9\nsearch lan\n", &wanted), "nameserver 1.1.1.1\noptions ndots:0\n");
     }

@@ -6,15 +6,20 @@
 //!   at4, at6      address . protocol . port -> address . port     published on one address
 //!   raw_in        interface -> raw_<bridge>                       what a container may not pretend
 //!   fwd_to        interface -> to_<bridge>                        who may reach a network
-//!   fwd_from      interface -> from_<bridge>                      what an internal network may not reach
+//!   fwd_from      interface -> from_<bridge>                      what a network may not send out
+//!   in_from       interface -> in_<bridge>                        what it may not reach of the host
 //!   nat_to        interface -> nat_<bridge>                       loopback clients and hairpins
 //!   masq4, masq6  subnets that go out under the host's address
+//!   doors         TCP ports of the engine's own that ask for no proof of who calls
 //!
 //!   raw      prerouting -300   loopback addresses from a wire or a container are dropped
 //!   pre      prerouting -100   local destinations: at*, then any*
 //!   out      output     -100   the same for the host's own clients
+//!   input    input         0   in_from
 //!   forward  forward       0   established; fwd_to; fwd_from
 //!   post     postrouting 100   nat_to; masq4; masq6
+//!
+//! table bridge berth_<instance>    what containers may not pretend (guard)
 //! ```
 //!
 //! Every change is one transaction on elements of maps: the 10,000th port costs what the first did, and no
@@ -32,8 +37,9 @@ use crate::addresses::Subnet;
 use crate::netlink::{NetlinkError, Socket};
 use crate::nft::expr::{self, Base, ConntrackKey, Expression, MetaKey, REG, Verdict};
 use crate::nft::{self, DataType, Element, Hook, SetShape, Transaction, Value};
-use crate::{conntrack, foreign};
+use crate::{conntrack, foreign, guard};
 use berth_types::spec::Protocol;
+use rustix::io::Errno;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
@@ -54,12 +60,37 @@ pub struct Publication {
 pub struct Zone {
     /// The bridge's interface name.
     pub bridge: String,
+    /// Further bridges of a large network, joined to the first.
+    pub more_bridges: Vec<String>,
     pub subnets: Vec<Subnet>,
+    /// The host's addresses there.
+    pub gateways: Vec<IpAddr>,
     /// No way out and in but for its own containers.
     pub internal: bool,
     pub masquerade: bool,
     /// Containers on it may talk to each other.
     pub inter_container: bool,
+}
+
+/// A container's port of a bridge, and what it may send as.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PortGuard {
+    /// The host's end of its veth pair.
+    pub port: String,
+    pub mac: [u8; 6],
+    pub addresses: Vec<IpAddr>,
+}
+
+/// What a table is opened with.
+#[derive(Debug, Clone, Default)]
+pub struct Contents {
+    pub zones: Vec<Zone>,
+    pub publications: Vec<Publication>,
+    pub guards: Vec<PortGuard>,
+    /// TCP ports of the host that no container may reach, whatever address it asks.
+    pub doors: Vec<u16>,
+    /// Published ports answer on ::1 as well.
+    pub loopback_ipv6: bool,
 }
 
 /// One engine's table.
@@ -69,6 +100,11 @@ pub struct Firewall {
     table: String,
     zones: BTreeMap<String, Zone>,
     publications: BTreeMap<(Protocol, IpAddr, u16), Publication>,
+    guards: BTreeMap<String, PortGuard>,
+    doors: Vec<u16>,
+    loopback_ipv6: bool,
+    /// Whether the kernel filters on bridges at all.
+    guarding: bool,
 }
 
 const ESTABLISHED_OR_RELATED: u32 = 2 | 4;
@@ -123,21 +159,37 @@ fn by_map(publications: &[Publication]) -> BTreeMap<&'static str, Vec<Element>> 
 impl Firewall {
     /// A table of this name, empty: whatever an earlier engine left in it is gone.
     pub fn open(table: &str) -> Result<Firewall, NetlinkError> {
-        Firewall::open_with(table, Vec::new(), &[])
+        Firewall::open_with(table, Contents::default())
     }
 
     /// A table with exactly these networks and ports, replacing an older one in one transaction: a
     /// connection through a port that stays never meets a moment without it.
-    pub fn open_with(table: &str, zones: Vec<Zone>, publications: &[Publication]) -> Result<Firewall, NetlinkError> {
+    pub fn open_with(table: &str, contents: Contents) -> Result<Firewall, NetlinkError> {
         let mut firewall = Firewall {
             socket: Socket::netfilter()?,
             table: table.to_owned(),
-            zones: zones.into_iter().map(|zone| (zone.bridge.clone(), zone)).collect(),
-            publications: publications.iter().map(|p| ((p.protocol, p.host, p.host_port), *p)).collect(),
+            zones: contents.zones.into_iter().map(|zone| (zone.bridge.clone(), zone)).collect(),
+            publications: contents.publications.iter().map(|p| ((p.protocol, p.host, p.host_port), *p)).collect(),
+            guards: contents.guards.into_iter().map(|guard| (guard.port.clone(), guard)).collect(),
+            doors: contents.doors,
+            loopback_ipv6: contents.loopback_ipv6,
+            guarding: true,
         };
-        firewall.restore()?;
+        match firewall.restore() {
+            // Kernels without filters on bridges (NF_TABLES_BRIDGE): all the rest works.
+            Err(error) if matches!(error.errno(), Some(Errno::AFNOSUPPORT | Errno::OPNOTSUPP | Errno::NOENT)) => {
+                firewall.guarding = false;
+                firewall.restore()?;
+            }
+            other => other?,
+        }
         firewall.pass_foreign_chains()?;
         Ok(firewall)
+    }
+
+    /// False: this kernel cannot keep containers of one network from pretending to be each other.
+    pub fn is_guarding(&self) -> bool {
+        self.guarding
     }
 
     pub fn table(&self) -> &str {
@@ -151,9 +203,15 @@ impl Firewall {
         change.table();
         change.delete_table();
         change.table();
-        skeleton(&mut change);
+        skeleton(&mut change, &self.doors, self.loopback_ipv6);
+        if self.guarding {
+            guard::skeleton(&mut change);
+            let guards: Vec<PortGuard> = self.guards.values().cloned().collect();
+            guard::add(&mut change, &guards);
+        }
         for zone in self.zones.values() {
             add_zone(&mut change, zone);
+            self.add_gateways(&mut change, zone);
         }
         let all: Vec<Publication> = self.publications.values().copied().collect();
         for (map, elements) in by_map(&all) {
@@ -162,16 +220,24 @@ impl Firewall {
         change.commit(&mut self.socket)
     }
 
+    fn add_gateways(&self, change: &mut Transaction, zone: &Zone) {
+        if self.guarding {
+            guard::add_gateways(change, &zone.gateways);
+        }
+    }
+
     /// Lets our bridges pass other people's forward chains that drop by policy; answers whether
     /// something had to be done.
     pub fn pass_foreign_chains(&mut self) -> Result<bool, NetlinkError> {
-        let bridges = self.zones.keys().cloned().collect();
+        let all = self.zones.values().flat_map(|zone| std::iter::once(&zone.bridge).chain(&zone.more_bridges));
+        let bridges = all.cloned().collect();
         foreign::open(&mut self.socket, &self.table, &bridges)
     }
 
     /// Puts the table back if it is gone, and says whether it was.
     pub fn heal(&mut self) -> Result<bool, NetlinkError> {
-        if nft::table_exists(&mut self.socket, &self.table)? {
+        let inet = nft::table_exists(&mut self.socket, nft::FAMILY_INET, &self.table)?;
+        if inet && (!self.guarding || nft::table_exists(&mut self.socket, nft::FAMILY_BRIDGE, &self.table)?) {
             return Ok(false);
         }
         self.restore()?;
@@ -181,6 +247,7 @@ impl Firewall {
     pub fn add_network(&mut self, zone: Zone) -> Result<(), NetlinkError> {
         let mut change = Transaction::new(&self.table);
         add_zone(&mut change, &zone);
+        self.add_gateways(&mut change, &zone);
         change.commit(&mut self.socket)?;
         self.zones.insert(zone.bridge.clone(), zone);
         self.pass_foreign_chains().map(drop)
@@ -190,8 +257,44 @@ impl Firewall {
         let Some(zone) = self.zones.remove(bridge) else { return Ok(()) };
         let mut change = Transaction::new(&self.table);
         remove_zone(&mut change, &zone);
+        if self.guarding {
+            guard::remove_gateways(&mut change, &zone.gateways);
+        }
         change.commit(&mut self.socket)?;
         self.pass_foreign_chains().map(drop)
+    }
+
+    /// A network got one more bridge.
+    pub fn add_bridge(&mut self, first: &str, more: &str) -> Result<(), NetlinkError> {
+        if let Some(zone) = self.zones.get_mut(first) {
+            let mut change = Transaction::new(&self.table);
+            change.add_elements("nat_to", &[bridged(more, first)]);
+            change.commit(&mut self.socket)?;
+            zone.more_bridges.push(more.to_owned());
+        }
+        self.pass_foreign_chains().map(drop)
+    }
+
+    /// Ports that are watched from now on.
+    pub fn guard(&mut self, guards: Vec<PortGuard>) -> Result<(), NetlinkError> {
+        if self.guarding {
+            let mut change = Transaction::new(&self.table);
+            guard::add(&mut change, &guards);
+            change.commit(&mut self.socket)?;
+        }
+        self.guards.extend(guards.into_iter().map(|guard| (guard.port.clone(), guard)));
+        Ok(())
+    }
+
+    /// Ports that are gone; their addresses are free for others. Unknown ones are done.
+    pub fn unguard(&mut self, ports: &[String]) -> Result<(), NetlinkError> {
+        let gone: Vec<PortGuard> = ports.iter().filter_map(|port| self.guards.remove(port)).collect();
+        if gone.is_empty() || !self.guarding {
+            return Ok(());
+        }
+        let mut change = Transaction::new(&self.table);
+        guard::remove(&mut change, &gone);
+        change.commit(&mut self.socket)
     }
 
     /// All of them or none.
@@ -230,11 +333,16 @@ impl Firewall {
         let mut change = Transaction::new(&self.table);
         change.table();
         change.delete_table();
+        if self.guarding {
+            change.turn_to(nft::FAMILY_BRIDGE);
+            change.table();
+            change.delete_table();
+        }
         change.commit(&mut self.socket)
     }
 }
 
-fn skeleton(change: &mut Transaction) {
+fn skeleton(change: &mut Transaction, doors: &[u16], loopback_ipv6: bool) {
     use DataType::{Interface, Ipv4, Ipv6, Protocol, Service};
     let mut set = 0;
     let mut add = |change: &mut Transaction, name, key: &[DataType], value: &[DataType], interval| {
@@ -245,17 +353,21 @@ fn skeleton(change: &mut Transaction) {
     add(change, "any6", &[Protocol, Service], &[Ipv6, Service], false);
     add(change, "at4", &[Ipv4, Protocol, Service], &[Ipv4, Service], false);
     add(change, "at6", &[Ipv6, Protocol, Service], &[Ipv6, Service], false);
-    for name in ["raw_in", "fwd_to", "fwd_from", "nat_to"] {
+    for name in ["raw_in", "fwd_to", "fwd_from", "in_from", "nat_to"] {
         add(change, name, &[Interface], &[DataType::Verdict], false);
     }
     add(change, "masq4", &[Ipv4], &[], true);
     add(change, "masq6", &[Ipv6], &[], true);
+    add(change, "doors", &[Service], &[], false);
+    let doors: Vec<Element> = doors.iter().map(|port| Element::key(port.to_be_bytes().to_vec())).collect();
+    change.add_elements("doors", &doors);
 
     let base = |kind, number, priority| Some(Hook { kind, number, priority });
     change.chain("published", None);
     change.chain("raw", base("filter", 0, -300));
     change.chain("pre", base("nat", 0, -100));
     change.chain("out", base("nat", 3, -100));
+    change.chain("input", base("filter", 1, 0));
     change.chain("forward", base("filter", 2, 0));
     change.chain("post", base("nat", 4, 100));
 
@@ -275,6 +387,13 @@ fn skeleton(change: &mut Transaction) {
     wire_to_loopback.push(Expression::Verdict(Verdict::Drop));
     change.rule("raw", &wire_to_loopback);
 
+    if !loopback_ipv6 {
+        // Refused at once by whoever keeps the port, so that clients go on to 127.0.0.1.
+        let mut rule = expr::family_is(true).to_vec();
+        rule.extend(expr::payload_is(Base::Network, 24, &std::net::Ipv6Addr::LOCALHOST.octets()));
+        rule.push(Expression::Verdict(Verdict::Accept));
+        change.rule("out", &rule);
+    }
     for chain in ["pre", "out"] {
         let mut rule = expr::local_destination().to_vec();
         rule.push(Expression::Verdict(Verdict::Jump("published".to_owned())));
@@ -294,6 +413,8 @@ fn skeleton(change: &mut Transaction) {
         any.push(nat);
         change.rule("published", &any);
     }
+
+    change.rule("input", &by_interface(MetaKey::InputInterface, "in_from"));
 
     let mut established = expr::conntrack(ConntrackKey::State, ESTABLISHED_OR_RELATED).to_vec();
     established.push(Expression::Verdict(Verdict::Accept));
@@ -340,12 +461,13 @@ fn published_at(ipv6: bool, offset: u32) -> Vec<Expression> {
     steps
 }
 
-/// The four maps that lead to a network's own chains.
-fn zone_chains(bridge: &str) -> [(&'static str, String); 4] {
+/// The maps that lead to a network's own chains.
+fn zone_chains(bridge: &str) -> [(&'static str, String); 5] {
     [
         ("raw_in", format!("raw_{bridge}")),
         ("fwd_to", format!("to_{bridge}")),
         ("fwd_from", format!("from_{bridge}")),
+        ("in_from", format!("in_{bridge}")),
         ("nat_to", format!("nat_{bridge}")),
     ]
 }
@@ -365,7 +487,7 @@ fn add_zone(change: &mut Transaction, zone: &Zone) {
     for (_, chain) in &chains {
         change.chain(chain, None);
     }
-    let [raw, to, from, nat] = chains.each_ref().map(|(_, chain)| chain.as_str());
+    let [raw, to, from, input, nat] = chains.each_ref().map(|(_, chain)| chain.as_str());
     let verdict = |verdict| Expression::Verdict(verdict);
 
     for offset in [12, 16] {
@@ -390,6 +512,14 @@ fn add_zone(change: &mut Transaction, zone: &Zone) {
     if zone.internal {
         change.rule(from, &[verdict(Verdict::Drop)]);
     }
+    // Nobody sends to the world or to the host under addresses that are not of the network.
+    own_sources(change, from, zone);
+    let mut door = expr::protocol_is(protocol_number(Protocol::Tcp)).to_vec();
+    door.push(Expression::Payload { base: Base::Transport, offset: 2, bytes: 2, register: REG });
+    door.push(Expression::InSet { set: "doors".to_owned(), register: REG, negate: false });
+    door.push(verdict(Verdict::Drop));
+    change.rule(input, &door);
+    own_sources(change, input, zone);
 
     // A container that reaches another (or itself) through a published port would get the answer from an
     // address it never asked; the host's address in between keeps both directions on one path.
@@ -403,6 +533,10 @@ fn add_zone(change: &mut Transaction, zone: &Zone) {
     from_loopback.extend(loopback(12));
     from_loopback.push(Expression::Masquerade);
     change.rule(nat, &from_loopback);
+    let mut from_loopback = expr::family_is(true).to_vec();
+    from_loopback.extend(expr::payload_is(Base::Network, 8, &std::net::Ipv6Addr::LOCALHOST.octets()));
+    from_loopback.push(Expression::Masquerade);
+    change.rule(nat, &from_loopback);
     // Between containers of one network nothing else is changed, also where bridged packets pass here.
     change.rule(nat, &[verdict(Verdict::Accept)]);
 
@@ -411,13 +545,29 @@ fn add_zone(change: &mut Transaction, zone: &Zone) {
     }
 }
 
+/// Lets pass what comes from the network's subnets, or from nowhere yet; drops the rest.
+fn own_sources(change: &mut Transaction, chain: &str, zone: &Zone) {
+    let link_local = Subnet { address: std::net::Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0).into(), prefix_len: 10 };
+    let nowhere = [
+        Subnet { address: std::net::Ipv4Addr::UNSPECIFIED.into(), prefix_len: 32 },
+        Subnet { address: std::net::Ipv6Addr::UNSPECIFIED.into(), prefix_len: 128 },
+    ];
+    for subnet in zone.subnets.iter().chain([&link_local]).chain(&nowhere) {
+        let mut rule = source_in(*subnet);
+        rule.push(Expression::Verdict(Verdict::Return));
+        change.rule(chain, &rule);
+    }
+    change.rule(chain, &[Expression::Verdict(Verdict::Drop)]);
+}
+
 fn zone_elements(zone: &Zone) -> Vec<(&'static str, Vec<Element>)> {
     let mut all: Vec<(&'static str, Vec<Element>)> = Vec::new();
     for (map, chain) in zone_chains(&zone.bridge) {
-        let verdict = if map == "raw_in" { Verdict::Jump(chain) } else { Verdict::Goto(chain) };
+        let verdict = if matches!(map, "raw_in" | "in_from") { Verdict::Jump(chain) } else { Verdict::Goto(chain) };
         let key = expr::interface_key(&zone.bridge);
         all.push((map, vec![Element { key, value: Value::Verdict(verdict), interval_end: false }]));
     }
+    all.extend(zone.more_bridges.iter().map(|bridge| ("nat_to", vec![bridged(bridge, &zone.bridge)])));
     if zone.masquerade && !zone.internal {
         for subnet in &zone.subnets {
             let mut elements = vec![Element::key(octets(subnet.address))];
@@ -428,6 +578,12 @@ fn zone_elements(zone: &Zone) -> Vec<(&'static str, Vec<Element>)> {
         }
     }
     all
+}
+
+/// Packets within a further bridge are changed as little as those within the first, also where they pass here.
+fn bridged(bridge: &str, first: &str) -> Element {
+    let value = Value::Verdict(Verdict::Goto(format!("nat_{first}")));
+    Element { key: expr::interface_key(bridge), value, interval_end: false }
 }
 
 fn remove_zone(change: &mut Transaction, zone: &Zone) {

@@ -5,9 +5,11 @@
 //!  route     bridges, veth pairs, addresses, routes         (NETLINK_ROUTE)
 //!  nft       tables, chains, rules, sets, elements          (NETLINK_NETFILTER)
 //!  firewall  our one table: what it holds and how it changes
+//!  guard     what a container's port may not pretend, on the bridge itself
 //!  conntrack UDP flows that outlive a change of ports
 //!  foreign   two rules per bridge in chains of others that drop what they do not know
 //!  slot      a network namespace with its interface, made ahead of time
+//!  names     the sockets of a container's name server
 //!  addresses which address of a subnet is free, which subnet of a pool
 //!  ports     host ports kept for containers, and who holds one that is taken
 //!  files     /etc/hosts and /etc/resolv.conf of a container
@@ -21,6 +23,8 @@ mod conntrack;
 pub mod files;
 pub mod firewall;
 mod foreign;
+mod guard;
+pub mod names;
 pub mod netlink;
 pub mod nft;
 pub mod ports;

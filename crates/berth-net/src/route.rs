@@ -16,11 +16,13 @@ const RTM_NEWADDR: u16 = 20;
 const RTM_DELADDR: u16 = 21;
 const RTM_GETADDR: u16 = 22;
 const RTM_NEWROUTE: u16 = 24;
+const RTM_DELROUTE: u16 = 25;
 const RTM_GETROUTE: u16 = 26;
 
 const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
+const IFLA_LINK: u16 = 5;
 const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_IFALIAS: u16 = 20;
@@ -156,13 +158,82 @@ pub fn add_veth(batch: &mut Batch, veth: Veth<'_>) {
     });
 }
 
+/// Joins two bridges by a veth pair. `isolated`: what hangs on the second one reaches no isolated port of the first.
+pub fn add_trunk(batch: &mut Batch, names: [&str; 2], bridges: [u32; 2], mtu: u32, isolated: bool) {
+    const IFLA_BRPORT_ISOLATED: u16 = 33;
+    batch.message(RTM_NEWLINK, ACK | CREATE | EXCL, &ifinfo(0, 0, 0), |a| {
+        a.text(IFLA_IFNAME, names[0]);
+        a.u32(IFLA_MTU, mtu);
+        a.u32(IFLA_MASTER, bridges[0]);
+        link_kind(a, "veth", |a| {
+            a.nest(VETH_INFO_PEER, |a| {
+                a.raw(&ifinfo(0, 0, 0));
+                a.text(IFLA_IFNAME, names[1]);
+                a.u32(IFLA_MTU, mtu);
+            });
+        });
+    });
+    batch.message(RTM_NEWLINK, ACK, &ifinfo(0, 0, 0), |a| {
+        a.text(IFLA_IFNAME, names[1]);
+        a.u32(IFLA_MASTER, bridges[1]);
+    });
+    if isolated {
+        batch.message(RTM_NEWLINK, ACK, &ifinfo(0, 0, 0), |a| {
+            a.text(IFLA_IFNAME, names[0]);
+            a.nest(IFLA_LINKINFO, |a| {
+                a.bytes(4, b"bridge"); // IFLA_INFO_SLAVE_KIND
+                a.nest(5, |a| a.bytes(IFLA_BRPORT_ISOLATED, &[1])); // IFLA_INFO_SLAVE_DATA
+            });
+        });
+    }
+    for name in names {
+        batch.message(RTM_NEWLINK, ACK, &ifinfo(0, IFF_UP, IFF_UP), |a| a.text(IFLA_IFNAME, name));
+    }
+}
+
+/// Makes a macvlan of `parent` in another namespace, down yet.
+pub fn add_macvlan(
+    batch: &mut Batch,
+    name: &str,
+    parent: u32,
+    mode: u32,
+    mac: [u8; 6],
+    mtu: u32,
+    netns: BorrowedFd<'_>,
+) {
+    batch.message(RTM_NEWLINK, ACK | CREATE | EXCL, &ifinfo(0, 0, 0), |a| {
+        a.text(IFLA_IFNAME, name);
+        a.bytes(IFLA_ADDRESS, &mac);
+        if mtu != 0 {
+            a.u32(IFLA_MTU, mtu);
+        }
+        a.u32(IFLA_LINK, parent);
+        a.u32(IFLA_NET_NS_FD, netns.as_raw_fd() as u32);
+        link_kind(a, "macvlan", |a| a.u32(1, mode)); // IFLA_MACVLAN_MODE
+    });
+}
+
+/// Makes a VLAN of `parent`, up, marked with `alias`.
+pub fn add_vlan(batch: &mut Batch, name: &str, parent: u32, number: u16, alias: &str) {
+    batch.message(RTM_NEWLINK, ACK | CREATE | EXCL, &ifinfo(0, IFF_UP, IFF_UP), |a| {
+        a.text(IFLA_IFNAME, name);
+        a.u32(IFLA_LINK, parent);
+        link_kind(a, "vlan", |a| a.bytes(1, &number.to_ne_bytes())); // IFLA_VLAN_ID
+    });
+    batch.message(RTM_NEWLINK, ACK, &ifinfo(0, 0, 0), |a| {
+        a.text(IFLA_IFNAME, name);
+        a.text(IFLA_IFALIAS, alias);
+    });
+}
+
 /// Readies our end of a veth pair as a bridge's port, and takes it up.
 ///
 /// Hairpin: where bridged packets pass the host's packet filter (`bridge-nf-call-iptables`), a container that
 /// asks for its own published port is translated inside the bridge and has to come back by its own
 /// port. With `ipv6`, no link-local address: a port is nobody's address, and each would announce itself
-/// to all containers of the network.
-pub fn raise_port(batch: &mut Batch, name: &str, ipv6: bool) {
+/// to all containers of the network. Isolated ports reach the bridge, and no other isolated port.
+pub fn raise_port(batch: &mut Batch, name: &str, ipv6: bool, isolated: bool) {
+    const IFLA_BRPORT_ISOLATED: u16 = 33;
     const IFLA_INFO_SLAVE_KIND: u16 = 4;
     const IFLA_INFO_SLAVE_DATA: u16 = 5;
     const IFLA_BRPORT_MODE: u16 = 4;
@@ -173,7 +244,12 @@ pub fn raise_port(batch: &mut Batch, name: &str, ipv6: bool) {
         a.text(IFLA_IFNAME, name);
         a.nest(IFLA_LINKINFO, |a| {
             a.bytes(IFLA_INFO_SLAVE_KIND, b"bridge");
-            a.nest(IFLA_INFO_SLAVE_DATA, |a| a.bytes(IFLA_BRPORT_MODE, &[1]));
+            a.nest(IFLA_INFO_SLAVE_DATA, |a| {
+                a.bytes(IFLA_BRPORT_MODE, &[1]);
+                if isolated {
+                    a.bytes(IFLA_BRPORT_ISOLATED, &[1]);
+                }
+            });
         });
         if ipv6 {
             a.nest(IFLA_AF_SPEC, |a| {
@@ -235,6 +311,29 @@ fn change_address(batch: &mut Batch, kind: u16, flags: u16, index: u32, address:
     });
 }
 
+const RTM_NEWNEIGH: u16 = 28;
+const RTM_DELNEIGH: u16 = 29;
+
+/// The host need not ask who has `address` on link `index`: `mac`, for good. Replaces what it knew.
+pub fn set_neighbour(batch: &mut Batch, index: u32, address: IpAddr, mac: [u8; 6]) {
+    batch.message(RTM_NEWNEIGH, ACK | CREATE | REPLACE, &ndmsg(index, address), |a| {
+        a.bytes(1, &octets(address)); // NDA_DST
+        a.bytes(2, &mac); // NDA_LLADDR
+    });
+}
+
+pub fn delete_neighbour(batch: &mut Batch, index: u32, address: IpAddr) {
+    batch.message(RTM_DELNEIGH, ACK, &ndmsg(index, address), |a| a.bytes(1, &octets(address)));
+}
+
+fn ndmsg(index: u32, address: IpAddr) -> [u8; 12] {
+    const NUD_PERMANENT: u16 = 0x80;
+    let mut fixed = [family(address), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    fixed[4..8].copy_from_slice(&index.to_ne_bytes());
+    fixed[8..10].copy_from_slice(&NUD_PERMANENT.to_ne_bytes());
+    fixed
+}
+
 /// The default route through `gateway`; replaces one that is there.
 pub fn set_default_route(batch: &mut Batch, gateway: IpAddr, index: u32) {
     // rtmsg: family, dst_len, src_len, tos, table main, protocol boot, scope universe, type unicast, flags
@@ -243,6 +342,28 @@ pub fn set_default_route(batch: &mut Batch, gateway: IpAddr, index: u32) {
         a.bytes(5, &octets(gateway)); // RTA_GATEWAY
         a.u32(4, index); // RTA_OIF
     });
+}
+
+/// Lets answers to ::1 come in on link `index`, as `route_localnet` does for 127.0.0.1: without such a route the kernel
+/// looks for ::1 behind that link only and finds nothing. Nobody can send to ::1 over it: the kernel drops
+/// loopback addresses from a wire before it looks for routes. Being there already is fine.
+pub fn accept_ipv6_loopback(batch: &mut Batch, index: u32) {
+    const METRIC_BEHIND_LO: u32 = 4096;
+    // rtmsg: family, dst_len, src_len, tos, table local, protocol static, scope universe, type local, flags
+    let fixed = [AF_INET6, 128, 0, 0, 255, 4, 0, 2, 0, 0, 0, 0];
+    batch.message(RTM_NEWROUTE, ACK | CREATE | REPLACE, &fixed, |a| {
+        a.bytes(1, &std::net::Ipv6Addr::LOCALHOST.octets()); // RTA_DST
+        a.u32(4, index); // RTA_OIF
+        // Another one for each link: the kernel would take two of the same for one.
+        a.u32(6, METRIC_BEHIND_LO + index); // RTA_PRIORITY
+    });
+}
+
+/// Some default route of the main table.
+pub fn delete_default_route(batch: &mut Batch, ipv6: bool) {
+    // rtmsg as in `set_default_route`, with nothing in it that would have to match: scope nowhere matches any.
+    let family = if ipv6 { AF_INET6 } else { AF_INET };
+    batch.message(RTM_DELROUTE, ACK, &[family, 0, 0, 0, 254, 0, 255, 1, 0, 0, 0, 0], |_| ());
 }
 
 /// A route socket with the questions we ask.

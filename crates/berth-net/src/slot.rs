@@ -58,6 +58,11 @@ pub enum SlotError {
     },
     #[error("interface {0} is not where it was put")]
     Lost(String),
+    #[error("cannot open the name server's sockets in a container's network")]
+    Names {
+        #[source]
+        source: std::io::Error,
+    },
 }
 
 impl From<std::io::Error> for SlotError {
@@ -72,14 +77,26 @@ pub struct Namespace {
     fd: OwnedFd,
 }
 
-/// A veth pair's end in a namespace, as it is to be.
+/// What an interface in a namespace hangs on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Uplink {
+    /// A veth pair whose other end is a port of the bridge with this index. `gateway` is the bridge that has the
+    /// host's addresses there.
+    Bridge { index: u32, gateway: u32 },
+    /// A macvlan of the interface with this index.
+    Macvlan { parent: u32, mode: u32 },
+}
+
+/// An interface in a namespace, as it is to be.
 #[derive(Debug, Clone)]
 pub struct Interface<'a> {
-    /// The end on the host.
+    /// The end on the host, where there is one.
     pub host_name: &'a str,
-    /// The bridge's interface index.
-    pub bridge: u32,
+    pub uplink: Uplink,
+    /// 0: the parent's.
     pub mtu: u32,
+    /// Other isolated ports of the bridge are out of reach.
+    pub isolated: bool,
     /// The end in the namespace: `eth0`.
     pub name: &'a str,
     pub mac: [u8; 6],
@@ -116,6 +133,10 @@ impl Namespace {
         Ok(Namespace { fd })
     }
 
+    pub(crate) fn try_clone(&self) -> Result<OwnedFd, Errno> {
+        rustix::io::fcntl_dupfd_cloexec(&self.fd, 0)
+    }
+
     /// Where others open it while this process lives.
     pub fn path(&self) -> PathBuf {
         PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), self.fd.as_raw_fd()))
@@ -131,22 +152,69 @@ impl Namespace {
         })
     }
 
-    /// Puts an interface into it: pair made, ends up, addresses and routes set. `host` is a route socket of
-    /// the namespace that has the bridge. After a failure nothing is left of the pair.
+    /// Puts an interface into it: made, up, addresses and routes set. `host` is a route socket of the namespace
+    /// that has the bridge or parent. After a failure nothing is left of it.
     pub fn add_interface(&self, host: &mut Route, interface: &Interface<'_>) -> Result<(), SlotError> {
         let failed = |source| SlotError::Interface { name: interface.host_name.to_owned(), source };
         let mut batch = Batch::default();
-        route::add_veth(&mut batch, veth(interface, self.fd.as_fd()));
-        route::raise_port(&mut batch, interface.host_name, Path::new("/proc/sys/net/ipv6").exists());
-        host.run(batch).map_err(failed)?;
-        let configured = self.enter(|| configure(interface));
+        match interface.uplink {
+            Uplink::Bridge { index, gateway } => {
+                route::add_veth(&mut batch, veth(interface, index, self.fd.as_fd()));
+                let ipv6 = Path::new("/proc/sys/net/ipv6").exists();
+                route::raise_port(&mut batch, interface.host_name, ipv6, interface.isolated);
+                // The host asks nobody: a question to thousands of neighbours costs thousands of packets, and a
+                // neighbour that answers for another would be believed.
+                for &(address, _) in interface.addresses {
+                    route::set_neighbour(&mut batch, gateway, address, interface.mac);
+                }
+            }
+            Uplink::Macvlan { parent, mode } => {
+                let (name, mac) = (interface.name, interface.mac);
+                route::add_macvlan(&mut batch, name, parent, mode, mac, interface.mtu, self.fd.as_fd());
+            }
+        }
+        let made = host.run(batch).map_err(failed);
+        let configured = made.and_then(|()| self.enter(|| configure(interface)));
         if configured.is_err() {
             let mut batch = Batch::default();
-            route::delete_link(&mut batch, interface.host_name);
             // The reason worth telling is the first one.
-            host.run(batch).ok();
+            match interface.uplink {
+                Uplink::Bridge { .. } => {
+                    route::delete_link(&mut batch, interface.host_name);
+                    host.run(batch).ok();
+                }
+                Uplink::Macvlan { .. } => {
+                    route::delete_link(&mut batch, interface.name);
+                    self.enter(|| Route::open().and_then(|mut route| route.run(batch)).map_err(failed)).ok();
+                }
+            }
         }
         configured
+    }
+
+    /// Its default routes, through one of its interfaces; earlier ones go.
+    pub fn set_default_routes(&self, interface: &str, gateways: &[IpAddr]) -> Result<(), SlotError> {
+        self.enter(|| {
+            let failed = |source| SlotError::Interface { name: interface.to_owned(), source };
+            let mut route = Route::open().map_err(failed)?;
+            let link = route.link(interface).map_err(failed)?;
+            let index = link.ok_or_else(|| SlotError::Lost(interface.to_owned()))?.index;
+            for ipv6 in [false, true] {
+                // One at a time until there is none: the kernel says ESRCH then.
+                for _ in 0..8 {
+                    let mut batch = Batch::default();
+                    route::delete_default_route(&mut batch, ipv6);
+                    if route.run(batch).is_err() {
+                        break;
+                    }
+                }
+            }
+            let mut batch = Batch::default();
+            for &gateway in gateways {
+                route::set_default_route(&mut batch, gateway, index);
+            }
+            route.run(batch).map_err(failed)
+        })
     }
 
     /// Interface names in it.
@@ -158,10 +226,10 @@ impl Namespace {
     }
 }
 
-fn veth<'a>(interface: &Interface<'a>, netns: BorrowedFd<'a>) -> Veth<'a> {
+fn veth<'a>(interface: &Interface<'a>, bridge: u32, netns: BorrowedFd<'a>) -> Veth<'a> {
     Veth {
         name: interface.host_name,
-        master: interface.bridge,
+        master: bridge,
         mtu: interface.mtu,
         peer_name: interface.name,
         peer_mac: interface.mac,

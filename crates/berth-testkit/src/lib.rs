@@ -53,7 +53,7 @@ pub fn missing() -> Option<&'static str> {
     if !PathBuf::from("/bin/busybox").exists() {
         return Some("needs busybox-static");
     }
-    if !programs().join("berthd").exists() || !programs().join("berth-shim").exists() {
+    if !["berthd", "berth-shim", "berth-dns"].iter().all(|program| programs().join(program).exists()) {
         return Some("needs the built programs: cargo build --workspace --bins");
     }
     None

@@ -172,6 +172,8 @@ impl Options {
             config.cgroup_parent = format!("/berth-{instance}");
         }
         config.bridge_subnet = self.bip.clone();
+        let tcp_port = |host: &String| host.strip_prefix("tcp://")?.rsplit_once(':')?.1.parse().ok();
+        config.closed_ports = self.hosts.iter().filter_map(tcp_port).collect();
         config.labels = self.labels.clone();
         config.registries = self.registries.options();
         if let Some(name) = &self.bridge_name {

@@ -80,6 +80,6 @@ async fn connect(State(engine): State<Engine>, Path(network): Path<String>, body
 /// `POST /networks/{id}/disconnect`.
 async fn disconnect(State(engine): State<Engine>, Path(network): Path<String>, body: Bytes) -> ApiResult<StatusCode> {
     let body: DisconnectBody = parse(&body)?;
-    engine.networks().disconnect(&body.container, &network).await?;
+    engine.networks().disconnect(&body.container, &network, body.force).await?;
     Ok(StatusCode::OK)
 }

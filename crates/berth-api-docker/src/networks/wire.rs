@@ -230,7 +230,7 @@ impl CreateBody {
             blocks: self.ipam.config.into_iter().map(block).collect::<Result<_>>()?,
             internal: self.internal,
             attachable: self.attachable,
-            enable_ipv6: self.enable_ipv6.unwrap_or(false),
+            enable_ipv6: self.enable_ipv6,
             labels: self.labels,
             options: self.options,
         })
@@ -248,6 +248,8 @@ pub(super) struct ConnectBody {
 #[serde(rename_all = "PascalCase")]
 pub(super) struct DisconnectBody {
     pub(super) container: String,
+    #[serde(default, deserialize_with = "or_default")]
+    pub(super) force: bool,
 }
 
 #[derive(Debug, Default, Deserialize)]

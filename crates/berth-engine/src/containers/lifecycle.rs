@@ -183,7 +183,9 @@ impl Containers {
         }
         found.live().record = Arc::new(record);
         self.engine.table().release(&before, &found.id);
-        self.engine.networks().renamed(&found.id, name);
+        if let Err(error) = self.engine.networks().renamed(&found.id, name).await {
+            tracing::warn!(container = found.id.short(), %error, "its new name is not answered for");
+        }
         self.tell(&found, "rename", &[("oldName", format!("/{before}"))]);
         Ok(())
     }

@@ -10,6 +10,7 @@ mod lifecycle;
 mod logs;
 pub mod mounts;
 mod names;
+mod network;
 mod record;
 mod recover;
 mod remove;

@@ -47,6 +47,10 @@ impl Containers {
                         let mut live = container.live();
                         live.run.phase = if paused { Phase::Paused { pid } } else { Phase::Running { pid } };
                         live.run.started_unix_nanos = started_unix_nanos;
+                        if !live.run.attachment.netns.as_os_str().is_empty() {
+                            // The path that the engine before had was its own descriptor's.
+                            live.run.attachment.netns = format!("/proc/{pid}/ns/net").into();
+                        }
                         live.health = state.health;
                         live.shim = Some(shim.clone());
                         if live.run.attachment.endpoints.is_empty() && !live.run.attachment.netns.as_os_str().is_empty()

@@ -228,6 +228,7 @@ impl Containers {
             primary: Some(if none { "none" } else { primary }),
             host,
             exposed_ports: &record.spec.config.exposed_ports,
+            hostname: &chosen_hostname(record),
         };
         self.engine.networks().attach(request).await
     }
@@ -313,11 +314,8 @@ impl Containers {
 
     pub(super) fn tell_networks(&self, action: &str, record: &Record, attachment: &Attachment) {
         for (name, endpoint) in &attachment.endpoints {
-            let driver = match name.as_str() {
-                "host" => "host",
-                "none" => "null",
-                _ => "bridge",
-            };
+            let network = self.engine.networks().network(name);
+            let driver = network.map_or("bridge", |network| network.driver.as_str());
             let attributes = std::collections::BTreeMap::from([
                 ("name".to_owned(), name.clone()),
                 ("type".to_owned(), driver.to_owned()),
@@ -470,6 +468,42 @@ fn prepare(
     Ok(Prepared { health })
 }
 
+/// Another host name than the one everybody gets; empty otherwise.
+pub(super) fn chosen_hostname(record: &Record) -> String {
+    let hostname = &record.spec.config.hostname;
+    if hostname == record.id.short() { String::new() } else { hostname.clone() }
+}
+
+/// Brings the files of a running container in line with its network; what it wrote into them itself stays.
+pub(super) fn rewrite_files(record: &Record, before: &Attachment, now: &Attachment, paths: &Paths) -> Result<()> {
+    let texts = [
+        (&paths.hosts, hosts(record, before)?, hosts(record, now)?),
+        (&paths.resolv_conf, resolv_conf(record, before), resolv_conf(record, now)),
+    ];
+    for (path, old, new) in texts {
+        if old == new {
+            continue;
+        }
+        let failed = |cause: std::io::Error| {
+            Error::because(ErrorKind::Internal, format!("cannot write {}", path.display()), &cause)
+        };
+        let is = std::fs::read_to_string(path).map_err(failed)?;
+        let text = if is == old {
+            new
+        } else if path == &paths.hosts {
+            // Somebody added lines: ours are exchanged, theirs stay.
+            let ours: std::collections::HashSet<&str> = old.lines().collect();
+            let theirs = is.lines().filter(|line| !ours.contains(line));
+            theirs.fold(new, |text, line| text + line + "\n")
+        } else {
+            continue;
+        };
+        // In place: the file is mounted into the container.
+        std::fs::write(path, text).map_err(failed)?;
+    }
+    Ok(())
+}
+
 fn full_hostname(spec: &ContainerSpec) -> String {
     match spec.config.domainname.as_str() {
         "" => spec.config.hostname.clone(),
@@ -508,17 +542,14 @@ fn hosts(record: &Record, attachment: &Attachment) -> Result<String> {
 fn resolv_conf(record: &Record, attachment: &Attachment) -> String {
     let host = &record.spec.host;
     let text = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-    let servers: Vec<String> = match host.dns.is_empty() {
-        true => attachment.dns_servers.iter().map(IpAddr::to_string).collect(),
-        false => host.dns.clone(),
-    };
     files::resolv_conf(
         &text,
         &files::Resolver {
-            servers: &servers,
+            servers: &host.dns,
             search: &host.dns_search,
             options: &host.dns_options,
             host_network: host.network_mode == NetworkMode::Host,
+            embedded: attachment.names,
         },
     )
 }

@@ -8,25 +8,27 @@
 //!
 //! A step that fails gives back what the steps before it took; nothing half made is left.
 
+use super::publish::publish;
 use super::state::{Held, Live, Shared, State, host_error, host_name, random_id};
 use super::types::{AttachRequest, Attachment, Driver, Endpoint};
 use berth_net::addresses::{AddressError, mac_of, mac_text, parse_mac};
-use berth_net::firewall::Publication;
-use berth_net::ports::{self, PortError, Reservation};
+use berth_net::firewall::PortGuard;
+use berth_net::names::NameSockets;
 use berth_net::route::Route;
-use berth_net::slot::{Interface, Namespace};
-use berth_types::spec::{EndpointSpec, PortBinding, PortProto, Protocol};
+use berth_net::slot::{Interface, Namespace, SlotError, Uplink};
+use berth_types::spec::{EndpointSpec, PortBinding, PortProto};
 use berth_types::{ContainerId, Error, ErrorKind, NetworkId, Result};
-use std::collections::{BTreeMap, HashSet};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::path::Path;
+use std::net::{IpAddr, Ipv4Addr};
 
 /// An [`AttachRequest`] that owns what it says, the primary network first.
 pub(super) struct Wanted {
-    id: ContainerId,
-    name: String,
+    pub(super) id: ContainerId,
+    pub(super) name: String,
     endpoints: Vec<(String, EndpointSpec)>,
-    ports: Vec<(PortProto, PortBinding)>,
+    pub(super) ports: Vec<(PortProto, PortBinding)>,
+    /// Name servers of its own.
+    servers: Vec<IpAddr>,
+    hostname: String,
 }
 
 impl From<&AttachRequest<'_>> for Wanted {
@@ -50,23 +52,40 @@ impl From<&AttachRequest<'_>> for Wanted {
             let rest = request.exposed_ports.iter().filter(|port| !request.host.port_bindings.contains_key(port));
             ports.extend(rest.map(|port| (*port, any.clone())));
         }
-        Wanted { id: request.id.clone(), name: request.name.to_owned(), endpoints, ports }
+        Wanted {
+            id: request.id.clone(),
+            name: request.name.to_owned(),
+            endpoints,
+            ports,
+            // What is no address was refused when the container was made, or stands in resolv.conf only.
+            servers: request.host.dns.iter().filter_map(|server| server.parse().ok()).collect(),
+            hostname: request.hostname.to_owned(),
+        }
     }
 }
 
 /// An endpoint on its way.
-struct Planned {
-    network: String,
+pub(super) struct Planned {
+    pub(super) network: String,
     network_id: NetworkId,
-    endpoint: Endpoint,
-    bridge: u32,
-    mtu: u32,
-    mac: [u8; 6],
+    pub(super) endpoint: Endpoint,
+    pub(super) driver: Driver,
+    site: Site,
     internal: bool,
+    has_names: bool,
     /// Where ports are published that name no address.
-    host_binding: Option<IpAddr>,
+    pub(super) host_binding: Option<IpAddr>,
     /// Made ahead of time.
     done: bool,
+}
+
+/// Where and how an endpoint's interface is made.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Site {
+    pub(super) uplink: Uplink,
+    pub(super) mtu: u32,
+    /// Containers there do not talk to each other.
+    pub(super) isolated: bool,
 }
 
 impl Shared {
@@ -82,10 +101,16 @@ impl Shared {
             }
         }
         self.work.notify_all();
-        result
+        let (attachment, sockets) = result?;
+        if let Err(error) = self.tell_names(&wanted.id, &[], sockets) {
+            // The reason worth telling is the first one.
+            self.detach(&wanted.id).ok();
+            return Err(error.context(format!("failed to set up container networking for {}", wanted.name)));
+        }
+        Ok(attachment)
     }
 
-    fn plan(&self, wanted: &Wanted) -> Result<(Vec<Planned>, Option<Namespace>)> {
+    fn plan(&self, wanted: &Wanted) -> Result<(Vec<Planned>, Option<Blank>)> {
         let mut state = self.ready()?;
         let (mut planned, mut namespace): (Vec<Planned>, _) = (Vec::new(), None);
         for (reference, spec) in &wanted.endpoints {
@@ -103,14 +128,14 @@ impl Shared {
                     let mut plan = plan_of(state.find(reference)?, slot.endpoint);
                     plan.endpoint.spec = spec.clone();
                     plan.done = true;
-                    namespace = Some(slot.namespace);
+                    namespace = Some(Blank { namespace: slot.namespace, names: None });
                     Ok(plan)
                 }
-                None => plan_endpoint(&mut state, &id, spec, &format!("eth{}", planned.len())),
+                None => self.plan_endpoint(&mut state, &id, spec, &format!("eth{}", planned.len())),
             };
             match plan {
                 Ok(mut plan) => {
-                    name_endpoint(&mut plan.endpoint, &wanted.id, &wanted.name);
+                    name_endpoint(&mut plan.endpoint, &wanted.id, &wanted.name, &wanted.hostname);
                     planned.push(plan);
                 }
                 Err(error) => {
@@ -122,6 +147,9 @@ impl Shared {
             }
         }
         choose_gateway(&mut planned);
+        if namespace.is_none() && planned.iter().any(|plan| plan.has_names) {
+            namespace = state.blanks.pop();
+        }
         Ok((planned, namespace))
     }
 
@@ -129,15 +157,19 @@ impl Shared {
         &self,
         wanted: &Wanted,
         planned: &mut [Planned],
-        namespace: Option<Namespace>,
-    ) -> Result<Attachment> {
+        namespace: Option<Blank>,
+    ) -> Result<(Attachment, Option<NameSockets>)> {
         let failed = |error: &(dyn std::error::Error + 'static)| {
             host_error(format!("failed to set up container networking for {}", wanted.name), error)
         };
-        let namespace = match namespace {
-            Some(namespace) => namespace,
-            None => Namespace::create().map_err(|error| failed(&error))?,
+        let Blank { namespace, mut names } = match namespace {
+            Some(blank) => blank,
+            None => Blank { namespace: Namespace::create().map_err(|error| failed(&error))?, names: None },
         };
+        let has_names = self.names.are_there() && planned.iter().any(|plan| plan.has_names);
+        if has_names && names.is_none() {
+            names = Some(namespace.open_name_sockets().map_err(|error| failed(&error))?);
+        }
         if planned.iter().any(|plan| !plan.done) {
             let mut route = Route::open().map_err(|error| failed(&error))?;
             for plan in planned.iter().filter(|plan| !plan.done && !plan.endpoint.interface.is_empty()) {
@@ -146,15 +178,21 @@ impl Shared {
         }
 
         let mut state = self.lock();
+        let guards: Vec<PortGuard> =
+            planned.iter().filter(|plan| !plan.done).filter_map(|plan| state.guard_of(&plan.endpoint)).collect();
+        if let (false, Some(ready)) = (guards.is_empty(), &mut state.ready) {
+            ready.firewall.guard(guards).map_err(|error| failed(&error))?;
+        }
         let (publications, reservations, ports) = publish(&mut state, wanted, planned)?;
         state.claim(&wanted.id, &publications);
         let attachment = Attachment {
             netns: namespace.path(),
             endpoints: planned.iter().map(|plan| (plan.network.clone(), plan.endpoint.clone())).collect(),
             ports,
-            dns_servers: Vec::new(),
+            names: has_names,
+            dns_servers: wanted.servers.clone(),
             host_gateway: default_gateway(&state),
-            neighbours: neighbours(&state, planned),
+            neighbours: if has_names { Vec::new() } else { neighbours(&state, planned) },
         };
         let held = Held {
             name: wanted.name.clone(),
@@ -164,7 +202,7 @@ impl Shared {
             reservations,
         };
         state.held.insert(wanted.id.clone(), held);
-        Ok(attachment)
+        Ok((attachment, names.filter(|_| has_names)))
     }
 
     pub(super) fn detach(&self, id: &ContainerId) -> Result<()> {
@@ -179,123 +217,95 @@ impl Shared {
             _ => Ok(()),
         };
         drop(state);
+        // Their owners are told first: sockets inside keep the namespace alive.
+        let gone: Vec<String> =
+            held.attachment.endpoints.values().filter_map(|e| Some(e.network_id.as_ref()?.to_string())).collect();
+        if held.attachment.names
+            && let Err(error) = self.tell_names(id, &gone, None)
+        {
+            tracing::warn!(container = id.short(), %error, "names not given back");
+        }
         // The kernel takes the namespace apart once nobody has it; its addresses come back after that.
         drop(held.namespace);
         self.work.notify_all();
         withdrawn.map_err(|error| host_error(format!("cannot withdraw the ports of container {}", held.name), &error))
     }
+}
 
-    pub(super) fn connect(
-        &self,
-        id: &ContainerId,
-        reference: &str,
-        spec: EndpointSpec,
-        netns: &Path,
-    ) -> Result<Attachment> {
-        let mut state = self.ready()?;
-        let network = state.find(reference)?.network.clone();
-        let Some(held) = state.held.get(id) else {
-            return Err(Error::conflict(format!("container {} is not on any network that can be joined", id.short())));
-        };
-        if held.attachment.endpoints.contains_key(&network.name) {
-            return Err(Error::new(
-                ErrorKind::Forbidden,
-                format!("endpoint with name {} already exists in network {}", held.name, network.name),
-            ));
-        }
-        let name = held.name.clone();
-        let used = |interface: &str| held.attachment.endpoints.values().any(|e| e.interface == interface);
-        let interface = (0..).map(|n| format!("eth{n}")).find(|name| !used(name)).unwrap_or_default();
-        let has_gateway = held.attachment.endpoints.values().any(|e| e.gateway.is_some());
-        let own = match &held.namespace {
-            Some(namespace) => namespace.path(),
-            None => netns.to_owned(),
-        };
-        let mut plan = plan_endpoint(&mut state, &network.id, &spec, &interface)?;
-        name_endpoint(&mut plan.endpoint, id, &name);
-        if has_gateway || plan.internal {
-            (plan.endpoint.gateway, plan.endpoint.ipv6_gateway) = (None, None);
-        }
-        drop(state);
-        let built = Namespace::open(&own).and_then(|namespace| {
-            let mut route = Route::open()
-                .map_err(|source| berth_net::slot::SlotError::Interface { name: interface.clone(), source })?;
-            build(&namespace, &mut route, &plan)
-        });
-        let mut state = self.lock();
-        let result = match (built, state.held.get_mut(id)) {
-            (Ok(()), Some(held)) => {
-                held.attachment.endpoints.insert(plan.network.clone(), plan.endpoint.clone());
-                Ok(held.attachment.clone())
-            }
-            (Ok(()), None) => Err(Error::conflict(format!("container {name} is not running"))),
-            (Err(error), _) => {
-                Err(host_error(format!("cannot connect container {name} to network {}", network.name), &error))
-            }
-        };
-        if result.is_err() {
-            state.leave(&plan.endpoint);
-        }
-        drop(state);
-        self.work.notify_all();
-        result
-    }
-
-    pub(super) fn disconnect(&self, id: &ContainerId, reference: &str) -> Result<Attachment> {
-        let mut state = self.ready()?;
-        let name = state.find(reference)?.network.name.clone();
-        let missing =
-            || Error::new(ErrorKind::Forbidden, format!("container {} is not connected to network {name}", id.short()));
-        let held = state.held.get_mut(id).ok_or_else(missing)?;
-        let endpoint = held.attachment.endpoints.remove(&name).ok_or_else(missing)?;
-        let addresses = endpoint.addresses();
-        let (gone, kept) = held.publications.iter().partition(|p| addresses.contains(&p.container));
-        let gone: Vec<Publication> = gone;
-        held.publications = kept;
-        if !gone.is_empty() {
-            held.attachment.ports.clear();
-            held.reservations.clear();
-        }
-        let attachment = held.attachment.clone();
-        state.unclaim(id, &gone);
-        state.leave(&endpoint);
-        let withdrawn = match &mut state.ready {
-            Some(ready) => {
-                let mut batch = berth_net::netlink::Batch::default();
-                berth_net::route::delete_link(&mut batch, &host_name(&endpoint.endpoint_id));
-                // Gone already means done; anything else is seen to behind.
-                ready.route.run(batch).ok();
-                ready.firewall.withdraw(&gone)
-            }
-            None => Ok(()),
-        };
-        drop(state);
-        self.work.notify_all();
-        withdrawn
-            .map(|()| attachment)
-            .map_err(|error| host_error(format!("cannot disconnect a container from network {name}"), &error))
-    }
+/// A namespace without a network yet; with the sockets of its name server.
+pub(super) struct Blank {
+    pub(super) namespace: Namespace,
+    pub(super) names: Option<NameSockets>,
 }
 
 fn plan_of(live: &Live, endpoint: Endpoint) -> Planned {
     Planned {
         network: live.network.name.clone(),
         network_id: live.network.id.clone(),
-        bridge: live.bridge_index,
-        mtu: live.mtu(),
-        mac: parse_mac(&endpoint.mac_address).unwrap_or_default(),
+        driver: live.network.driver,
+        site: live.site(&endpoint),
         internal: live.network.internal,
+        has_names: live.has_names(),
         host_binding: live.host_binding(),
         endpoint,
         done: false,
     }
 }
 
-/// Takes addresses on network `id`.
-fn plan_endpoint(state: &mut State, id: &NetworkId, spec: &EndpointSpec, interface: &str) -> Result<Planned> {
-    let live = state.networks.get_mut(id).ok_or_else(|| Error::not_found(format!("network {id} not found")))?;
-    let endpoint = live.take_endpoint(spec, interface)?;
-    Ok(plan_of(live, endpoint))
+impl Shared {
+    /// For a container to come: an endpoint of the default bridge with the way out.
+    pub(super) fn plan_slot(&self, state: &mut State, id: &NetworkId) -> Result<(Endpoint, Site)> {
+        let mut plan = self.plan_endpoint(state, id, &EndpointSpec::default(), "eth0")?;
+        plan.endpoint.default_route = plan.leads_out();
+        Ok((plan.endpoint, plan.site))
+    }
+
+    /// Takes addresses on network `id`, and a port of one of its bridges.
+    pub(super) fn plan_endpoint(
+        &self,
+        state: &mut State,
+        id: &NetworkId,
+        spec: &EndpointSpec,
+        interface: &str,
+    ) -> Result<Planned> {
+        let missing = || Error::not_found(format!("network {id} not found"));
+        let shard = self.take_port(state, id)?;
+        let live = state.networks.get_mut(id).ok_or_else(missing)?;
+        match live.take_endpoint(spec, interface) {
+            Ok(mut endpoint) => {
+                endpoint.shard = shard;
+                Ok(plan_of(live, endpoint))
+            }
+            Err(error) => {
+                live.give_back_port(shard);
+                Err(error)
+            }
+        }
+    }
+}
+
+/// What can be told about an endpoint before it is made.
+pub(super) fn check_endpoint(network: &super::types::Network, spec: &EndpointSpec) -> Result<()> {
+    let fixed = spec.ipv4_address.map(IpAddr::from).into_iter().chain(spec.ipv6_address.map(IpAddr::from));
+    let fixed: Vec<IpAddr> = fixed.collect();
+    let invalid = |words: &str| {
+        Error::invalid(format!("invalid config for network {}: invalid endpoint settings:\n{words}", network.name))
+    };
+    if network.is_predefined() && !fixed.is_empty() {
+        return Err(invalid("user specified IP address is supported on user defined networks only"));
+    }
+    if network.is_predefined() && !spec.aliases.is_empty() {
+        return Err(invalid("network-scoped aliases are only supported for user-defined networks"));
+    }
+    for address in fixed {
+        if !network.blocks.iter().any(|block| block.subnet.contains(address)) {
+            return Err(invalid(&format!("no configured subnet contains IP address {address}")));
+        }
+    }
+    if !spec.mac_address.is_empty() && parse_mac(&spec.mac_address).is_none() {
+        return Err(Error::invalid(format!("invalid MAC address: {}", spec.mac_address)));
+    }
+    Ok(())
 }
 
 impl Live {
@@ -307,15 +317,10 @@ impl Live {
             spec: spec.clone(),
             ..Endpoint::default()
         };
-        if self.network.driver != Driver::Bridge {
+        if !self.network.driver.has_addresses() {
             return Ok(endpoint);
         }
-        if self.network.is_predefined() && (spec.ipv4_address.is_some() || spec.ipv6_address.is_some()) {
-            return Err(Error::invalid(
-                "invalid config for network bridge: invalid endpoint settings:\nuser specified IP address is supported \
-                 on user defined networks only",
-            ));
-        }
+        check_endpoint(&self.network, spec)?;
         endpoint.interface = interface.to_owned();
         let mut wanted_v4 = spec.ipv4_address.map(IpAddr::from);
         let mut wanted_v6 = spec.ipv6_address.map(IpAddr::from);
@@ -381,7 +386,7 @@ impl Live {
     }
 }
 
-fn name_endpoint(endpoint: &mut Endpoint, id: &ContainerId, name: &str) {
+pub(super) fn name_endpoint(endpoint: &mut Endpoint, id: &ContainerId, name: &str, hostname: &str) {
     endpoint.aliases = endpoint.spec.aliases.clone();
     let mut names = vec![name.to_owned(), id.short().to_owned()];
     for alias in &endpoint.spec.aliases {
@@ -389,46 +394,51 @@ fn name_endpoint(endpoint: &mut Endpoint, id: &ContainerId, name: &str) {
             names.push(alias.clone());
         }
     }
+    if !hostname.is_empty() && !names.iter().any(|name| name == hostname) {
+        names.push(hostname.to_owned());
+    }
     endpoint.dns_names = names;
 }
 
 /// One endpoint has the default route: the highest priority, else the first that leads out.
 fn choose_gateway(planned: &mut [Planned]) {
-    let candidates = planned.iter().enumerate().filter(|(_, plan)| !plan.internal && plan.endpoint.gateway.is_some());
+    let candidates = planned.iter().enumerate().filter(|(_, plan)| plan.leads_out());
     let best = candidates.max_by_key(|(index, plan)| (plan.endpoint.spec.gateway_priority, -(*index as i64)));
     let best = best.map(|(index, _)| index);
     for (index, plan) in planned.iter_mut().enumerate() {
-        if Some(index) != best && !plan.done {
-            (plan.endpoint.gateway, plan.endpoint.ipv6_gateway) = (None, None);
-        }
+        plan.endpoint.default_route = Some(index) == best;
     }
 }
 
-fn build(namespace: &Namespace, route: &mut Route, plan: &Planned) -> Result<(), berth_net::slot::SlotError> {
-    build_endpoint(namespace, route, &plan.endpoint, plan.bridge, plan.mtu, plan.mac)
+impl Planned {
+    pub(super) fn leads_out(&self) -> bool {
+        !self.internal && (self.endpoint.gateway.is_some() || self.endpoint.ipv6_gateway.is_some())
+    }
+}
+
+pub(super) fn build(namespace: &Namespace, route: &mut Route, plan: &Planned) -> Result<(), SlotError> {
+    build_endpoint(namespace, route, &plan.endpoint, plan.site)
 }
 
 pub(super) fn build_endpoint(
     namespace: &Namespace,
     route: &mut Route,
     endpoint: &Endpoint,
-    bridge: u32,
-    mtu: u32,
-    mac: [u8; 6],
-) -> Result<(), berth_net::slot::SlotError> {
+    site: Site,
+) -> Result<(), SlotError> {
     let v4 = endpoint.ipv4.map(|(address, prefix_len)| (IpAddr::V4(address), prefix_len));
     let v6 = endpoint.ipv6.map(|(address, prefix_len)| (IpAddr::V6(address), prefix_len));
     let addresses: Vec<_> = v4.into_iter().chain(v6).collect();
-    let gateways: Vec<_> =
-        endpoint.gateway.map(IpAddr::V4).into_iter().chain(endpoint.ipv6_gateway.map(IpAddr::V6)).collect();
+    let gateways = if endpoint.default_route { endpoint.gateways() } else { Vec::new() };
     namespace.add_interface(
         route,
         &Interface {
             host_name: &host_name(&endpoint.endpoint_id),
-            bridge,
-            mtu,
+            uplink: site.uplink,
+            mtu: site.mtu,
+            isolated: site.isolated,
             name: &endpoint.interface,
-            mac,
+            mac: parse_mac(&endpoint.mac_address).unwrap_or_default(),
             addresses: &addresses,
             gateways: &gateways,
         },
@@ -453,112 +463,4 @@ fn neighbours(state: &State, planned: &[Planned]) -> Vec<(IpAddr, String)> {
     }
     all.sort();
     all
-}
-
-/// What the same container publishes already.
-type Own = HashSet<(Protocol, IpAddr, u16)>;
-
-type Published = (Vec<Publication>, Vec<Reservation>, BTreeMap<PortProto, Vec<(IpAddr, u16)>>);
-
-/// Keeps the host's ports and opens them in one transaction.
-fn publish(state: &mut State, wanted: &Wanted, planned: &[Planned]) -> Result<Published> {
-    let mut all: Published = Default::default();
-    let Some(target) = planned.iter().find(|plan| !plan.internal && plan.endpoint.gateway.is_some()) else {
-        return Ok(all);
-    };
-    let endpoint = &target.endpoint;
-    let prefix = format!(
-        "driver failed programming external connectivity on endpoint {} ({})",
-        wanted.name, endpoint.endpoint_id
-    );
-    let mut own = Own::new();
-    for (port, binding) in &wanted.ports {
-        let mut pairs: Vec<(IpAddr, IpAddr)> = Vec::new();
-        let (v4, v6) = (endpoint.ipv4.map(|a| a.0), endpoint.ipv6.map(|a| a.0));
-        match (binding.host_ip.or(target.host_binding), v4, v6) {
-            (None, v4, v6) => {
-                pairs.extend(v4.map(|own| (Ipv4Addr::UNSPECIFIED.into(), own.into())));
-                pairs.extend(v6.map(|own| (Ipv6Addr::UNSPECIFIED.into(), own.into())));
-            }
-            (Some(host @ IpAddr::V4(_)), Some(own), _) => pairs.push((host, own.into())),
-            (Some(host @ IpAddr::V6(_)), _, Some(own)) => pairs.push((host, own.into())),
-            (Some(host), _, _) => {
-                return Err(Error::invalid(format!("{prefix}: cannot publish on {host}"))
-                    .with_hint("the container has no address of that family on its network"));
-            }
-        }
-        let hosts: Vec<IpAddr> = pairs.iter().map(|pair| pair.0).collect();
-        let (host_port, kept) = choose_port(state, &own, port.protocol, &hosts, binding.host_port)
-            .map_err(|e| e.context(prefix.clone()))?;
-        all.1.extend(kept);
-        for (host, container) in pairs {
-            own.insert((port.protocol, host, host_port));
-            all.0.push(Publication { protocol: port.protocol, host, host_port, container, container_port: port.port });
-            all.2.entry(*port).or_default().push((host, host_port));
-        }
-    }
-    if let (false, Some(ready)) = (all.0.is_empty(), &mut state.ready) {
-        ready.firewall.publish(&all.0).map_err(|error| host_error(prefix, &error))?;
-    }
-    Ok(all)
-}
-
-fn choose_port(
-    state: &mut State,
-    own: &Own,
-    protocol: Protocol,
-    hosts: &[IpAddr],
-    range: (u16, u16),
-) -> Result<(u16, Vec<Reservation>)> {
-    let ours = range.0 == 0;
-    let (first, last) = if ours { ports::ephemeral_range() } else { (range.0, range.1.max(range.0)) };
-    let count = u32::from(last - first) + 1;
-    // Ports of our choice go round, so that a freed one is not met again at once.
-    let start = if ours { u32::from(state.next_port.clamp(first, last) - first) } else { 0 };
-    let mut refused = None;
-    for step in 0..count {
-        let port = first + ((start + step) % count) as u16;
-        match keep(state, own, protocol, hosts, port) {
-            Ok(kept) => {
-                if ours {
-                    state.next_port = if port == last { first } else { port + 1 };
-                }
-                return Ok((port, kept));
-            }
-            // The last refusal is told: for a single port it is the only one.
-            Err(error) => refused = Some(error),
-        }
-    }
-    let error = refused.unwrap_or_else(|| Error::internal("no port to choose from"));
-    if count == 1 { Err(error) } else { Err(Error::internal(format!("all ports of {first}-{last} are allocated"))) }
-}
-
-/// `port` on all of `hosts`, or on none.
-fn keep(state: &State, own: &Own, protocol: Protocol, hosts: &[IpAddr], port: u16) -> Result<Vec<Reservation>> {
-    let mut kept = Vec::new();
-    for &host in hosts {
-        let bind = format!("Bind for {} failed", std::net::SocketAddr::new(host, port));
-        let allocated = || Error::internal(format!("{bind}: port is already allocated"));
-        if let Some(holder) = state.claimant(protocol, host, port) {
-            let holder = state.held.get(holder).map_or(holder.short(), |held| held.name.as_str());
-            return Err(
-                allocated().with_hint(format!("container {holder} holds it; stop {holder}, or publish another port"))
-            );
-        }
-        let any: IpAddr = if host.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-        if own.contains(&(protocol, host, port)) || own.contains(&(protocol, any, port)) {
-            return Err(allocated().with_hint("this container publishes it twice"));
-        }
-        match ports::reserve(protocol, host, port) {
-            Ok(reservation) => kept.push(reservation),
-            Err(PortError::InUse { holder }) => {
-                return Err(match holder {
-                    Some(holder) => allocated().with_hint(format!("process {holder} of the host has it")),
-                    None => allocated(),
-                });
-            }
-            Err(error) => return Err(host_error(bind, &error)),
-        }
-    }
-    Ok(kept)
 }

@@ -4,19 +4,20 @@
 //! back once they are gone: an address is never handed out while an old interface still answers for it.
 //! `firewall`: waits for the kernel to tell that our table was deleted and puts it back whole.
 
-use super::attach::build_endpoint;
+use super::attach::{Blank, build_endpoint};
 use super::state::{Leaving, Shared, Slot, State};
 use berth_net::firewall::{Notice, Watch};
 use berth_net::netlink::Batch;
 use berth_net::route::{self, Route};
 use berth_net::slot::Namespace;
-use berth_types::spec::EndpointSpec;
 use berth_types::{Error, Result};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 /// Namespaces ready for the next containers. Each costs the kernel about 150 KB, four bear a burst of starts.
 pub(super) const SLOTS: usize = 4;
+/// The same for user networks, once there are any.
+const BLANKS: usize = 2;
 /// The kernel takes a namespace apart within a few milliseconds after its last user; look that often.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// An interface still there after so long is kept by somebody who joined the namespace.
@@ -24,7 +25,7 @@ const PATIENCE: Duration = Duration::from_millis(250);
 /// After a failure to make a slot: not at once again, the host is short of something.
 const AFTER_FAILURE: Duration = Duration::from_secs(1);
 /// The threads go a few calls deep and keep nothing large on the stack.
-const STACK_BYTES: usize = 256 * 1024;
+pub(super) const STACK_BYTES: usize = 256 * 1024;
 
 impl Shared {
     pub(super) fn start_behind(&self) -> Result<()> {
@@ -55,7 +56,8 @@ fn turn(shared: &Arc<Shared>) -> bool {
         if state.closing {
             return false;
         }
-        (std::mem::take(&mut state.leaving), state.slots.len() < SLOTS)
+        let short = state.slots.len() < SLOTS || state.blanks.len() < blanks_wanted(&state);
+        (std::mem::take(&mut state.leaving), short)
     };
     let mut pause = if leaving.is_empty() { Duration::from_secs(5) } else { LOOK_AGAIN };
     if !leaving.is_empty() {
@@ -72,7 +74,12 @@ fn turn(shared: &Arc<Shared>) -> bool {
     }
     if pause > Duration::ZERO {
         let state = shared.lock();
-        let idle = |state: &mut State| !state.closing && state.slots.len() >= SLOTS && state.leaving.is_empty();
+        let idle = |state: &mut State| {
+            !state.closing
+                && state.slots.len() >= SLOTS
+                && state.blanks.len() >= blanks_wanted(state)
+                && state.leaving.is_empty()
+        };
         if pause == LOOK_AGAIN || pause == AFTER_FAILURE {
             // Only time helps; new work waits these milliseconds.
             drop(shared.work.wait_timeout(state, pause));
@@ -105,30 +112,62 @@ fn settle(shared: &Shared, leaving: Vec<Leaving>) {
     let mut state = shared.lock();
     for one in gone {
         if let Some(live) = state.networks.get_mut(&one.network) {
+            let mut batch = Batch::default();
+            for &address in &one.addresses {
+                route::delete_neighbour(&mut batch, live.bridge_index(), address);
+            }
+            // Not there: a macvlan's, or of an engine before.
+            route.run(batch).ok();
             one.addresses.into_iter().for_each(|address| live.give_back(address));
+            live.give_back_port(one.shard);
         }
     }
     state.leaving.extend(still);
+}
+
+fn blanks_wanted(state: &State) -> usize {
+    if state.networks.values().any(super::state::Live::has_names) { BLANKS } else { 0 }
 }
 
 fn fill(shared: &Shared) -> Result<()> {
     let failed = |error: &(dyn std::error::Error + 'static)| {
         Error::because(berth_types::ErrorKind::Internal, "cannot make a network slot", error)
     };
-    let (endpoint, bridge, mtu) = {
+    let planned = {
         let mut state = shared.lock();
-        let live = state.networks.values_mut().find(|live| live.network.name == "bridge");
-        let live = live.ok_or_else(|| Error::internal("no default bridge"))?;
-        (live.take_endpoint(&EndpointSpec::default(), "eth0")?, live.bridge_index, live.mtu())
+        if state.slots.len() >= SLOTS {
+            None
+        } else {
+            let bridge = state.find("bridge")?.network.id.clone();
+            Some(shared.plan_slot(&mut state, &bridge)?)
+        }
     };
-    let mac = berth_net::addresses::parse_mac(&endpoint.mac_address).unwrap_or_default();
+    let Some((endpoint, site)) = planned else {
+        let namespace = Namespace::create().map_err(|error| failed(&error))?;
+        let names = match shared.names.are_there() {
+            true => Some(namespace.open_name_sockets().map_err(|error| failed(&error))?),
+            false => None,
+        };
+        let mut state = shared.lock();
+        if !state.closing {
+            state.blanks.push(Blank { namespace, names });
+        }
+        return Ok(());
+    };
     let made = Namespace::create().and_then(|namespace| {
         let mut route = Route::open()
             .map_err(|source| berth_net::slot::SlotError::Interface { name: endpoint.interface.clone(), source })?;
-        build_endpoint(&namespace, &mut route, &endpoint, bridge, mtu, mac).map(|()| namespace)
+        build_endpoint(&namespace, &mut route, &endpoint, site).map(|()| namespace)
     });
     let mut state = shared.lock();
-    match made {
+    let guarded = made.map_err(|error| failed(&error)).and_then(|namespace| {
+        let guard = state.guard_of(&endpoint);
+        if let (Some(guard), Some(ready)) = (guard, &mut state.ready) {
+            ready.firewall.guard(vec![guard]).map_err(|error| failed(&error))?;
+        }
+        Ok(namespace)
+    });
+    match guarded {
         Ok(namespace) if !state.closing => {
             state.slots.push(Slot { namespace, endpoint });
             Ok(())
@@ -136,7 +175,7 @@ fn fill(shared: &Shared) -> Result<()> {
         Ok(_) => Ok(()),
         Err(error) => {
             state.leave(&endpoint);
-            Err(failed(&error))
+            Err(error)
         }
     }
 }

@@ -1,7 +1,8 @@
 //! A network comes and goes.
 
-use super::setup::{block_of, busy_subnets, choice_lock};
-use super::state::{Live, Shared, host_error, random_id};
+use super::macvlan::{self, OPTION_PARENT};
+use super::setup::{block_of, busy_subnets, choice_lock, host_has_ipv6};
+use super::state::{Live, OPTION_ANTISPOOF, OPTION_ICC, OPTION_MASQUERADE, Shared, host_error, random_id};
 use super::types::{AddressBlock, Driver, Network, NetworkSpec, is_predefined};
 use crate::events::now_unix_nanos;
 use berth_net::addresses::{Subnet, free_subnet};
@@ -19,8 +20,9 @@ const NAME_BYTES_MAX: usize = 255;
 impl Shared {
     pub(super) fn create(&self, spec: NetworkSpec) -> Result<Network> {
         check_name(&spec.name)?;
-        match spec.driver.as_str() {
-            "" | "default" | "bridge" => (),
+        let driver = match spec.driver.as_str() {
+            "" | "default" | "bridge" => Driver::Bridge,
+            "macvlan" => Driver::Macvlan,
             "host" | "null" | "none" => {
                 let driver = if spec.driver == "none" { "null" } else { &spec.driver };
                 return Err(Error::new(
@@ -29,8 +31,11 @@ impl Shared {
                 ));
             }
             other => return Err(Error::not_found(format!("plugin \"{other}\" not found"))),
+        };
+        match driver {
+            Driver::Macvlan => macvlan::check_options(&spec.options)?,
+            _ => check_options(&spec.options)?,
         }
-        check_options(&spec.options)?;
         let mut state = self.ready()?;
         if is_predefined(&spec.name) {
             return Err(Error::new(
@@ -46,13 +51,12 @@ impl Shared {
         };
         let mut route = Route::open().map_err(|error| failed(&error))?;
         let _choosing = choice_lock();
-        let mut taken: Vec<Subnet> = busy_subnets(&mut route, "")?;
-        let networks = state.networks.values().filter(|live| live.network.driver.has_interface());
-        taken.extend(networks.flat_map(|live| live.network.blocks.iter().map(|block| block.subnet)));
+        let taken = self.taken(&state, &mut route, driver)?;
         let blocks = choose_blocks(&spec, &taken)?;
 
         let id = NetworkId::from_bytes(random_id()?);
-        let named = spec.options.get("com.docker.network.bridge.name").filter(|name| !name.is_empty());
+        let option = if driver == Driver::Macvlan { OPTION_PARENT } else { "com.docker.network.bridge.name" };
+        let named = spec.options.get(option).filter(|name| !name.is_empty());
         let bridge = named.cloned().unwrap_or_else(|| format!("br-{}", id.short()));
         if bridge.len() > 15 || bridge.contains(['/', ' ']) {
             return Err(Error::invalid(format!("invalid bridge name: {bridge}")));
@@ -60,11 +64,11 @@ impl Shared {
         let network = Network {
             id: id.clone(),
             name: spec.name.clone(),
-            driver: Driver::Bridge,
+            driver,
             created_unix_nanos: now_unix_nanos(),
             enable_ipv6: blocks_have_ipv6(&blocks),
             blocks,
-            internal: spec.internal,
+            internal: spec.internal || driver == Driver::Macvlan && named.is_none(),
             attachable: spec.attachable,
             labels: spec.labels.clone(),
             options: spec.options.clone(),
@@ -74,12 +78,15 @@ impl Shared {
         state.networks.insert(id.clone(), Live::new(network.clone(), 0));
         let result = self.save(&state).and_then(|()| {
             let links = route.links().map_err(|error| failed(&error))?;
-            if links.iter().any(|link| link.name == network.bridge) {
+            if driver == Driver::Bridge && links.iter().any(|link| link.name == network.bridge) {
                 return Err(Error::conflict(format!("interface {} already exists", network.bridge)));
             }
             let index = self.raise(&mut route, &links, &network)?;
             let live = state.networks.get_mut(&id).expect("inserted above under the same lock");
-            live.bridge_index = index;
+            live.set_bridge_index(index);
+            if driver != Driver::Bridge {
+                return Ok(());
+            }
             let zone = live.zone();
             let ready = state.ready.as_mut().expect("`ready` returned a state that is");
             ready.firewall.add_network(zone).map_err(|error| {
@@ -95,7 +102,24 @@ impl Shared {
             self.save(&state)?;
             return Err(error);
         }
+        drop(state);
+        self.work.notify_all();
         Ok(network)
+    }
+
+    /// What a new network may not overlap: our own, and what the host uses. A macvlan is part of the host's.
+    fn taken(&self, state: &super::state::State, route: &mut Route, driver: Driver) -> Result<Vec<(Subnet, String)>> {
+        let mut taken = Vec::new();
+        for live in state.networks.values().filter(|live| live.network.driver.has_addresses()) {
+            let whose = format!("network {}", live.network.name);
+            taken.extend(live.network.blocks.iter().map(|block| (block.subnet, whose.clone())));
+        }
+        if driver == Driver::Bridge {
+            let own = |subnet: &Subnet| taken.iter().any(|(other, _)| other == subnet);
+            let host: Vec<Subnet> = busy_subnets(route, "")?.into_iter().filter(|subnet| !own(subnet)).collect();
+            taken.extend(host.into_iter().map(|subnet| (subnet, "the host (see `ip route`)".to_owned())));
+        }
+        Ok(taken)
     }
 
     pub(super) fn remove(&self, reference: &str) -> Result<Network> {
@@ -119,15 +143,22 @@ impl Shared {
                 ),
             ));
         }
-        state.networks.remove(&network.id);
+        let shards = state.networks.remove(&network.id).map_or(0, |live| live.shards.len());
         self.save(&state)?;
         let ready = state.ready.as_mut().expect("`ready` returned a state that is");
-        let closed = ready.firewall.remove_network(&network.bridge);
-        let mut batch = Batch::default();
-        route::delete_link(&mut batch, &network.bridge);
-        let deleted = match ready.route.run(batch) {
-            Err(error) if error.errno() != Some(berth_net::Errno::NODEV) => Err(error),
-            _ => Ok(()),
+        let (closed, deleted) = if network.driver == Driver::Macvlan {
+            (Ok(()), self.remove_parent(&mut ready.route, &network))
+        } else {
+            let closed = ready.firewall.remove_network(&network.bridge);
+            let deleted = self.remove_shards(&mut ready.route, &network, shards).and_then(|()| {
+                let mut batch = Batch::default();
+                route::delete_link(&mut batch, &network.bridge);
+                match ready.route.run(batch) {
+                    Err(error) if error.errno() != Some(berth_net::Errno::NODEV) => Err(error),
+                    _ => Ok(()),
+                }
+            });
+            (closed, deleted)
         };
         closed
             .and(deleted)
@@ -143,10 +174,11 @@ fn check_options(options: &BTreeMap<String, String>) -> Result<()> {
     };
     for (name, value) in options {
         let good = match name.as_str() {
-            "com.docker.network.bridge.enable_icc" | "com.docker.network.bridge.enable_ip_masquerade" => boolean(value),
+            OPTION_ICC | OPTION_MASQUERADE | OPTION_ANTISPOOF => boolean(value),
             "com.docker.network.driver.mtu" => value.parse().is_ok_and(|mtu: u32| (68..=65535).contains(&mtu)),
             "com.docker.network.bridge.host_binding_ipv4" => value.parse::<std::net::Ipv4Addr>().is_ok(),
             "com.docker.network.bridge.gateway_mode_ipv4" => value == "nat",
+            "com.docker.network.bridge.gateway_mode_ipv6" => value == "nat",
             "com.docker.network.bridge.name" => true,
             other if other.starts_with("com.docker.network.") => {
                 return Err(Error::not_implemented(format!("network option {other} is not supported")));
@@ -175,8 +207,9 @@ fn check_name(name: &str) -> Result<()> {
 }
 
 /// The blocks asked for, checked against each other and what is `taken`; one of our choice where none is.
-fn choose_blocks(spec: &NetworkSpec, taken: &[Subnet]) -> Result<Vec<AddressBlock>> {
+fn choose_blocks(spec: &NetworkSpec, taken: &[(Subnet, String)]) -> Result<Vec<AddressBlock>> {
     let mut blocks: Vec<AddressBlock> = Vec::new();
+    let enable_ipv6 = spec.enable_ipv6.unwrap_or_else(host_has_ipv6);
     for wanted in &spec.blocks {
         let Some(subnet) = wanted.subnet else {
             if wanted.range.is_some() || wanted.gateway.is_some() || !wanted.auxiliary.is_empty() {
@@ -186,7 +219,7 @@ fn choose_blocks(spec: &NetworkSpec, taken: &[Subnet]) -> Result<Vec<AddressBloc
             }
             continue;
         };
-        if subnet.address.is_ipv6() && !spec.enable_ipv6 {
+        if subnet.address.is_ipv6() && !enable_ipv6 {
             return Err(Error::invalid(format!(
                 "invalid network config:\nsubnet {subnet} needs IPv6 enabled (--ipv6)"
             )));
@@ -194,13 +227,13 @@ fn choose_blocks(spec: &NetworkSpec, taken: &[Subnet]) -> Result<Vec<AddressBloc
         if subnet.prefix_len > if subnet.address.is_ipv4() { 30 } else { 126 } {
             return Err(Error::invalid(format!("invalid subnet {subnet}: it has no room for containers")));
         }
-        let own = blocks.iter().map(|block| block.subnet);
-        if let Some(other) = taken.iter().copied().chain(own).find(|other| other.overlaps(subnet)) {
+        let own = blocks.iter().map(|block| (block.subnet, "this network itself".to_owned()));
+        if let Some((other, whose)) = taken.iter().cloned().chain(own).find(|(other, _)| other.overlaps(subnet)) {
             return Err(Error::new(
                 ErrorKind::Forbidden,
                 "invalid pool request: Pool overlaps with other one on this address space",
             )
-            .with_hint(format!("{subnet} overlaps {other}, which the host or another network uses")));
+            .with_hint(format!("{subnet} overlaps {other} of {whose}; choose another with --subnet")));
         }
         let mut block = block_of(subnet)?;
         if let Some(gateway) = wanted.gateway {
@@ -225,13 +258,14 @@ fn choose_blocks(spec: &NetworkSpec, taken: &[Subnet]) -> Result<Vec<AddressBloc
     }
     if !blocks.iter().any(|block| block.subnet.address.is_ipv4()) {
         let pools: Vec<Subnet> = POOLS.iter().filter_map(|pool| pool.parse().ok()).collect();
-        let subnet = free_subnet(&pools, BLOCK_PREFIX, taken).ok_or_else(|| {
+        let busy: Vec<Subnet> = taken.iter().map(|(subnet, _)| *subnet).collect();
+        let subnet = free_subnet(&pools, BLOCK_PREFIX, &busy).ok_or_else(|| {
             Error::internal("could not find an available, non-overlapping IPv4 address pool among the defaults to assign to the network")
                 .with_hint("give one with --subnet, or remove networks that nobody uses")
         })?;
         blocks.push(block_of(subnet)?);
     }
-    if spec.enable_ipv6 && !blocks_have_ipv6(&blocks) {
+    if enable_ipv6 && !blocks_have_ipv6(&blocks) {
         blocks.push(block_of(unique_local_subnet()?)?);
     }
     Ok(blocks)
@@ -242,7 +276,7 @@ fn blocks_have_ipv6(blocks: &[AddressBlock]) -> bool {
 }
 
 /// A /64 of addresses that nobody else has: fd, then random digits (RFC 4193, 3.2.2).
-fn unique_local_subnet() -> Result<Subnet> {
+pub(super) fn unique_local_subnet() -> Result<Subnet> {
     let random = random_id()?;
     let mut octets = [0; 16];
     octets[0] = 0xfd;

@@ -4,7 +4,12 @@
 //!  Networks   the handle: attach, detach, recover, create, remove, connect, ...
 //!  state      who has which address, slot and port; one lock, no await under it
 //!  attach     a container joins: addresses, interfaces, published ports, or nothing
+//!  connect    a running container joins and leaves more networks
+//!  publish    host ports that lead to containers
 //!  create     a network comes and goes
+//!  shards     more bridges for a network that one bridge cannot hold
+//!  macvlan    networks that are part of the host's own
+//!  names      what the containers' name server is told, and that it runs
 //!  setup      bridges, table and leftovers when an engine starts
 //!  behind     the two threads that work off the answer's path: slots refilled, addresses given back,
 //!             and the firewall table put back when somebody flushes it
@@ -17,9 +22,14 @@
 
 mod attach;
 mod behind;
+mod connect;
 mod create;
+mod macvlan;
+mod names;
+mod publish;
 mod records;
 mod setup;
+mod shards;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -33,8 +43,7 @@ pub(crate) use state::Shared;
 use crate::containers::ListOptions;
 use crate::{Engine, Filters};
 use berth_types::spec::EndpointSpec;
-use berth_types::{ContainerId, Error, NetworkId, Phase, Result};
-use std::path::PathBuf;
+use berth_types::{ContainerId, Error, NetworkId, Result};
 use std::sync::Arc;
 
 /// The engine's networks.
@@ -163,47 +172,52 @@ impl Networks {
         Ok(pruned)
     }
 
-    /// A running container joins one more network.
-    pub async fn connect(&self, container: &str, network: &str, spec: EndpointSpec) -> Result<Attachment> {
+    /// A container joins one more network: at once where it runs, else with its next start.
+    pub async fn connect(&self, container: &str, network: &str, spec: EndpointSpec) -> Result<()> {
         let found = self.shared().resolve(network)?;
-        let (id, pid) = self.running(container).await?;
-        if !matches!(found.driver, Driver::Bridge) {
-            return Err(Error::invalid(format!(
-                "container cannot be connected to {} network while it runs",
-                found.name
-            )));
-        }
-        let netns = PathBuf::from(format!("/proc/{pid}/ns/net"));
-        let (shared, reference, to) = (self.shared(), id.clone(), found.id.to_string());
-        let attachment = blocking(move || shared.connect(&reference, &to, spec, &netns)).await?;
-        self.tell("connect", &found, Some(&id));
+        self.engine.containers().join_network(container, &found, spec).await
+    }
+
+    /// A container leaves a network. With `force` also a container that is not known any more.
+    pub async fn disconnect(&self, container: &str, network: &str, force: bool) -> Result<()> {
+        let found = self.shared().resolve(network)?;
+        self.engine.containers().leave_network(container, &found, force).await
+    }
+
+    /// The part of it that is done to a running container's network.
+    pub(crate) async fn join(
+        &self,
+        id: &ContainerId,
+        network: &Network,
+        spec: EndpointSpec,
+        hostname: String,
+    ) -> Result<Attachment> {
+        let (shared, own, to) = (self.shared(), id.clone(), network.id.to_string());
+        let attachment = blocking(move || shared.connect(&own, &to, spec, &hostname)).await?;
+        self.tell("connect", network, Some(id));
         Ok(attachment)
     }
 
-    /// A running container leaves a network.
-    pub async fn disconnect(&self, container: &str, network: &str) -> Result<Attachment> {
-        let found = self.shared().resolve(network)?;
-        let (id, _) = self.running(container).await?;
-        let (shared, reference, from) = (self.shared(), id.clone(), found.id.to_string());
-        let attachment = blocking(move || shared.disconnect(&reference, &from)).await?;
-        self.tell("disconnect", &found, Some(&id));
+    pub(crate) async fn part(&self, id: &ContainerId, network: &Network) -> Result<Attachment> {
+        let (shared, own, from) = (self.shared(), id.clone(), network.id.to_string());
+        let attachment = blocking(move || shared.disconnect(&own, &from)).await?;
+        self.tell("disconnect", network, Some(id));
         Ok(attachment)
     }
 
-    async fn running(&self, container: &str) -> Result<(ContainerId, i64)> {
-        let found = self.engine.containers().inspect(container, false).await?;
-        match found.state.phase {
-            Phase::Running { pid } | Phase::Paused { pid } => Ok((found.id, i64::from(pid))),
-            _ => Err(Error::not_implemented(format!(
-                "networks of container {} can be changed while it runs; it does not",
-                found.name
-            ))),
-        }
+    /// Whether an endpoint like this can be made on the network, as far as that can be told before.
+    pub(crate) fn check_endpoint(&self, network: &Network, spec: &EndpointSpec) -> Result<()> {
+        attach::check_endpoint(network, spec)
+    }
+
+    pub(crate) fn network(&self, reference: &str) -> Result<Network> {
+        self.shared().resolve(reference)
     }
 
     /// A running container got another name.
-    pub fn renamed(&self, id: &ContainerId, name: &str) {
-        self.shared().renamed(id, name);
+    pub async fn renamed(&self, id: &ContainerId, name: &str) -> Result<()> {
+        let (shared, id, name) = (self.shared(), id.clone(), name.to_owned());
+        blocking(move || shared.renamed(&id, &name)).await
     }
 
     /// The counters of a running container's interfaces.

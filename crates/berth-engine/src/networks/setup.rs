@@ -9,10 +9,11 @@ use super::state::{Held, Live, Ready, Shared, State, host_error, host_name, rand
 use super::types::{AddressBlock, Attachment, Driver, Network};
 use crate::events::now_unix_nanos;
 use berth_net::addresses::{Subnet, free_subnet, mac_of};
-use berth_net::firewall::{Firewall, Publication};
+use berth_net::firewall::{Contents, Firewall, Publication};
 use berth_net::netlink::{Batch, NetlinkError};
 use berth_net::ports;
 use berth_net::route::{self, Link, Range, Route};
+use berth_net::slot::Namespace;
 use berth_types::{ContainerId, Error, NetworkId, Result};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
@@ -24,6 +25,11 @@ const DEFAULT_BRIDGE_PREFIX: u8 = 16;
 /// A lock among engines of one host while they choose subnets; without it two could choose the same.
 const CHOICE_LOCK: &str = "/run/berth-subnets.lock";
 
+/// Written into a bridge's alias: whose it is.
+pub(super) fn mark(bridge_name: &str) -> String {
+    format!("berth {bridge_name}")
+}
+
 fn pool(text: &str) -> Vec<Subnet> {
     text.parse().into_iter().collect()
 }
@@ -32,11 +38,6 @@ impl Shared {
     /// The table's name: the bridge's interface name is one engine's only.
     pub(super) fn table(&self) -> String {
         format!("berth_{}", self.bridge_name)
-    }
-
-    /// Written into a bridge's alias: whose it is.
-    fn mark(&self) -> String {
-        format!("berth {}", self.bridge_name)
     }
 
     pub(super) fn recover(&self, attached: Vec<(ContainerId, Attachment)>) -> Result<()> {
@@ -49,31 +50,46 @@ impl Shared {
         make_room_for_descriptors();
         let _choosing = choice_lock();
         self.add_predefined(&mut state, &mut route)?;
-        self.adopt(&mut state, attached);
         forward_packets()?;
 
         let links = route.links().map_err(failed)?;
-        for live in state.networks.values_mut().filter(|live| live.network.driver.has_interface()) {
+        for live in state.networks.values_mut().filter(|live| live.network.driver.has_addresses()) {
             match self.raise(&mut route, &links, &live.network) {
-                Ok(index) => live.bridge_index = index,
+                Ok(index) => live.set_bridge_index(index),
                 // One network that cannot be had must not cost the others.
                 Err(error) if !live.network.is_predefined() => {
                     tracing::error!(network = live.network.name, %error, "network is not usable");
                 }
                 Err(error) => return Err(error),
             }
+            live.shards.truncate(1);
+            live.shards.extend(self.find_shards(&links, &live.network));
         }
+        self.adopt(&mut state, attached);
         self.clear_leftovers(&state, &mut route, &links).map_err(failed)?;
 
-        let zones = state.networks.values().filter(|live| live.network.driver.has_interface()).map(Live::zone);
-        let publications: Vec<Publication> =
-            state.held.values().flat_map(|held| held.publications.iter().copied()).collect();
-        let firewall = Firewall::open_with(&self.table(), zones.collect(), &publications).map_err(|error| {
+        let endpoints = state.held.values().flat_map(|held| held.attachment.endpoints.values());
+        let contents = Contents {
+            zones: state.networks.values().filter(|live| live.network.driver.has_bridge()).map(Live::zone).collect(),
+            publications: state.held.values().flat_map(|held| held.publications.iter().copied()).collect(),
+            guards: endpoints.filter_map(|endpoint| state.guard_of(endpoint)).collect(),
+            doors: self.doors.clone(),
+            loopback_ipv6: !bridged_ipv6_is_filtered(),
+        };
+        let firewall = Firewall::open_with(&self.table(), contents).map_err(|error| {
             host_error("cannot set up the firewall table", &error)
                 .with_hint("the kernel needs nf_tables with NAT: load the modules nf_tables, nft_chain_nat, nft_masq, nft_fib_inet")
         })?;
+        if !firewall.is_guarding() {
+            tracing::warn!(
+                "this kernel does not filter on bridges (NF_TABLES_BRIDGE): containers of one network can pretend to be each other"
+            );
+        }
         state.ready = Some(Ready { route, firewall });
         drop(state);
+        if let Err(error) = self.restore_names() {
+            tracing::error!(%error, "containers cannot look up names");
+        }
         self.start_behind()
     }
 
@@ -90,10 +106,14 @@ impl Shared {
         let configured = self.bridge_subnet.as_deref().map(configured_block).transpose()?;
         let old = state.find("bridge").ok().map(|live| live.network.clone());
         let busy: Vec<Subnet> = busy_subnets(route, &self.bridge_name)?;
+        let has_ipv6 = host_has_ipv6();
+        if !has_ipv6 {
+            tracing::info!("this host has no IPv6: networks are IPv4 only");
+        }
         let keep = old.as_ref().and_then(|network| network.blocks.first()).is_some_and(|block| match &configured {
             Some(wanted) => wanted == block,
             None => !busy.iter().any(|taken| taken.overlaps(block.subnet)),
-        });
+        }) && old.as_ref().is_some_and(|network| network.enable_ipv6 == has_ipv6);
         if !keep || old.as_ref().is_some_and(|network| network.bridge != self.bridge_name) {
             let block = match configured {
                 Some(block) => block,
@@ -103,10 +123,19 @@ impl Shared {
                 Some(network) => network.id.clone(),
                 None => NetworkId::from_bytes(random_id()?),
             };
+            let mut blocks = vec![block];
+            if has_ipv6 {
+                let before = old.iter().flat_map(|network| &network.blocks).find(|b| b.subnet.address.is_ipv6());
+                blocks.push(match before {
+                    Some(block) => block.clone(),
+                    None => block_of(super::create::unique_local_subnet()?)?,
+                });
+            }
             let network = Network {
                 id,
                 bridge: self.bridge_name.clone(),
-                blocks: vec![block],
+                blocks,
+                enable_ipv6: has_ipv6,
                 ..predefined("bridge", Driver::Bridge)?
             };
             state.networks.insert(network.id.clone(), Live::new(network, 0));
@@ -139,6 +168,9 @@ impl Shared {
             let mut publications = Vec::new();
             for endpoint in attachment.endpoints.values() {
                 if let Some(live) = endpoint.network_id.as_ref().and_then(|id| state.networks.get_mut(id)) {
+                    if let Some(shard) = live.shards.get_mut(endpoint.shard) {
+                        shard.ports += 1;
+                    }
                     for address in endpoint.addresses() {
                         for pool in live.pools.iter_mut().filter(|pool| pool.subnet().contains(address)) {
                             // Two containers with one address cannot be; if records say so, both run on.
@@ -147,7 +179,7 @@ impl Shared {
                     }
                 }
             }
-            let target = attachment.endpoints.values().find(|endpoint| endpoint.gateway.is_some());
+            let target = attachment.endpoints.values().find(|endpoint| endpoint.default_route);
             for (port, listeners) in &attachment.ports {
                 for &(host, host_port) in listeners {
                     let own = target.and_then(|endpoint| match host {
@@ -169,8 +201,9 @@ impl Shared {
             let name = attachment.endpoints.values().find_map(|endpoint| endpoint.dns_names.first().cloned());
             let held = Held {
                 name: name.unwrap_or_else(|| id.short().to_owned()),
+                // Kept open from now on; whoever is in it keeps it anyway.
+                namespace: Namespace::open(&attachment.netns).ok(),
                 attachment,
-                namespace: None,
                 publications,
                 reservations,
             };
@@ -181,11 +214,14 @@ impl Shared {
 
     /// The bridge of `network`, made or found; answers its interface index.
     pub(super) fn raise(&self, route: &mut Route, links: &[Link], network: &Network) -> Result<u32> {
+        if network.driver == Driver::Macvlan {
+            return self.raise_parent(route, links, network);
+        }
         let name = network.bridge.as_str();
         let failed = |error: NetlinkError| host_error(format!("cannot set up bridge {name}"), &error);
         let found = links.iter().find(|link| link.name == name);
         if let Some(link) = found
-            && (link.kind != "bridge" || !(link.alias.is_empty() || link.alias == self.mark()))
+            && (link.kind != "bridge" || !(link.alias.is_empty() || link.alias == mark(&self.bridge_name)))
         {
             return Err(Error::conflict(format!("interface {name} belongs to somebody else"))
                 .with_hint("choose another name for the engine's bridge"));
@@ -198,7 +234,7 @@ impl Shared {
             let mac = mac_of(v4.unwrap_or(Ipv4Addr::LOCALHOST));
             let mtu = network.options.get("com.docker.network.driver.mtu").and_then(|text| text.parse().ok());
             let mut batch = Batch::default();
-            route::add_bridge(&mut batch, name, mac, mtu.unwrap_or(1500), &self.mark());
+            route::add_bridge(&mut batch, name, mac, mtu.unwrap_or(1500), &mark(&self.bridge_name));
             route.run(batch).map_err(failed)?;
         }
         let link = route.link(name).map_err(failed)?;
@@ -207,16 +243,23 @@ impl Shared {
         write_sysctl(&format!("/proc/sys/net/ipv4/conf/{name}/route_localnet"), "1")?;
         // Containers do not advertise routes to the host. Absent on hosts without IPv6.
         write_sysctl(&format!("/proc/sys/net/ipv6/conf/{name}/accept_ra"), "0").ok();
+        // Nor do they send the host's packets elsewhere.
+        write_sysctl(&format!("/proc/sys/net/ipv4/conf/{name}/accept_redirects"), "0")?;
+        write_sysctl(&format!("/proc/sys/net/ipv6/conf/{name}/accept_redirects"), "0").ok();
 
         if network.enable_ipv6 {
             forward_ipv6()?;
             write_sysctl(&format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"), "0")?;
+        } else {
+            write_sysctl(&format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"), "1").ok();
         }
 
         let mut batch = Batch::default();
         let wanted: Vec<(IpAddr, u8)> =
             network.blocks.iter().map(|block| (block.gateway, block.subnet.prefix_len)).collect();
-        for range in route.ranges().map_err(failed)?.iter().filter(|range| range.index == index) {
+        // A fresh bridge has no addresses; looking at a thousand others' would be all that its making costs.
+        let ranges = if found.is_some() { route.ranges().map_err(failed)? } else { Vec::new() };
+        for range in ranges.iter().filter(|range| range.index == index) {
             let stale = is_interface_address(range) && !wanted.contains(&(range.address, range.prefix_len));
             if stale {
                 route::delete_address(&mut batch, index, range.address, range.prefix_len);
@@ -230,19 +273,33 @@ impl Shared {
         }
         route::set_up(&mut batch, index);
         route.run(batch).map_err(failed)?;
+        if network.enable_ipv6 {
+            let mut batch = Batch::default();
+            route::accept_ipv6_loopback(&mut batch, index);
+            route.run(batch).map_err(failed)?;
+        }
         Ok(index)
     }
 
     fn clear_leftovers(&self, state: &State, route: &mut Route, links: &[Link]) -> Result<(), NetlinkError> {
-        let bridges: BTreeSet<u32> =
-            state.networks.values().map(|live| live.bridge_index).filter(|&index| index != 0).collect();
+        let shards = state.networks.values().flat_map(|live| &live.shards);
+        let bridges: BTreeSet<u32> = shards.map(|shard| shard.index).filter(|&index| index != 0).collect();
         let held = state.held.values().flat_map(|held| held.attachment.endpoints.values());
         let ours: BTreeSet<String> = held.map(|endpoint| host_name(&endpoint.endpoint_id)).collect();
         for link in links {
             let orphan_port =
                 bridges.contains(&link.master) && link.name.starts_with("bv") && !ours.contains(&link.name);
-            let orphan_bridge = link.kind == "bridge" && link.alias == self.mark() && !bridges.contains(&link.index);
+            let mark = mark(&self.bridge_name);
+            let ours_by_mark = link.alias == mark || link.alias.starts_with(&format!("{mark} "));
+            let orphan_bridge =
+                matches!(link.kind.as_str(), "bridge" | "vlan") && ours_by_mark && !bridges.contains(&link.index);
             if orphan_port || orphan_bridge {
+                if let Some(trunk) = link.name.strip_prefix("bs").filter(|_| orphan_bridge) {
+                    let mut batch = Batch::default();
+                    route::delete_link(&mut batch, &format!("bt{trunk}"));
+                    // Its bridge may have gone with its network's first one, and its trunk with that.
+                    route.run(batch).ok();
+                }
                 let mut batch = Batch::default();
                 route::delete_link(&mut batch, &link.name);
                 match route.run(batch) {
@@ -338,6 +395,17 @@ fn make_room_for_descriptors() {
     }
 }
 
+/// Where bridged packets pass the host's packet filter, answers to ::1 are translated back while they are still on
+/// the bridge, and then dropped by the kernel as loopback addresses from a wire (ip6_rcv_core).
+fn bridged_ipv6_is_filtered() -> bool {
+    std::fs::read_to_string("/proc/sys/net/bridge/bridge-nf-call-ip6tables").is_ok_and(|text| text.trim_end() == "1")
+}
+
+/// Whether interfaces of this host may have IPv6 addresses.
+pub(super) fn host_has_ipv6() -> bool {
+    std::fs::read_to_string("/proc/sys/net/ipv6/conf/all/disable_ipv6").is_ok_and(|text| text.trim_end() == "0")
+}
+
 fn forward_packets() -> Result<()> {
     write_sysctl("/proc/sys/net/ipv4/ip_forward", "1")
 }
@@ -361,7 +429,7 @@ fn forward_ipv6() -> Result<()> {
     write_sysctl(ALL, "1")
 }
 
-fn write_sysctl(path: &str, value: &str) -> Result<()> {
+pub(super) fn write_sysctl(path: &str, value: &str) -> Result<()> {
     if std::fs::read_to_string(path).is_ok_and(|old| old.trim_end() == value) {
         return Ok(());
     }

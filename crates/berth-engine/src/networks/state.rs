@@ -3,13 +3,15 @@
 //! One lock guards [`State`]; kernel calls that may take long (namespaces, interfaces) happen outside it,
 //! changes of the firewall inside, so that table and memory never differ.
 
+use super::attach::{Blank, Site};
+use super::names::Names;
 use super::types::{AddressBlock, Attachment, Driver, Endpoint, InterfaceCounters, Network, NetworkView};
 use crate::EngineConfig;
 use berth_net::addresses::Addresses;
-use berth_net::firewall::{Firewall, Publication, Zone};
+use berth_net::firewall::{Firewall, PortGuard, Publication, Zone};
 use berth_net::ports::Reservation;
 use berth_net::route::Route;
-use berth_net::slot::Namespace;
+use berth_net::slot::{Namespace, Uplink};
 use berth_types::spec::Protocol;
 use berth_types::{ContainerId, Error, ErrorKind, NetworkId, Result};
 use std::collections::{BTreeMap, HashMap};
@@ -23,6 +25,9 @@ pub(crate) struct Shared {
     pub(super) bridge_name: String,
     pub(super) bridge_subnet: Option<String>,
     pub(super) records: PathBuf,
+    /// TCP ports that no container may reach on the host.
+    pub(super) doors: Vec<u16>,
+    pub(super) names: Names,
     pub(super) state: Mutex<State>,
     /// Rung when there is work behind: slots to fill, addresses to give back.
     pub(super) work: Condvar,
@@ -37,6 +42,8 @@ pub(super) struct State {
     pub(super) networks: BTreeMap<NetworkId, Live>,
     pub(super) held: HashMap<ContainerId, Held>,
     pub(super) slots: Vec<Slot>,
+    /// Namespaces for containers of user networks.
+    pub(super) blanks: Vec<Blank>,
     /// Published host ports: the addresses they are published on, and by whom.
     pub(super) claims: HashMap<(Protocol, u16), Vec<(IpAddr, ContainerId)>>,
     /// Addresses whose interfaces are on their way out.
@@ -55,8 +62,18 @@ pub(super) struct Ready {
 /// A network with its addresses; `pools` go with `network.blocks`.
 pub(super) struct Live {
     pub(super) network: Network,
-    pub(super) bridge_index: u32,
+    /// Its bridges, or the one parent of a macvlan. The first is the network's own.
+    pub(super) shards: Vec<Shard>,
     pub(super) pools: Vec<Addresses>,
+}
+
+/// One bridge of a network.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Shard {
+    pub(super) name: String,
+    pub(super) index: u32,
+    /// Containers on it.
+    pub(super) ports: usize,
 }
 
 /// What a running container has.
@@ -77,9 +94,15 @@ pub(super) struct Slot {
 pub(super) struct Leaving {
     pub(super) host_name: String,
     pub(super) network: NetworkId,
+    pub(super) shard: usize,
     pub(super) addresses: Vec<IpAddr>,
     pub(super) since: Instant,
 }
+
+pub(super) const OPTION_ICC: &str = "com.docker.network.bridge.enable_icc";
+pub(super) const OPTION_MASQUERADE: &str = "com.docker.network.bridge.enable_ip_masquerade";
+/// Off: containers of the network may send under each other's addresses.
+pub(super) const OPTION_ANTISPOOF: &str = "berth.network.antispoof";
 
 /// The host's end of an endpoint's veth pair.
 pub(super) fn host_name(endpoint_id: &str) -> String {
@@ -98,6 +121,11 @@ impl Endpoint {
         let v4 = self.ipv4.map(|(address, _)| IpAddr::V4(address));
         v4.into_iter().chain(self.ipv6.map(|(address, _)| IpAddr::V6(address))).collect()
     }
+
+    pub(super) fn gateways(&self) -> Vec<IpAddr> {
+        let v4 = self.gateway.map(IpAddr::V4);
+        v4.into_iter().chain(self.ipv6_gateway.map(IpAddr::V6)).collect()
+    }
 }
 
 impl Live {
@@ -108,21 +136,58 @@ impl Live {
             Addresses::new(block.subnet, block.range, &reserved)
         };
         let pools = network.blocks.iter().map(pool).collect();
-        Live { network, bridge_index, pools }
+        let shards = vec![Shard { name: network.bridge.clone(), index: bridge_index, ports: 0 }];
+        Live { network, shards, pools }
     }
 
-    pub(super) fn zone(&self) -> Zone {
-        let option = |name: &str, default: bool| match self.network.options.get(name).map(String::as_str) {
+    pub(super) fn bridge_index(&self) -> u32 {
+        self.shards.first().map_or(0, |shard| shard.index)
+    }
+
+    pub(super) fn set_bridge_index(&mut self, index: u32) {
+        if let Some(first) = self.shards.first_mut() {
+            first.index = index;
+        }
+    }
+
+    /// Whether the name server answers for containers on it: on all but the predefined ones, as in Docker.
+    pub(super) fn has_names(&self) -> bool {
+        self.network.driver.has_addresses() && !self.network.is_predefined()
+    }
+
+    fn option(&self, name: &str, default: bool) -> bool {
+        match self.network.options.get(name).map(String::as_str) {
             Some("false" | "0" | "False" | "FALSE" | "f" | "F") => false,
             Some(_) => true,
             None => default,
+        }
+    }
+
+    /// Where an endpoint's interface hangs.
+    pub(super) fn site(&self, endpoint: &Endpoint) -> Site {
+        let index = self.shards.get(endpoint.shard).map_or(0, |shard| shard.index);
+        let uplink = match self.network.driver {
+            Driver::Macvlan => Uplink::Macvlan { parent: index, mode: super::macvlan::mode(&self.network) },
+            Driver::Bridge | Driver::Host | Driver::Null => Uplink::Bridge { index, gateway: self.bridge_index() },
         };
+        Site { uplink, mtu: self.mtu(), isolated: !self.option(OPTION_ICC, true) }
+    }
+
+    pub(super) fn give_back_port(&mut self, shard: usize) {
+        if let Some(shard) = self.shards.get_mut(shard) {
+            shard.ports = shard.ports.saturating_sub(1);
+        }
+    }
+
+    pub(super) fn zone(&self) -> Zone {
         Zone {
             bridge: self.network.bridge.clone(),
+            more_bridges: self.shards.iter().skip(1).map(|shard| shard.name.clone()).collect(),
+            gateways: self.network.blocks.iter().map(|block| block.gateway).collect(),
             subnets: self.network.blocks.iter().map(|block| block.subnet).collect(),
             internal: self.network.internal,
-            masquerade: option("com.docker.network.bridge.enable_ip_masquerade", true),
-            inter_container: option("com.docker.network.bridge.enable_icc", true),
+            masquerade: self.option(OPTION_MASQUERADE, true),
+            inter_container: self.option(OPTION_ICC, true),
         }
     }
 
@@ -134,7 +199,8 @@ impl Live {
 
     pub(super) fn mtu(&self) -> u32 {
         let wanted = self.network.options.get("com.docker.network.driver.mtu");
-        wanted.and_then(|text| text.parse().ok()).filter(|mtu| (68..=65535).contains(mtu)).unwrap_or(1500)
+        let default = if self.network.driver == Driver::Macvlan { 0 } else { 1500 };
+        wanted.and_then(|text| text.parse().ok()).filter(|mtu| (68..=65535).contains(mtu)).unwrap_or(default)
     }
 
     pub(super) fn give_back(&mut self, address: IpAddr) {
@@ -194,18 +260,32 @@ impl State {
         }
     }
 
+    /// What an endpoint's port may send as; `None`: it has no port, or anything.
+    pub(super) fn guard_of(&self, endpoint: &Endpoint) -> Option<PortGuard> {
+        let live = self.networks.get(endpoint.network_id.as_ref()?)?;
+        (live.network.driver.has_bridge() && live.option(OPTION_ANTISPOOF, true)).then(|| PortGuard {
+            port: host_name(&endpoint.endpoint_id),
+            mac: berth_net::addresses::parse_mac(&endpoint.mac_address).unwrap_or_default(),
+            addresses: endpoint.addresses(),
+        })
+    }
+
     /// Takes back what an endpoint has; its addresses follow once the interface is gone.
     pub(super) fn leave(&mut self, endpoint: &Endpoint) {
-        if let Some(network) = &endpoint.network_id
-            && !endpoint.addresses().is_empty()
+        let Some(network) = endpoint.network_id.as_ref().filter(|_| !endpoint.addresses().is_empty()) else { return };
+        let host_name = host_name(&endpoint.endpoint_id);
+        if let Some(ready) = &mut self.ready
+            && let Err(error) = ready.firewall.unguard(std::slice::from_ref(&host_name))
         {
-            self.leaving.push(Leaving {
-                host_name: host_name(&endpoint.endpoint_id),
-                network: network.clone(),
-                addresses: endpoint.addresses(),
-                since: Instant::now(),
-            });
+            tracing::warn!(%error, interface = host_name, "its addresses stay guarded");
         }
+        self.leaving.push(Leaving {
+            host_name,
+            network: network.clone(),
+            shard: endpoint.shard,
+            addresses: endpoint.addresses(),
+            since: Instant::now(),
+        });
     }
 }
 
@@ -221,6 +301,8 @@ impl Shared {
             bridge_name: config.bridge_name.clone(),
             bridge_subnet: config.bridge_subnet.clone(),
             records,
+            doors: config.closed_ports.clone(),
+            names: Names::new(config.dns_program.as_deref(), &config.exec_root),
             state: Mutex::new(state),
             work: Condvar::new(),
             me: me.clone(),
@@ -268,21 +350,40 @@ impl Shared {
         state.networks.values().map(view).collect()
     }
 
-    pub(super) fn renamed(&self, id: &ContainerId, name: &str) {
+    pub(super) fn renamed(&self, id: &ContainerId, name: &str) -> Result<()> {
         if let Some(held) = self.lock().held.get_mut(id) {
-            held.name = name.to_owned();
+            let old = std::mem::replace(&mut held.name, name.to_owned());
+            for endpoint in held.attachment.endpoints.values_mut() {
+                for known in endpoint.dns_names.iter_mut().filter(|known| **known == old) {
+                    name.clone_into(known);
+                }
+            }
         }
+        self.tell_names(id, &[], None)
     }
 
     pub(super) fn counters(&self, id: &ContainerId) -> Result<Vec<InterfaceCounters>> {
         let mut state = self.lock();
-        let State { ready: Some(ready), held, .. } = &mut *state else { return Ok(Vec::new()) };
+        let State { ready: Some(ready), held, networks, .. } = &mut *state else { return Ok(Vec::new()) };
         let Some(held) = held.get(id) else { return Ok(Vec::new()) };
+        let failed = |error: &(dyn std::error::Error + 'static)| {
+            Error::because(ErrorKind::Internal, format!("cannot read counters of container {}", held.name), error)
+        };
         let mut all = Vec::new();
+        let mut inside = None;
         for endpoint in held.attachment.endpoints.values().filter(|endpoint| !endpoint.interface.is_empty()) {
-            let link = ready.route.link(&host_name(&endpoint.endpoint_id)).map_err(|error| {
-                Error::because(ErrorKind::Internal, format!("cannot read counters of container {}", held.name), &error)
-            })?;
+            let live = endpoint.network_id.as_ref().and_then(|id| networks.get(id));
+            if live.is_some_and(|live| !live.network.driver.has_bridge()) {
+                // No end of it on the host: read inside.
+                if inside.is_none() {
+                    let links = held.namespace.as_ref().map(|own| own.links().map_err(|error| failed(&error)));
+                    inside = Some(links.transpose()?.unwrap_or_default());
+                }
+                let link = inside.iter().flatten().find(|link| link.name == endpoint.interface);
+                all.extend(link.map(|link| (endpoint.interface.clone(), link.counters)));
+                continue;
+            }
+            let link = ready.route.link(&host_name(&endpoint.endpoint_id)).map_err(|error| failed(&error))?;
             all.extend(link.map(|link| (endpoint.interface.clone(), link.counters.from_other_end())));
         }
         Ok(all)
@@ -293,6 +394,9 @@ impl Shared {
         let mut state = self.lock();
         state.closing = true;
         state.slots.clear();
+        state.blanks.clear();
+        drop(state);
+        self.names.hang_up();
         self.work.notify_all();
     }
 }
@@ -303,7 +407,11 @@ pub(super) fn host_error(action: impl Into<String>, error: &(dyn std::error::Err
 }
 
 impl Driver {
-    pub(super) fn has_interface(self) -> bool {
+    pub(super) fn has_bridge(self) -> bool {
         self == Driver::Bridge
+    }
+
+    pub(super) fn has_addresses(self) -> bool {
+        matches!(self, Driver::Bridge | Driver::Macvlan)
     }
 }

@@ -1,5 +1,8 @@
 //! Whole networks in private network namespaces: a "host", containers on it, and a machine outside.
 
+mod isolation;
+mod large;
+
 use super::attach::Wanted;
 use super::state::Shared;
 use super::types::{AttachRequest, Attachment, NetworkSpec};
@@ -45,9 +48,16 @@ fn in_private_network(work: impl FnOnce(PathBuf) + Send + 'static) {
     result.unwrap();
 }
 
-fn engine(folder: &std::path::Path) -> Arc<Shared> {
+fn config(folder: &std::path::Path) -> EngineConfig {
     let mut config = EngineConfig::new(folder, folder, "/nonexistent");
     config.bridge_name = "btest0".to_owned();
+    // Names have tests of their own; here are networks only.
+    config.dns_program = None;
+    config
+}
+
+fn engine(folder: &std::path::Path) -> Arc<Shared> {
+    let config = config(folder);
     let shared = Shared::open(&config).unwrap();
     shared.recover(Vec::new()).unwrap();
     shared
@@ -88,6 +98,7 @@ fn start(shared: &Shared, n: u8, ask: &Ask) -> berth_types::Result<Attachment> {
         primary: Some(ask.network),
         host: &host,
         exposed_ports: &BTreeSet::new(),
+        hostname: "",
     };
     shared.attach(Wanted::from(&request))
 }
@@ -138,7 +149,8 @@ fn outside() -> Namespace {
     let machine = Namespace::create().unwrap();
     let interface = Interface {
         host_name: "wire1",
-        bridge: index,
+        uplink: berth_net::slot::Uplink::Bridge { index, gateway: index },
+        isolated: false,
         mtu: 1500,
         name: "eth0",
         mac: [2, 0, 0, 0, 0, 2],
@@ -309,7 +321,7 @@ fn fixed_addresses_are_kept_and_clashes_are_refused() {
         let error = shared.remove("fix").unwrap_err();
         assert!(error.message.contains("has active endpoints"), "{error}");
         // Joining and leaving while running.
-        let more = shared.connect(&id(1), "bridge", EndpointSpec::default(), &one.netns).unwrap();
+        let more = shared.connect(&id(1), "bridge", EndpointSpec::default(), "").unwrap();
         assert_eq!(more.endpoints["bridge"].interface, "eth1");
         assert!(inside(&one).links().unwrap().iter().any(|link| link.name == "eth1"));
         shared.disconnect(&id(1), "fix").unwrap();
@@ -323,6 +335,10 @@ fn fixed_addresses_are_kept_and_clashes_are_refused() {
 #[test]
 fn a_network_with_ipv6_is_published_on_both_families_and_goes_out() {
     in_private_network(|folder| {
+        // The kernel's answer to ::1 passes a bridge only where the packet filter of the host does not see it there.
+        let filter = "/proc/sys/net/bridge/bridge-nf-call-ip6tables";
+        let filtered = |on: &str| std::fs::write(filter, on).is_ok();
+        filtered("0");
         let shared = engine(&folder);
         let machine = outside();
         // The wire speaks IPv6 too.
@@ -343,7 +359,7 @@ fn a_network_with_ipv6_is_published_on_both_families_and_goes_out() {
                 Ok(())
             })
             .unwrap();
-        let spec = NetworkSpec { name: "six".to_owned(), enable_ipv6: true, ..NetworkSpec::default() };
+        let spec = NetworkSpec { name: "six".to_owned(), enable_ipv6: Some(true), ..NetworkSpec::default() };
         let network = shared.create(spec).unwrap();
         assert!(network.enable_ipv6 && network.blocks.len() == 2);
         let web = start(&shared, 1, &Ask::on("six").port("80/tcp", None, 8080)).unwrap();
@@ -365,8 +381,20 @@ fn a_network_with_ipv6_is_published_on_both_families_and_goes_out() {
         assert!(ask_from(&machine, &format!("[{own}]:80"), SHORT).is_err(), "unpublished, directly");
         serve6(&machine, 7000);
         assert_eq!(ask_from(&inside(&web), "[2001:db8::2]:7000", DEADLINE).unwrap(), "2001:db8::1");
-        eprintln!("through ::1: {:?}", ask("[::1]:8080".parse().unwrap(), SHORT));
+        let gateway = web.endpoints["six"].ipv6_gateway.unwrap().to_string();
+        assert_eq!(ask("[::1]:8080".parse().unwrap(), DEADLINE).unwrap(), gateway);
         shared.close();
+        if filtered("1") {
+            let attached = vec![(id(1), Attachment { netns: inside(&web).path(), ..web })];
+            let second = Shared::open(&config(&folder)).unwrap();
+            second.recover(attached).unwrap();
+            // At once, so that whoever asks for `localhost` goes on to 127.0.0.1.
+            let refused = ask("[::1]:8080".parse().unwrap(), DEADLINE).unwrap_err();
+            assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+            let v4 = second.lock().held[&id(1)].attachment.endpoints["six"].gateway.unwrap().to_string();
+            assert_eq!(ask("127.0.0.1:8080".parse().unwrap(), DEADLINE).unwrap(), v4);
+            second.close();
+        }
     });
 }
 
@@ -454,13 +482,12 @@ fn after_a_crash_running_containers_keep_their_ports_and_leftovers_go() {
         serve(&kept, 80);
         first.close();
         // The engine dies: its reservations go, its memory goes, the kernel's things stay.
-        let attached = vec![(id(1), web.clone())];
+        let attached = vec![(id(1), Attachment { netns: kept.path(), ..web.clone() })];
         first.lock().held.clear();
         drop(first);
         assert_eq!(ask_from(&machine, "198.51.100.1:8080", DEADLINE).unwrap(), "198.51.100.2");
 
-        let mut config = EngineConfig::new(&folder, &folder, "/nonexistent");
-        config.bridge_name = "btest0".to_owned();
+        let config = config(&folder);
         let second = Shared::open(&config).unwrap();
         second.recover(attached).unwrap();
         assert_eq!(ask_from(&machine, "198.51.100.1:8080", DEADLINE).unwrap(), "198.51.100.2");

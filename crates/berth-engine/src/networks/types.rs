@@ -19,6 +19,8 @@ pub struct AttachRequest<'a> {
     pub primary: Option<&'a str>,
     pub host: &'a HostConfig,
     pub exposed_ports: &'a BTreeSet<PortProto>,
+    /// Answered for as well on user networks, where the caller chose one; else empty.
+    pub hostname: &'a str,
 }
 
 /// What a container has of the network; stored in its record, shown by `inspect`.
@@ -32,11 +34,14 @@ pub struct Attachment {
     pub endpoints: BTreeMap<String, Endpoint>,
     /// Published ports: where each listens on the host.
     pub ports: BTreeMap<PortProto, Vec<(IpAddr, u16)>>,
-    /// Name servers, search domains and options for resolv.conf where the caller gave none; empty: the host's.
+    /// Its names are answered at 127.0.0.11.
+    pub names: bool,
+    /// Name servers of its own, which are asked for everything else; empty: the host's.
     pub dns_servers: Vec<IpAddr>,
     /// For `host-gateway` in extra hosts.
     pub host_gateway: Option<IpAddr>,
-    /// Addresses and names of other containers on the same user networks, for the hosts file.
+    /// Addresses and names of other containers, for the hosts file: linked ones, and where nobody answers for
+    /// names, those on the same user networks.
     pub neighbours: Vec<(IpAddr, String)>,
 }
 
@@ -49,9 +54,13 @@ pub struct Endpoint {
     /// The interface inside: `eth0`.
     pub interface: String,
     pub ipv4: Option<(Ipv4Addr, u8)>,
+    /// The network's; the way out for the one endpoint with `default_route`.
     pub gateway: Option<Ipv4Addr>,
     pub ipv6: Option<(Ipv6Addr, u8)>,
     pub ipv6_gateway: Option<Ipv6Addr>,
+    pub default_route: bool,
+    /// Which of the network's bridges it hangs on; 0: the first.
+    pub shard: usize,
     pub mac_address: String,
     pub aliases: Vec<String>,
     pub dns_names: Vec<String>,
@@ -63,6 +72,7 @@ pub struct Endpoint {
 #[serde(rename_all = "lowercase")]
 pub enum Driver {
     Bridge,
+    Macvlan,
     Host,
     Null,
 }
@@ -71,6 +81,7 @@ impl Driver {
     pub fn as_str(self) -> &'static str {
         match self {
             Driver::Bridge => "bridge",
+            Driver::Macvlan => "macvlan",
             Driver::Host => "host",
             Driver::Null => "null",
         }
@@ -104,7 +115,7 @@ pub struct Network {
     pub enable_ipv6: bool,
     pub labels: BTreeMap<String, String>,
     pub options: BTreeMap<String, String>,
-    /// The bridge's interface; empty for the others.
+    /// The bridge's interface, or a macvlan's parent; empty for the others.
     pub bridge: String,
 }
 
@@ -145,7 +156,8 @@ pub struct NetworkSpec {
     pub blocks: Vec<BlockSpec>,
     pub internal: bool,
     pub attachable: bool,
-    pub enable_ipv6: bool,
+    /// `None`: where the host has it.
+    pub enable_ipv6: Option<bool>,
     pub labels: BTreeMap<String, String>,
     pub options: BTreeMap<String, String>,
 }

@@ -76,11 +76,25 @@ pub enum Expression {
         port: u32,
     },
     Masquerade,
+    /// A constant into a register.
+    Immediate {
+        register: u32,
+        value: Vec<u8>,
+    },
+    /// A register's bytes into the transport header, its checksum at `checksum` corrected.
+    SetTransport {
+        register: u32,
+        offset: u32,
+        bytes: u32,
+        checksum: u32,
+    },
     Verdict(Verdict),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MetaKey {
+    /// What the link layer says is inside: 0x0800, 0x0806, ...
+    LinkProtocol = 1,
     InputInterface = 6,
     OutputInterface = 7,
     Family = 15,
@@ -89,6 +103,7 @@ pub enum MetaKey {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Base {
+    Link = 0,
     Network = 1,
     Transport = 2,
 }
@@ -176,6 +191,18 @@ impl Expression {
                 a.be32(5, *port);
             }),
             Masquerade => named(a, "masq", |_| ()),
+            Immediate { register, value } => named(a, "immediate", |a| {
+                a.be32(1, *register);
+                a.nest(2, |a| a.bytes(1, value));
+            }),
+            SetTransport { register, offset, bytes, checksum } => named(a, "payload", |a| {
+                a.be32(5, *register);
+                a.be32(2, Base::Transport as u32);
+                a.be32(3, *offset);
+                a.be32(4, *bytes);
+                a.be32(6, 1); // NFT_PAYLOAD_CSUM_INET
+                a.be32(7, *checksum);
+            }),
             Verdict(verdict) => named(a, "immediate", |a| {
                 a.be32(1, REG_VERDICT);
                 a.nest(2, |a| verdict.write(a));
@@ -220,6 +247,30 @@ pub fn conntrack(key: ConntrackKey, mask: u32) -> [Expression; 3] {
         Expression::Conntrack { key, register: REG },
         Expression::Mask { register: REG, mask: mask.to_ne_bytes().to_vec() },
         Expression::Compare { register: REG, equal: false, value: vec![0; 4] },
+    ]
+}
+
+/// `ether type` as the link layer has it.
+pub fn link_protocol_is(number: u16) -> [Expression; 2] {
+    [
+        Expression::Meta { key: MetaKey::LinkProtocol, register: REG },
+        Expression::Compare { register: REG, equal: true, value: number.to_be_bytes().to_vec() },
+    ]
+}
+
+/// `meta l4proto NUMBER`.
+pub fn protocol_is(number: u8) -> [Expression; 2] {
+    [
+        Expression::Meta { key: MetaKey::Protocol, register: REG },
+        Expression::Compare { register: REG, equal: true, value: vec![number] },
+    ]
+}
+
+/// Bytes of a header have this value.
+pub fn payload_is(base: Base, offset: u32, value: &[u8]) -> [Expression; 2] {
+    [
+        Expression::Payload { base, offset, bytes: value.len() as u32, register: REG },
+        Expression::Compare { register: REG, equal: true, value: value.to_vec() },
     ]
 }
 

@@ -16,7 +16,9 @@ use expr::{Expression, Verdict};
 const SUBSYSTEM: u16 = 10 << 8;
 const BATCH_BEGIN: u16 = 16;
 const BATCH_END: u16 = 17;
-const FAMILY_INET: u8 = 1;
+pub(crate) const FAMILY_INET: u8 = 1;
+pub(crate) const FAMILY_IPV4: u8 = 2;
+pub(crate) const FAMILY_BRIDGE: u8 = 7;
 
 const NEW_TABLE: u16 = 0;
 const GET_TABLE: u16 = 1;
@@ -49,6 +51,7 @@ pub struct SetShape<'a> {
 pub enum DataType {
     Ipv4,
     Ipv6,
+    Ether,
     Protocol,
     Service,
     Interface,
@@ -60,6 +63,7 @@ impl DataType {
         match self {
             DataType::Ipv4 => 7,
             DataType::Ipv6 => 8,
+            DataType::Ether => 9,
             DataType::Protocol => 12,
             DataType::Service => 13,
             DataType::Interface => 41,
@@ -71,6 +75,7 @@ impl DataType {
     fn bytes(self) -> u32 {
         match self {
             DataType::Ipv4 | DataType::Protocol | DataType::Service => 4,
+            DataType::Ether => 8,
             DataType::Ipv6 | DataType::Interface => 16,
             DataType::Verdict => 0,
         }
@@ -140,6 +145,11 @@ impl Transaction {
 
     pub fn is_empty(&self) -> bool {
         self.batch.len() == 1
+    }
+
+    /// What follows is for the table of the same name in another family; all of it is still one transaction.
+    pub(crate) fn turn_to(&mut self, family: u8) {
+        self.family = family;
     }
 
     fn message(&mut self, kind: u16, flags: u16, fill: impl FnOnce(&mut Attributes<'_>)) {
@@ -289,9 +299,9 @@ impl Transaction {
 }
 
 /// Whether the table is there.
-pub fn table_exists(socket: &mut Socket, table: &str) -> Result<bool, NetlinkError> {
+pub(crate) fn table_exists(socket: &mut Socket, family: u8, table: &str) -> Result<bool, NetlinkError> {
     let mut batch = Batch::default();
-    batch.message(SUBSYSTEM | GET_TABLE, ACK, &nfgen(FAMILY_INET, 0), |a| a.text(1, table));
+    batch.message(SUBSYSTEM | GET_TABLE, ACK, &nfgen(family, 0), |a| a.text(1, table));
     match socket.query(batch) {
         Ok(_) => Ok(true),
         Err(error) if error.errno() == Some(rustix::io::Errno::NOENT) => Ok(false),
@@ -331,7 +341,7 @@ pub(crate) fn tells_foreign_change(reply: &Reply) -> bool {
 pub(crate) fn tells_deletion(reply: &Reply, table: &str) -> bool {
     let name = || crate::netlink::attributes(reply.payload.get(4..).unwrap_or_default()).find(|a| a.0 == 1);
     reply.kind == SUBSYSTEM | DELETE_TABLE
-        && reply.payload.first() == Some(&FAMILY_INET)
+        && matches!(reply.payload.first(), Some(&FAMILY_INET | &FAMILY_BRIDGE))
         && name().is_some_and(|(_, value)| crate::netlink::text(value) == table)
 }
 

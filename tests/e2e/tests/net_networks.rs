@@ -1,0 +1,190 @@
+//! Networks from create to remove, with the installed `docker` client.
+
+use berth_testkit::Engine;
+use serde_json::Value;
+
+fn inspect(engine: &Engine, what: &[&str]) -> Value {
+    let mut arguments = what.to_vec();
+    arguments.insert(what.len() - 1, "inspect");
+    let text = engine.docker(arguments).success();
+    let list: Value = serde_json::from_str(&text).expect("an answer in JSON");
+    list[0].clone()
+}
+
+fn networks_of(engine: &Engine, container: &str) -> Value {
+    inspect(engine, &["container", container])["NetworkSettings"]["Networks"].clone()
+}
+
+#[test]
+fn a_network_is_what_was_asked_for() {
+    let Some(engine) = Engine::start("net-create") else { return };
+    #[rustfmt::skip]
+    engine.docker(["network", "create", "--subnet", "10.200.0.0/16", "--ip-range", "10.200.8.0/24", "--gateway",
+        "10.200.0.9", "--aux-address", "router=10.200.8.1", "--subnet", "fd12:9::/64", "--ipv6", "--label", "a=b",
+        "-o", "com.docker.network.driver.mtu=1400", "-o", "com.docker.network.bridge.name=bnet-e2e", "big"]).success();
+    let big = inspect(&engine, &["network", "big"]);
+    let block = &big["IPAM"]["Config"][0];
+    assert_eq!(
+        (block["Subnet"].as_str(), block["Gateway"].as_str(), block["IPRange"].as_str()),
+        (Some("10.200.0.0/16"), Some("10.200.0.9"), Some("10.200.8.0/24"))
+    );
+    assert_eq!(block["AuxiliaryAddresses"]["router"], "10.200.8.1");
+    assert_eq!((&big["Labels"]["a"], &big["EnableIPv6"]), (&Value::from("b"), &Value::from(true)));
+    let show = "ip -o addr show eth0; cat /sys/class/net/eth0/mtu /sys/class/net/eth0/address; ip route; ip -6 route";
+    let fixed = ["--ip", "10.200.7.7", "--ip6", "fd12:9::77", "--mac-address", "02:00:00:00:07:07"];
+    let mut arguments = vec!["run", "--rm", "--network", "big"];
+    arguments.extend_from_slice(&fixed);
+    arguments.extend_from_slice(&["tiny", "sh", "-c", show]);
+    let seen = engine.docker(arguments).success();
+    for wanted in ["10.200.7.7/16", "fd12:9::77/64", "1400", "02:00:00:00:07:07", "default via 10.200.0.9"] {
+        assert!(seen.contains(wanted), "{wanted}: {seen}");
+    }
+    let chosen = engine.docker(["run", "--rm", "--network", "big", "tiny", "hostname", "-i"]).success();
+    assert!(chosen.contains("10.200.8."), "from the range, and not the reserved one: {chosen}");
+    assert!(std::path::Path::new("/sys/class/net/bnet-e2e").exists());
+    assert_eq!(engine.docker(["network", "ls", "-q", "--filter", "label=a=b"]).success().len(), 12);
+    assert_eq!(engine.docker(["network", "rm", "big"]).success(), "big");
+    assert!(!std::path::Path::new("/sys/class/net/bnet-e2e").exists());
+    engine.docker(["network", "create", "unused"]).success();
+    assert!(engine.docker(["network", "prune", "-f"]).success().contains("unused"));
+}
+
+#[test]
+fn a_container_joins_and_leaves_while_it_runs_and_while_it_does_not() {
+    let Some(mut engine) = Engine::start("net-connect") else { return };
+    for network in ["one", "two"] {
+        engine.docker(["network", "create", network]).success();
+    }
+    engine
+        .docker(["run", "-d", "--name", "box", "--network", "one", "-p", "127.0.0.1::80", "tiny", "sleep", "1000"])
+        .success();
+    let route = |engine: &Engine| engine.docker(["exec", "box", "ip", "route", "show", "default"]).success();
+    let gateway =
+        |engine: &Engine, name: &str| networks_of(engine, "box")[name]["Gateway"].as_str().unwrap().to_owned();
+    engine.docker(["network", "connect", "--alias", "second", "two", "box"]).success();
+    assert!(route(&engine).contains(&gateway(&engine, "one")));
+    assert_eq!(networks_of(&engine, "box")["two"]["Aliases"][0], "second");
+    let containers = inspect(&engine, &["network", "two"])["Containers"].clone();
+    assert_eq!(containers.as_object().map(|all| all.len()), Some(1));
+
+    // What it has joined outlives the engine and its own restart.
+    engine.restart_after_kill();
+    assert!(networks_of(&engine, "box")["two"]["IPAddress"].as_str().is_some_and(|address| !address.is_empty()));
+    engine.docker(["restart", "-t", "0", "box"]).success();
+    assert_eq!(engine.docker(["exec", "box", "ls", "/sys/class/net"]).success().split_whitespace().count(), 3);
+
+    // The way out moves when its network is left.
+    engine.docker(["network", "disconnect", "one", "box"]).success();
+    assert!(route(&engine).contains(&gateway(&engine, "two")));
+    engine.docker(["network", "connect", "--gw-priority", "100", "one", "box"]).success();
+    assert!(route(&engine).contains(&gateway(&engine, "one")), "the higher priority");
+
+    engine.docker(["stop", "-t", "0", "box"]).success();
+    engine.docker(["network", "disconnect", "one", "box"]).success();
+    engine.docker(["network", "create", "three"]).success();
+    engine.docker(["network", "connect", "three", "box"]).success();
+    engine.docker(["start", "box"]).success();
+    let networks = networks_of(&engine, "box");
+    let names: Vec<&String> = networks.as_object().unwrap().keys().collect();
+    assert_eq!(names, ["three", "two"]);
+}
+
+#[test]
+fn what_cannot_be_is_refused_in_dockers_words_and_leaves_nothing() {
+    let Some(engine) = Engine::start("net-bad") else { return };
+    engine.docker(["network", "create", "--subnet", "10.201.0.0/24", "good"]).success();
+    engine
+        .docker([
+            "run",
+            "-d",
+            "--name",
+            "first",
+            "--network",
+            "good",
+            "--ip",
+            "10.201.0.5",
+            "-p",
+            "127.0.0.1:39871:80",
+            "tiny",
+            "sleep",
+            "1000",
+        ])
+        .success();
+    let before = engine.docker(["network", "ls", "-q"]).success();
+    #[rustfmt::skip]
+    let table: &[(&[&str], &str)] = &[
+        (&["network", "create", "good"], "network with name good already exists"),
+        (&["network", "create", "--subnet", "10.201.0.0/16", "x"], "Pool overlaps with other one on this address space"),
+        (&["network", "create", "--subnet", "127.0.0.0/8", "x"], "Pool overlaps"),
+        (&["network", "create", "--subnet", "10.300.0.0/16", "x"], "invalid subnet"),
+        (&["network", "create", "--subnet", "10.202.0.0/24", "--gateway", "10.203.0.1", "x"], "10.203.0.1"),
+        (&["network", "create", "--subnet", "10.202.0.0/24", "--ip-range", "10.203.0.0/24", "x"], "10.203.0.0"),
+        (&["network", "create", "-o", "com.docker.network.driver.mtu=banana", "x"], "com.docker.network.driver.mtu"),
+        (&["network", "create", "-d", "weave", "x"], "plugin \"weave\" not found"),
+        (&["network", "create", "-d", "macvlan", "-o", "parent=nothere0", "x"], "invalid parent interface nothere0"),
+        (&["network", "create", "-d", "host", "x"], "only one instance of \"host\" network is allowed"),
+        (&["network", "create", "host"], "operation is not permitted on predefined host network"),
+        (&["network", "rm", "bridge"], "bridge is a pre-defined network and cannot be removed"),
+        (&["network", "rm", "good"], "has active endpoints (name:\"first\""),
+        (&["network", "rm", "nothere"], "network nothere not found"),
+        (&["network", "connect", "nothere", "first"], "network nothere not found"),
+        (&["network", "connect", "good", "nothere"], "No such container: nothere"),
+        (&["network", "connect", "good", "first"], "endpoint with name first already exists in network good"),
+        (&["network", "connect", "host", "first"], "cannot connect container to host network"),
+        (&["network", "disconnect", "bridge", "first"], "is not connected to network bridge"),
+        (&["run", "--rm", "--network", "nothere", "tiny", "true"], "network nothere not found"),
+        (&["run", "--rm", "--network", "good", "--ip", "10.201.0.5", "tiny", "true"], "Address already in use"),
+        (&["run", "--rm", "--network", "good", "--ip", "10.9.0.5", "tiny", "true"], "no configured subnet contains IP address 10.9.0.5"),
+        (&["run", "--rm", "--ip", "10.201.0.9", "tiny", "true"], "user specified IP address is supported on user defined networks only"),
+        (&["run", "--rm", "--network", "good", "--mac-address", "nonsense", "tiny", "true"], "invalid MAC address"),
+        (&["run", "--rm", "-p", "127.0.0.1:39871:80", "tiny", "true"], "Bind for 127.0.0.1:39871 failed: port is already allocated"),
+        (&["run", "--rm", "-p", "203.0.113.7:39872:80", "tiny", "true"], "cannot assign requested address"),
+        (&["run", "--rm", "--network", "container:nothere", "tiny", "true"], "No such container: nothere"),
+    ];
+    for (arguments, words) in table {
+        let output = engine.docker(*arguments);
+        assert!(output.code != 0 && output.stderr.contains(words), "{arguments:?}: {} {}", output.code, output.stderr);
+    }
+    assert_eq!(engine.docker(["network", "ls", "-q"]).success(), before);
+    // A conflict says who holds the port.
+    let holder = engine.docker(["run", "--rm", "-p", "127.0.0.1:39871:80", "tiny", "true"]).stderr;
+    assert!(holder.contains("first"), "{holder}");
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let holder = engine.docker(["run", "--rm", "-p", &format!("127.0.0.1:{port}:80"), "tiny", "true"]).stderr;
+    assert!(holder.contains(&format!("pid {}", std::process::id())), "{holder}");
+}
+
+#[test]
+fn ports_are_published_one_by_one_in_ranges_at_random_and_for_each_protocol() {
+    let Some(engine) = Engine::start("net-ports") else { return };
+    #[rustfmt::skip]
+    engine.docker(["run", "-d", "--name", "web", "-p", "127.0.0.1:39880:80", "-p", "39881-39883:81-83", "-p", "127.0.0.1::84",
+        "-p", "39885:53/udp", "--expose", "86", "-P", "tiny", "sh", "-c", "httpd -p 80 && httpd -f -p 82"]).success();
+    let ports = engine.docker(["port", "web"]).success();
+    for wanted in [
+        "80/tcp -> 127.0.0.1:39880",
+        "82/tcp -> 0.0.0.0:39882",
+        "82/tcp -> [::]:39882",
+        "53/udp -> 0.0.0.0:39885",
+        "84/tcp -> 127.0.0.1:",
+        "86/tcp -> 0.0.0.0:",
+    ] {
+        assert!(ports.contains(wanted), "{wanted}: {ports}");
+    }
+    let get = |port: u16| std::net::TcpStream::connect(("127.0.0.1", port)).is_ok();
+    berth_testkit::wait_until("the server inside", || get(39880) && get(39882));
+    // A port of another family or address is another one.
+    engine.docker(["run", "--rm", "-p", "127.0.0.2:39880:80", "tiny", "true"]).success();
+    engine.docker(["rm", "-f", "web"]).success();
+    assert!(std::net::TcpListener::bind("127.0.0.1:39880").is_ok());
+    // Shared namespaces: another container's, the host's, none.
+    engine.docker(["run", "-d", "--name", "aa", "tiny", "sh", "-c", "httpd -f -p 80"]).success();
+    let shared =
+        ["run", "--rm", "--network", "container:aa", "tiny", "sh", "-c", "until nc -z 127.0.0.1 80; do :; done"];
+    engine.docker(shared).success();
+    let none = engine.docker(["run", "--rm", "--network", "none", "tiny", "ls", "/sys/class/net"]).success();
+    assert_eq!(none, "lo");
+    let stats = engine.docker(["stats", "--no-stream", "--format", "{{.NetIO}}", "aa"]).success();
+    assert!(stats.contains('B') && stats != "0B / 0B", "{stats}");
+}
