@@ -179,9 +179,17 @@ fn ports_are_published_one_by_one_in_ranges_at_random_and_for_each_protocol() {
     engine.docker(["rm", "-f", "web"]).success();
     assert!(std::net::TcpListener::bind("127.0.0.1:39880").is_ok());
     // Shared namespaces: another container's, the host's, none.
-    engine.docker(["run", "-d", "--name", "aa", "tiny", "sh", "-c", "httpd -f -p 80"]).success();
-    let shared =
-        ["run", "--rm", "--network", "container:aa", "tiny", "sh", "-c", "until nc -z 127.0.0.1 80; do :; done"];
+    engine.docker(["run", "-d", "--name", "aa", "tiny", "httpd", "-f", "-p", "80", "-h", "/etc"]).success();
+    let shared = [
+        "run",
+        "--rm",
+        "--network",
+        "container:aa",
+        "tiny",
+        "sh",
+        "-c",
+        "until wget -qO /dev/null http://127.0.0.1/passwd; do :; done",
+    ];
     engine.docker(shared).success();
     let none = engine.docker(["run", "--rm", "--network", "none", "tiny", "ls", "/sys/class/net"]).success();
     assert_eq!(none, "lo");
