@@ -8,6 +8,7 @@ mod bootstrap;
 mod manage;
 mod messages;
 mod registry;
+mod send;
 mod transfer;
 mod wire;
 
@@ -37,6 +38,10 @@ pub(crate) fn router() -> Router<Engine> {
         .route("/auth", post(registry::login))
         .route("/distribution/{*rest}", get(registry::distribution))
         .route("/api/v1/images/bootstrap", post(bootstrap::bootstrap))
+        .route("/api/v1/images/offer", get(send::offer))
+        .route("/api/v1/images/missing", post(send::missing))
+        .route("/api/v1/images/send", get(send::send))
+        .route("/api/v1/images/receive", post(send::receive))
         .route("/api/v1/registry/manifests/{*name}", get(registry::manifest))
         .route("/api/v1/system/check", post(manage::check))
 }

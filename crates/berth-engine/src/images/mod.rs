@@ -9,6 +9,7 @@
 //!  look       list, inspect, history, disk usage     manage    tag, remove, prune
 //!  transfer   load, save, import, commit             bootstrap base images from packages; busybox
 //!  registry   registries for this engine     pull, push     known: packed forms of layers, and where they lie
+//!  send       from engine to engine, only the layers that are missing there
 //!  check      layers compared with their digests
 //! ```
 //!
@@ -30,6 +31,7 @@ mod pipe;
 mod pull;
 mod push;
 mod registry;
+mod send;
 mod shared;
 mod transfer;
 mod types;
@@ -40,6 +42,7 @@ pub use registry::{
     Credentials, Distribution, Found, Proxies, Registry, RegistryOptions, TransferMessage, TransferProgress,
     TransferStream,
 };
+pub use send::Offer;
 pub use types::*;
 
 pub(crate) use shared::Shared;

@@ -179,7 +179,8 @@ pub(super) fn failed(action: &str, name: &ImageName, cause: &RegistryError) -> E
     }
     let kind = match cause {
         _ if cause.is_not_found() => ErrorKind::NotFound,
-        _ if cause.is_denied() => ErrorKind::Unauthorized,
+        // Not "unauthorized": Docker's client would ask for a password and try again, which dockerd's answers never make it do.
+        _ if cause.is_denied() => ErrorKind::Forbidden,
         RegistryError::NoPlatform { .. } => ErrorKind::NotFound,
         RegistryError::Unsupported(_) | RegistryError::Configuration { .. } => ErrorKind::InvalidArgument,
         RegistryError::Damaged { .. } | RegistryError::WrongDigest { .. } | RegistryError::TooLarge { .. } => {
@@ -274,7 +275,7 @@ impl Images {
         let client = self.shared().registries.client.clone();
         let credentials = credentials.unwrap_or_default();
         client.search(&domain_of(domain), words, limit, &credentials).await.map_err(|cause| {
-            let kind = if cause.is_denied() { ErrorKind::Unauthorized } else { ErrorKind::Unavailable };
+            let kind = if cause.is_denied() { ErrorKind::Forbidden } else { ErrorKind::Unavailable };
             Error::because(kind, format!("cannot search {domain} for {words:?}"), &cause)
         })
     }

@@ -25,6 +25,7 @@ pub(crate) mod prune;
 pub(crate) mod ps;
 pub(crate) mod registry;
 pub(crate) mod run;
+pub(crate) mod send;
 pub(crate) mod start;
 pub(crate) mod stats;
 pub(crate) mod top;

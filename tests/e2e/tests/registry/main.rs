@@ -3,4 +3,5 @@
 mod common;
 mod hostile;
 mod login;
+mod send;
 mod transfer;

@@ -285,7 +285,7 @@ fn fetch_failed(descriptor: &Descriptor, cause: &RegistryError) -> Error {
     let kind = match cause {
         RegistryError::Damaged { .. } | RegistryError::WrongDigest { .. } => ErrorKind::DataLoss,
         cause if cause.is_not_found() => ErrorKind::NotFound,
-        cause if cause.is_denied() => ErrorKind::Unauthorized,
+        cause if cause.is_denied() => ErrorKind::Forbidden,
         _ => ErrorKind::Unavailable,
     };
     Error::because(kind, format!("cannot fetch layer {}", descriptor.digest.short()), cause)

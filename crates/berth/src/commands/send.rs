@@ -1,0 +1,162 @@
+//! `image send IMAGE HOST`: an image to another host over ssh, without a registry.
+//!
+//! ```text
+//! here                                          there: ssh HOST berth image receive
+//! {"layers": [..]}            ──line──>         asks its engine which are missing
+//!                             <──line──         {"missing": [..]}
+//! offer and missing layers    ──bytes──>        into its engine
+//!                             <──line──         {"id": ".."} or {"error": ".."}
+//! ```
+
+use crate::app::App;
+use crate::cli::Args;
+use crate::client::body::Body;
+use crate::client::{encode, with_query};
+use crate::error::{CliError, Result};
+use crate::progress::Line;
+use crate::units::human_size3;
+use crate::value::Value;
+use hyper::Method;
+use serde_json::{Value as Json, json};
+use std::process::Stdio;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+
+/// Longest line of the other side.
+const LINE_BYTES_MAX: u64 = 4 << 20;
+/// The program that reaches other hosts; one that takes ssh's arguments will do.
+const PROGRAM_VARIABLE: &str = "BERTH_SSH";
+
+/// The other host's end.
+struct Peer {
+    child: Child,
+    stdin: Option<ChildStdin>,
+    stdout: BufReader<ChildStdout>,
+    host: String,
+}
+
+impl Peer {
+    fn start(host: &str) -> Result<Peer> {
+        let program = std::env::var(PROGRAM_VARIABLE).ok().filter(|text| !text.is_empty()).unwrap_or("ssh".to_owned());
+        // What looks like an option to ssh is no host.
+        if host.is_empty() || host.starts_with('-') {
+            return Err(CliError::failed(format!("{host:?} is no host")));
+        }
+        let failed = |e| CliError::io(format!("cannot run {program}"), e);
+        let mut child = Command::new(&program)
+            .args([host, "berth", "image", "receive"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(failed)?;
+        let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
+        let stdout = stdout.ok_or_else(|| CliError::failed(format!("{program} has no output")))?;
+        Ok(Peer { child, stdin, stdout: BufReader::new(stdout), host: host.to_owned() })
+    }
+
+    /// Sends bytes; false where the other side no longer listens, which then says why.
+    async fn write(&mut self, bytes: &[u8]) -> bool {
+        match &mut self.stdin {
+            Some(stdin) => stdin.write_all(bytes).await.is_ok(),
+            None => false,
+        }
+    }
+
+    /// Its next line, or its own reason for there being none.
+    async fn line(&mut self) -> Result<Json> {
+        let mut text = String::new();
+        let read = (&mut self.stdout).take(LINE_BYTES_MAX).read_line(&mut text).await;
+        read.map_err(|e| CliError::io(format!("no answer from {}", self.host), e))?;
+        if text.is_empty() {
+            self.stdin = None;
+            let status = self.child.wait().await.map_err(|e| CliError::io("cannot wait for ssh", e))?;
+            return Err(CliError::failed(format!("{} ended early: {status}", self.host))
+                .with_hint(format!("is berth installed there? try: ssh {} berth version", self.host)));
+        }
+        let said: Json = serde_json::from_str(&text)?;
+        match said["error"].as_str() {
+            Some(error) => Err(CliError::failed(format!("{}: {error}", self.host))),
+            None => Ok(said),
+        }
+    }
+}
+
+pub(crate) async fn send(app: &'static App, args: Args) -> Result<u8> {
+    let (image, host) = (args.words[0].as_str(), args.words[1].as_str());
+    let quiet = args.on("quiet");
+    let offer = app.client.get_value(&with_query("/api/v1/images/offer", &[("name", image)])).await?;
+    let layers: Vec<String> = offer.get("layers").list().iter().map(|layer| layer.str().to_owned()).collect();
+    let mut peer = Peer::start(host)?;
+    peer.write(format!("{}\n", json!({"layers": layers})).as_bytes()).await;
+    let answer = peer.line().await?;
+    let missing: Vec<&str> = answer["missing"].as_array().into_iter().flatten().filter_map(Json::as_str).collect();
+    let mut path = format!("/api/v1/images/send?name={}", encode(image));
+    for layer in &missing {
+        path.push_str(&format!("&layer={}", encode(layer)));
+    }
+    let mut stream = app.client.send(Method::GET, &path, &[], Body::empty()).await?;
+    let mut line = Line::new(!quiet);
+    let mut sent = 0;
+    while let Some(chunk) = stream.chunk().await? {
+        if !peer.write(&chunk).await {
+            break;
+        }
+        sent += chunk.len() as u64;
+        line.bytes(&format!("{image} to {host}"), sent, None);
+    }
+    // Its end of the stream.
+    peer.stdin = None;
+    let done = peer.line().await?;
+    drop(line);
+    let id = done["id"].as_str().unwrap_or_default();
+    if quiet {
+        app.line(id)?;
+    } else {
+        app.line(&format!(
+            "Sent {image} to {host}: {} of {} layers, {}",
+            missing.len(),
+            layers.len(),
+            human_size3(sent as f64)
+        ))?;
+    }
+    let status = peer.child.wait().await.map_err(|e| CliError::io("cannot wait for ssh", e))?;
+    Ok(u8::from(!status.success()))
+}
+
+/// The other end of [`send`].
+pub(crate) async fn receive(app: &'static App, _args: Args) -> Result<u8> {
+    match receive_now(app).await {
+        Ok(id) => {
+            app.line(&json!({"id": id}).to_string())?;
+            Ok(0)
+        }
+        Err(error) => {
+            // Whoever sends shows it.
+            app.line(&json!({"error": error.to_string()}).to_string())?;
+            Ok(1)
+        }
+    }
+}
+
+async fn receive_now(app: &App) -> Result<String> {
+    // Byte by byte: what comes behind the line is the engine's.
+    let mut text = Vec::new();
+    let mut stdin = std::io::stdin().lock();
+    let mut byte = [0];
+    while text.last() != Some(&b'\n') {
+        let count = std::io::Read::read(&mut stdin, &mut byte).map_err(|e| CliError::io("cannot read the offer", e))?;
+        if count == 0 || text.len() as u64 > LINE_BYTES_MAX {
+            return Err(CliError::failed("the offer is cut off"));
+        }
+        text.push(byte[0]);
+    }
+    drop(stdin);
+    let offer: Json = serde_json::from_slice(&text)?;
+    let missing = app.client.post_json("/api/v1/images/missing", &json!({"layers": offer["layers"]})).await?;
+    let missing: Vec<&str> = missing.get("missing").list().iter().map(Value::str).collect();
+    app.line(&json!({"missing": missing}).to_string())?;
+    let body = Body::reader(std::io::stdin(), None);
+    let answer = app.client.send(Method::POST, "/api/v1/images/receive", &[], body).await?;
+    Ok(Value::parse(&answer.bytes().await?)?.text("id").to_owned())
+}

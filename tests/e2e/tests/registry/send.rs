@@ -1,0 +1,55 @@
+//! An image from host to host; ssh is a script that starts the other engine's command line.
+
+use crate::common::{id, make_image};
+use berth_testkit::{Engine, Output};
+use std::os::unix::fs::PermissionsExt;
+
+/// `berth image send` from `here`, whose ssh leads to `there`.
+fn send(here: &Engine, there: &Engine, image: &str, script: &str) -> Output {
+    let ssh = here.root().join("ssh");
+    let berth = berth_testkit::programs().join("berth");
+    let text = format!(
+        "#!/bin/sh\nhost=$1; shift; shift\nexport BERTH_HOST=unix://{} HOME={}\n{script}\nexec {} \"$@\"\n",
+        there.socket().display(),
+        there.root().display(),
+        berth.display()
+    );
+    std::fs::write(&ssh, text).expect("scratch folder");
+    std::fs::set_permissions(&ssh, std::fs::Permissions::from_mode(0o755)).expect("scratch folder");
+    let mut command = here.command(&berth);
+    let output = command.args(["image", "send", image, "other"]).env("BERTH_SSH", &ssh).output().expect("berth runs");
+    Output {
+        command: format!("image send {image}"),
+        code: output.status.code().unwrap_or(-1),
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
+#[test]
+fn only_what_is_missing_there_is_sent() {
+    let Some(here) = Engine::start("send-here") else { return };
+    let Some(there) = Engine::start("send-there") else { return };
+    make_image(&here, "base:1", 2, 1);
+    let said = send(&here, &there, "base:1", "").success();
+    assert!(said.starts_with("Sent base:1 to other: 1 of 1 layers"), "{said}");
+    assert_eq!(id(&there, "base:1"), id(&here, "base:1"));
+    here.docker(["run", "--name", "changed", "base:1", "sh", "-c", "echo more > /more"]).success();
+    here.docker(["commit", "changed", "app:2"]).success();
+    let said = send(&here, &there, "app:2", "").success();
+    assert!(said.starts_with("Sent app:2 to other: 1 of 2 layers"), "{said}");
+    assert_eq!(there.docker(["run", "--rm", "app:2", "sh", "-c", "read x < /more; echo $x"]).success(), "more");
+    assert!(send(&here, &there, "app:2", "").success().contains("0 of 2 layers"));
+
+    let missing = send(&here, &there, "nothing:1", "").failure(1);
+    assert!(missing.contains("No such image"), "{missing}");
+    let dead = send(&here, &there, "app:2", "exit 255").failure(1);
+    assert!(dead.contains("other ended early"), "{dead}");
+    make_image(&here, "cut:1", 4, 2);
+    // The line goes on at once, of what follows only a part.
+    let berth = berth_testkit::programs().join("berth");
+    let cuts = format!("read line; (echo \"$line\"; head -c 1000000) | {} \"$@\"; exit", berth.display());
+    let cut = send(&here, &there, "cut:1", &cuts).failure(1);
+    assert!(cut.contains("cut off"), "{cut}");
+    assert!(there.docker(["images", "-q", "cut"]).success().is_empty());
+}
