@@ -38,6 +38,7 @@ pub(crate) struct Engine {
     pub(crate) group: Group,
     programs: PathBuf,
     work: PathBuf,
+    data: PathBuf,
     daemons: Vec<Child>,
 }
 
@@ -46,7 +47,8 @@ impl Engine {
         let work = options.work.join(kind.name());
         std::fs::create_dir_all(&work)?;
         let group = Group::make(kind.name())?;
-        Ok(Engine { kind, group, programs: options.programs.clone(), work, daemons: Vec::new() })
+        let (programs, data) = (options.programs.clone(), options.data.clone());
+        Ok(Engine { kind, group, programs, work, data, daemons: Vec::new() })
     }
 
     pub(crate) fn name(&self) -> &'static str {
@@ -84,7 +86,8 @@ impl Engine {
             Kind::Berth => {
                 let program = self.programs.join("berthd").to_string_lossy().into_owned();
                 let (parent, run) = (self.group.path.clone(), self.work.join("run").to_string_lossy().into_owned());
-                let words = ["-H", &socket, "--data-root", "/var/lib/berth", "--exec-root", &run];
+                let data = self.data.to_string_lossy();
+                let words = ["-H", &socket, "--data-root", &data, "--exec-root", &run];
                 let rest = ["--cgroup-parent", &parent, "--bip", "172.30.0.1/16"];
                 let daemon = self.daemon(&program, &[&words[..], &rest[..]].concat())?;
                 self.daemons.push(daemon);

@@ -1,7 +1,7 @@
 //! Engines side by side: what a container's life takes of time, CPU and memory.
 //!
 //! ```text
-//! bench-engine --programs DIR --work DIR [--runs N] [--idle N] [--only WORD,...] [--engines NAME,...]
+//! bench-engine --programs DIR --work DIR [--data DIR] [--runs N] [--idle N] [--only WORD,...] [--engines NAME,...]
 //!
 //!  main      the order of things, medians, ratios
 //!  engines   starting docker, podman and berth, each in cgroups of its own; their command lines
@@ -31,6 +31,8 @@ pub(crate) type Outcome<T> = Result<T, Box<dyn Error>>;
 pub(crate) struct Options {
     programs: PathBuf,
     work: PathBuf,
+    /// What berth stores; the others have theirs where they always have.
+    data: PathBuf,
     runs: usize,
     idle: usize,
     only: Vec<String>,
@@ -78,6 +80,7 @@ fn options() -> Outcome<Options> {
     let mut options = Options {
         programs: "target/release".into(),
         work: "/tmp/bench-engine".into(),
+        data: "/var/lib/berth".into(),
         runs: 15,
         idle: 200,
         only: Vec::new(),
@@ -89,6 +92,7 @@ fn options() -> Outcome<Options> {
         match word.as_str() {
             "--programs" => options.programs = value()?.into(),
             "--work" => options.work = value()?.into(),
+            "--data" => options.data = value()?.into(),
             "--runs" => options.runs = value()?.parse()?,
             "--idle" => options.idle = value()?.parse()?,
             "--only" => options.only = value()?.split(',').filter(|word| !word.is_empty()).map(str::to_owned).collect(),
