@@ -12,6 +12,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
+use tokio_rustls::TlsAcceptor;
 
 /// A slow client may take this long for its request's head.
 const HEAD_SECONDS_MAX: u64 = 30;
@@ -21,6 +22,8 @@ const ACCEPT_RETRY_MILLIS: u64 = 100;
 pub enum Listener {
     Unix(UnixListener),
     Tcp(TcpListener),
+    /// Only clients whose certificate the acceptor's CA signed.
+    Tls(TcpListener, TlsAcceptor),
 }
 
 /// All routes of the API on `engine`.
@@ -55,12 +58,16 @@ pub async fn serve(listener: Listener, routes: Router, mut stop: watch::Receiver
                 match &listener {
                     Listener::Unix(listener) => listener.accept().await.map(|(stream, _)| Stream::Unix(stream)),
                     Listener::Tcp(listener) => listener.accept().await.map(|(stream, _)| Stream::Tcp(stream)),
+                    Listener::Tls(listener, acceptor) => {
+                        listener.accept().await.map(|(stream, _)| Stream::Tls(stream, acceptor.clone()))
+                    }
                 }
             } => accepted,
         };
         match accepted {
             Ok(Stream::Unix(stream)) => spawn(stream, routes.clone()),
             Ok(Stream::Tcp(stream)) => spawn(stream, routes.clone()),
+            Ok(Stream::Tls(stream, acceptor)) => spawn_tls(stream, acceptor, routes.clone()),
             Err(cause) => {
                 tracing::warn!(%cause, "cannot accept a connection");
                 tokio::time::sleep(Duration::from_millis(ACCEPT_RETRY_MILLIS)).await;
@@ -72,6 +79,17 @@ pub async fn serve(listener: Listener, routes: Router, mut stop: watch::Receiver
 enum Stream {
     Unix(tokio::net::UnixStream),
     Tcp(tokio::net::TcpStream),
+    Tls(tokio::net::TcpStream, TlsAcceptor),
+}
+
+fn spawn_tls(stream: tokio::net::TcpStream, acceptor: TlsAcceptor, routes: Router) {
+    tokio::spawn(async move {
+        match tokio::time::timeout(Duration::from_secs(HEAD_SECONDS_MAX), acceptor.accept(stream)).await {
+            Ok(Ok(stream)) => spawn(stream, routes),
+            Ok(Err(cause)) => tracing::info!(%cause, "a client was refused"),
+            Err(_) => tracing::debug!("a client did not finish its handshake"),
+        }
+    });
 }
 
 fn spawn(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, routes: Router) {

@@ -6,7 +6,6 @@ use crate::error::{LaunchError, Step};
 use crate::identity::{self, Identity};
 use crate::launch::CreateRequest;
 use crate::namespaces::Namespaces;
-use crate::notify::{Agent, Of};
 use crate::procfs::{self, Procfs, sysctl};
 use crate::seccomp::Filter;
 use crate::{CgroupEntry, Stdio, hooks, init, mounts, program, rlimits, terminal};
@@ -32,9 +31,7 @@ pub(crate) struct Work<'a> {
 /// Never returns: becomes the program, or ends after telling why not.
 pub(crate) fn run(work: Work<'_>) -> ! {
     let mut gate = Gate { channel: work.channel.as_fd().try_clone_to_owned().ok() };
-    // Outlives the telling: whoever drops the last master is hung up, before it has said a word.
-    let mut pair = None;
-    let error = match container(&work, &mut gate, &mut pair) {
+    let error = match container(&work, &mut gate) {
         Ok(never) => match never {},
         Err(error) => error,
     };
@@ -57,7 +54,7 @@ impl Gate {
     }
 }
 
-fn container(work: &Work<'_>, gate: &mut Gate, pair: &mut Option<terminal::Pair>) -> Result<Never, LaunchError> {
+fn container(work: &Work<'_>, gate: &mut Gate) -> Result<Never, LaunchError> {
     let (request, namespaces) = (work.request, work.namespaces);
     let spec = request.spec;
     let linux = spec.linux().as_ref();
@@ -65,8 +62,6 @@ fn container(work: &Work<'_>, gate: &mut Gate, pair: &mut Option<terminal::Pair>
     let mut warnings = Vec::new();
 
     hide(request.preserve_fds)?;
-    let of = Of { id: request.id, bundle: request.bundle, status: "creating", init: None };
-    let agent = Agent::connect(spec, work.filter, &of)?;
     join_cgroups(&request.cgroup)?;
     if namespaces.new_user() {
         if !channel::await_word(&work.channel, GO_ON) {
@@ -100,12 +95,13 @@ fn container(work: &Work<'_>, gate: &mut Gate, pair: &mut Option<terminal::Pair>
     }
     rustix::process::umask(Mode::empty());
     let has_terminal = matches!(request.stdio, Stdio::Terminal { .. });
+    let mut pair = None;
     if namespaces.new_mount() {
         let root = mounts::build(request, namespaces, &cgroups, &work.sources)?;
         if let Stdio::Terminal { rows, columns } = request.stdio {
             let made = terminal::open(root.as_fd(), rows, columns)?;
             mounts::console(root.as_fd(), made.slave.as_fd())?;
-            *pair = Some(made);
+            pair = Some(made);
         }
         in_container_hooks("createContainer", request, |all| all.create_container().as_ref())?;
         mounts::enter(root, spec)?;
@@ -147,7 +143,7 @@ fn container(work: &Work<'_>, gate: &mut Gate, pair: &mut Option<terminal::Pair>
 
     let master = pair.as_ref().map(|pair| pair.master.as_fd());
     channel::send(&work.channel, &FromChild::Ready { warnings }, master)?;
-    *pair = None;
+    drop(pair);
     match request.start_socket {
         Some(listener) => {
             // From here on the caller may end; whoever connects is told what happens.
@@ -169,9 +165,10 @@ fn container(work: &Work<'_>, gate: &mut Gate, pair: &mut Option<terminal::Pair>
     // pid 1 stays behind as init; both go on and give up the same.
     let role =
         if request.init { init::fork_program().step(|| "make the init".to_owned())? } else { init::Role::Program };
+    let channel = gate.channel.as_ref().unwrap_or(&work.channel);
     let last = person.capabilities.last_step(extra)?;
     let finish = |say: bool| -> Result<(), LaunchError> {
-        load_filter(work.filter, agent.as_ref().filter(|_| say))?;
+        load_filter(work.filter, channel, say)?;
         last.map_or(Ok(()), capabilities::set)
     };
     match role {
@@ -440,14 +437,15 @@ fn security_labels(process: &Process, procfs: &Procfs) -> Result<(), LaunchError
     Ok(())
 }
 
-/// With an agent, this process hands the notifications' listener over.
-pub(crate) fn load_filter(filter: Option<&Filter>, agent: Option<&Agent>) -> Result<(), LaunchError> {
+/// `listens`: this process hands the listener of notifications over, where there is one.
+pub(crate) fn load_filter(filter: Option<&Filter>, channel: &OwnedFd, listens: bool) -> Result<(), LaunchError> {
     let Some(filter) = filter else { return Ok(()) };
     let code: Vec<_> = filter.instructions.iter().map(|at| (at.code, at.jt, at.jf, at.k)).collect();
-    let listener =
-        privileges::load_filter(&code, filter.flags, agent.is_some()).step(|| "load the seccomp filter".to_owned())?;
-    match (agent, listener) {
-        (Some(agent), Some(listener)) => agent.send(listener.as_fd()),
-        _ => Ok(()),
+    let listener = privileges::load_filter(&code, filter.flags, filter.notify && listens)
+        .step(|| "load the seccomp filter".to_owned())?;
+    if let Some(listener) = listener {
+        channel::send(channel, &FromChild::Listener, Some(listener.as_fd()))?;
+        channel::await_word(channel, GO_ON);
     }
+    Ok(())
 }

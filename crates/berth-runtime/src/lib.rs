@@ -32,7 +32,6 @@ mod init;
 mod launch;
 mod mounts;
 mod namespaces;
-mod notify;
 mod procfs;
 mod program;
 mod rlimits;

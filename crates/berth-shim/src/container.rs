@@ -8,7 +8,7 @@ use berth_runtime::{CgroupEntry, CreateRequest, Created, LaunchError, LaunchKind
 use berth_shim::limits;
 use berth_shim_proto::{Create, ExitRecord, LogFormat, LogTarget};
 use berth_types::{Error, ErrorKind, ExecId, ExitStatus, Result};
-use oci_spec::runtime::{LinuxNamespaceType, Spec};
+use oci_spec::runtime::Spec;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::process::{WaitId, WaitIdOptions};
 use std::io::Write as _;
@@ -16,8 +16,7 @@ use std::path::Path;
 
 pub(crate) struct Container {
     pub(crate) create: Create,
-    /// Its processes end with its first: it has a pid namespace of its own.
-    pub(crate) own_pids: bool,
+    pub(crate) spec: Spec,
     pub(crate) cgroup: Cgroup,
     /// Before its start.
     created: Option<Created>,
@@ -106,25 +105,13 @@ pub(crate) fn write_file(dir: &Path, name: &str, bytes: &[u8], durable: bool) ->
     std::fs::rename(temporary, dir.join(name))
 }
 
-/// The configuration. Parsed it takes 200 KB, most of it the filter's; few containers ever see an exec, which reads
-/// it again.
-fn read_spec(dir: &Path) -> Result<Spec> {
-    let failed =
-        |cause: &(dyn std::error::Error + 'static)| because(ErrorKind::Internal, "cannot read config.json", cause);
-    let text = std::fs::read(dir.join("config.json")).map_err(|cause| failed(&cause))?;
-    serde_json::from_slice(&text).map_err(|cause| failed(&cause))
-}
-
 impl Container {
-    /// As it was made.
-    pub(crate) fn spec(&self) -> Result<Spec> {
-        read_spec(&self.create.dir)
-    }
-
     /// Cgroup, streams, and the process up to its last step before exec.
     pub(crate) fn make(create: Create) -> Result<Container> {
+        let config = create.dir.join("config.json");
         let failed = |what: &str, cause: &(dyn std::error::Error + 'static)| because(ErrorKind::Internal, what, cause);
-        let spec = read_spec(&create.dir)?;
+        let text = std::fs::read(&config).map_err(|cause| failed("cannot read config.json", &cause))?;
+        let spec: Spec = serde_json::from_slice(&text).map_err(|cause| failed("cannot read config.json", &cause))?;
         let told = serde_json::to_vec(&create).map_err(|cause| failed("cannot write create.json", &cause))?;
         write_file(&create.dir, "create.json", &told, false)
             .map_err(|cause| failed("cannot write create.json", &cause))?;
@@ -173,9 +160,6 @@ impl Container {
             fd.try_clone().map_err(|cause| because(ErrorKind::Internal, "no descriptor is left", &cause))
         };
         let hierarchy = Hierarchy::detect().map_err(failed)?;
-        let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
-        let own_pids = namespaces
-            .is_some_and(|all| all.iter().any(|ns| ns.typ() == LinuxNamespaceType::Pid && ns.path().is_none()));
         Ok(Container {
             pid: created.pid,
             pidfd: copy(&created.pidfd)?,
@@ -183,7 +167,7 @@ impl Container {
             cgroup: Cgroup::open(&hierarchy, &create.cgroup).map_err(failed)?,
             created: Some(created),
             create,
-            own_pids,
+            spec,
             started_nanos: 0,
             paused: false,
             streams,

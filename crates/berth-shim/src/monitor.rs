@@ -18,7 +18,7 @@ use berth_shim_proto::{
     Answer, Body, ExecState, Notice, ProbeResult, Request, ShimPhase, State, Target, VERSION, stream,
 };
 use berth_types::{Error, ErrorKind, ExitStatus, Result};
-use oci_spec::runtime::Process;
+use oci_spec::runtime::{LinuxNamespaceType, Process};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
@@ -75,8 +75,6 @@ pub(crate) struct Monitor {
     container: Option<Container>,
     draining: Option<Draining>,
     leaving: bool,
-    /// Work is done that took memory which waiting does not need.
-    swollen: bool,
 }
 
 impl Monitor {
@@ -84,14 +82,7 @@ impl Monitor {
         // What the engine had open is not ours, and nothing of it goes to the container.
         berth_sys::privileges::close_on_exec_from(3)?;
         let engine = Client::new(connection)?;
-        Ok(Monitor {
-            clients: vec![engine],
-            listener: None,
-            container: None,
-            draining: None,
-            leaving: false,
-            swollen: false,
-        })
+        Ok(Monitor { clients: vec![engine], listener: None, container: None, draining: None, leaving: false })
     }
 
     pub(crate) fn run(&mut self) -> std::io::Result<()> {
@@ -335,10 +326,7 @@ impl Monitor {
             Body::Start => {
                 let container = self.container()?;
                 match container.start() {
-                    Ok(pid) => {
-                        self.swollen = true;
-                        Ok(Answer::Started { pid })
-                    }
+                    Ok(pid) => Ok(Answer::Started { pid }),
                     Err(error) => {
                         self.drop_container();
                         Err(error)
@@ -383,10 +371,7 @@ impl Monitor {
                 self.running()?.cgroup.update(&limits).map_err(|cause| part("set limits", &cause))?;
                 Ok(Answer::Done)
             }
-            Body::Exec(exec) => {
-                self.swollen = true;
-                self.exec(*exec)
-            }
+            Body::Exec(exec) => self.exec(*exec),
             Body::Processes => {
                 let pids = self.running()?.cgroup.pids().map_err(|cause| part("list processes", &cause))?;
                 Ok(Answer::Processes { pids })
@@ -480,11 +465,8 @@ impl Monitor {
             serde_json::from_value(process.clone()).map_err(|cause| part("read the process", &cause))?;
         let entry = container.cgroup.entry_beside(container.pid).map_err(|cause| part("enter the cgroup", &cause))?;
         berth_runtime::exec(ExecRequest {
-            id: container.create.id.as_str(),
-            bundle: &container.create.dir,
-            pid: container.pid,
             pidfd: container.pidfd.as_fd(),
-            spec: &container.spec()?,
+            spec: &container.spec,
             process: &process,
             stdio,
             cgroup: borrow(&entry),
@@ -587,9 +569,10 @@ impl Monitor {
         let Some(container) = &mut self.container else { return };
         let status = container.reap();
         // Of a container that shares a pid namespace others may still be there.
-        if !container.own_pids
-            && let Err(error) = container.cgroup.kill_all(SIGKILL)
-        {
+        let namespaces = container.spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
+        let own = namespaces
+            .is_some_and(|all| all.iter().any(|ns| ns.typ() == LinuxNamespaceType::Pid && ns.path().is_none()));
+        if !own && let Err(error) = container.cgroup.kill_all(SIGKILL) {
             eprintln!("berth-shim: {}: {error}", container.create.id);
         }
         self.draining = Some(Draining { status, deadline_nanos: now().saturating_add(DRAIN_NANOS_MAX) });
@@ -609,9 +592,6 @@ impl Monitor {
         self.end_execs();
         self.look_after_health();
         self.clients.retain(|client| !client.is_finished());
-        if std::mem::take(&mut self.swollen) {
-            berth_sys::memory::give_back();
-        }
     }
 
     fn finish_draining(&mut self) {

@@ -129,6 +129,17 @@ impl Config {
                 None => error.with_hint("list them with: berth context ls"),
             });
         };
-        Endpoint::parse(context.at(&["Endpoints", "docker"]).text("Host"))
+        let stored = crate::commands::context::store::Store::new(&self.folder).load(name)?;
+        let pem = |file: &str| stored.pems.iter().find(|(n, _)| n == file).map(|(_, b)| b.clone()).unwrap_or_default();
+        let tls = (!stored.pems.is_empty()).then(|| crate::client::endpoint::Tls {
+            ca: pem("ca.pem"),
+            certificate: pem("cert.pem"),
+            key: pem("key.pem"),
+        });
+        if stored.skip_verify {
+            return Err(CliError::failed(format!("context {name:?} skips the check of the engine's certificate"))
+                .with_hint("anybody could answer: give the context the engine's CA with --docker ca=FILE"));
+        }
+        Ok(Endpoint::parse(context.at(&["Endpoints", "docker"]).text("Host"))?.with_tls(tls))
     }
 }

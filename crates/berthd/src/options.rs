@@ -58,6 +58,18 @@ pub(crate) struct Options {
     labels: Vec<String>,
     #[command(flatten)]
     registries: RegistryArgs,
+    /// Serve tcp:// only to clients whose certificate --tlscacert signed
+    #[arg(long)]
+    pub(crate) tlsverify: bool,
+    /// The CA of the clients' certificates, PEM (berth cert makes all three)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tlscacert: Option<PathBuf>,
+    /// The engine's certificate, PEM
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tlscert: Option<PathBuf>,
+    /// The key of that certificate, PEM
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tlskey: Option<PathBuf>,
     /// Check the configuration and exit
     #[arg(long)]
     pub(crate) validate: bool,
@@ -107,6 +119,13 @@ impl Options {
                     self.debug |= value.as_bool().ok_or_else(|| format!("{key}: must be true or false"))?;
                     true
                 }
+                "tlsverify" => {
+                    self.tlsverify |= value.as_bool().ok_or_else(|| format!("{key}: must be true or false"))?;
+                    true
+                }
+                "tlscacert" => replace(&mut self.tlscacert, text()?.into()),
+                "tlscert" => replace(&mut self.tlscert, text()?.into()),
+                "tlskey" => replace(&mut self.tlskey, text()?.into()),
                 "live-restore" if value.as_bool() == Some(true) => true,
                 "log-opts" => {
                     let map = value.as_object().ok_or_else(|| format!("{key}: must be an object"))?;

@@ -1,10 +1,16 @@
-//! Listening sockets: unix, tcp on the loopback, and those that systemd hands over.
+//! Listening sockets: unix, tcp on the loopback or with mutual TLS, and those that systemd hands over.
 
 use crate::options::Options;
 use berth_api_docker::Listener;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::server::WebPkiClientVerifier;
+use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 
 const DEFAULT_SOCKET: &str = "/run/berth/berth.sock";
 
@@ -21,6 +27,7 @@ pub(crate) fn open(options: &Options) -> Result<Vec<Listener>, String> {
     for host in hosts(options) {
         match host.split_once("://") {
             Some(("unix", path)) => listeners.push(unix(Path::new(path), options.group.as_deref())?),
+            Some(("tcp", address)) if options.tlsverify => listeners.push(tls(address, options)?),
             Some(("tcp", address)) => listeners.push(tcp(address)?),
             Some(("fd", _)) => listeners.extend(handed_over()?),
             _ => return Err(format!("invalid host {host:?}: must begin with unix://, tcp:// or fd://")),
@@ -91,6 +98,36 @@ fn tcp(address: &str) -> Result<Listener, String> {
     );
     listener.set_nonblocking(true).map_err(failed)?;
     tokio::net::TcpListener::from_std(listener).map(Listener::Tcp).map_err(failed)
+}
+
+/// TCP for those who show a certificate of the clients' CA.
+fn tls(address: &str, options: &Options) -> Result<Listener, String> {
+    let failed = |cause: std::io::Error| format!("cannot listen on tcp://{address}: {cause}");
+    let file = |path: &Option<PathBuf>, flag: &str| {
+        let path = path.as_ref().ok_or_else(|| format!("--tlsverify needs --{flag}\nhint: berth cert makes it"))?;
+        std::fs::read(path).map_err(|cause| format!("cannot read {}: {cause}", path.display()))
+    };
+    let (ca, certificate, key) =
+        (file(&options.tlscacert, "tlscacert")?, file(&options.tlscert, "tlscert")?, file(&options.tlskey, "tlskey")?);
+    let config = tls_config(&ca, &certificate, &key).map_err(|why| format!("cannot serve TLS: {why}"))?;
+    let listener = std::net::TcpListener::bind(address).map_err(failed)?;
+    listener.set_nonblocking(true).map_err(failed)?;
+    let listener = tokio::net::TcpListener::from_std(listener).map_err(failed)?;
+    Ok(Listener::Tls(listener, TlsAcceptor::from(Arc::new(config))))
+}
+
+fn tls_config(ca: &[u8], certificate: &[u8], key: &[u8]) -> Result<ServerConfig, Box<dyn std::error::Error>> {
+    let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
+    let mut roots = RootCertStore::empty();
+    for authority in CertificateDer::pem_slice_iter(ca) {
+        roots.add(authority?)?;
+    }
+    let clients = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build()?;
+    let chain = CertificateDer::pem_slice_iter(certificate).collect::<Result<Vec<_>, _>>()?;
+    Ok(ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_client_cert_verifier(clients)
+        .with_single_cert(chain, PrivateKeyDer::from_pem_slice(key)?)?)
 }
 
 /// Sockets by systemd's protocol (sd_listen_fds(3)).

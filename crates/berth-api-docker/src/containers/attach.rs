@@ -21,7 +21,7 @@ use berth_engine::Engine;
 use berth_engine::containers::{AttachInput, AttachOptions, AttachStream, OutputStream};
 use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::{SinkExt, StreamExt};
-use hyper::upgrade::OnUpgrade;
+use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -139,15 +139,13 @@ pub(super) fn answer(
 ) -> Response {
     match (headers.contains_key(header::UPGRADE), upgrade) {
         (true, Some(upgrade)) => {
-            let stream_tty = stream.tty;
-            tokio::spawn(hijacked(stream, upgrade));
-            Response::builder()
-                .status(StatusCode::SWITCHING_PROTOCOLS)
-                .header(header::CONNECTION, "Upgrade")
-                .header(header::UPGRADE, "tcp")
-                .header(header::CONTENT_TYPE, content_type(stream_tty, version))
-                .body(Body::empty())
-                .into_response_ok()
+            let kind = content_type(stream.tty, version);
+            tokio::spawn(async move {
+                if let Some(connection) = own(upgrade).await {
+                    hijacked(stream, connection).await;
+                }
+            });
+            switching(kind)
         }
         // Framed or not: dockerd names it raw for clients that do not upgrade.
         _ => Response::builder()
@@ -161,12 +159,29 @@ fn encode(tty: bool, stream: OutputStream, bytes: Bytes) -> Bytes {
     if tty { bytes } else { frame(stream, &bytes) }
 }
 
-async fn hijacked(stream: AttachStream, upgrade: OnUpgrade) {
+pub(super) fn switching(kind: &'static str) -> Response {
+    Response::builder()
+        .status(StatusCode::SWITCHING_PROTOCOLS)
+        .header(header::CONNECTION, "Upgrade")
+        .header(header::UPGRADE, "tcp")
+        .header(header::CONTENT_TYPE, kind)
+        .body(Body::empty())
+        .into_response_ok()
+}
+
+/// The connection, once the head of the answer has been sent.
+pub(super) async fn own(upgrade: OnUpgrade) -> Option<TokioIo<Upgraded>> {
+    match upgrade.await {
+        Ok(connection) => Some(TokioIo::new(connection)),
+        Err(cause) => {
+            tracing::debug!(%cause, "client left before its connection was its own");
+            None
+        }
+    }
+}
+
+pub(super) async fn hijacked(stream: AttachStream, connection: TokioIo<Upgraded>) {
     let AttachStream { tty, mut output, input } = stream;
-    let connection = match upgrade.await {
-        Ok(connection) => TokioIo::new(connection),
-        Err(cause) => return tracing::debug!(%cause, "client left before its connection was its own"),
-    };
     let (mut reader, mut writer) = tokio::io::split(connection);
     // Its end is only the client's half-close: output goes on until the container's ends.
     let reading = tokio::spawn(async move {

@@ -1,23 +1,25 @@
 //! Processes run inside running containers.
 
-use super::attach::answer;
+use super::attach::{answer, content_type, frame, hijacked, own, switching};
 use super::lifecycle::size;
-use crate::error::ApiResult;
+use crate::error::{ApiResult, message};
 use crate::json::{self, Fields, JsonBody};
 use crate::params::Params;
 use crate::spec::console_size;
 use crate::version::ApiVersion;
 use axum::body::Body;
 use axum::extract::{Path, Request, State};
-use axum::http::StatusCode;
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
 use berth_engine::Engine;
-use berth_engine::containers::{ExecInspect, ExecSpec, ExecStart};
+use berth_engine::containers::{AttachStream, ExecInspect, ExecSpec, ExecStart, OutputStream};
 use berth_types::Error;
+use bytes::Bytes;
 use hyper::upgrade::OnUpgrade;
 use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt;
 
 pub(super) fn router() -> Router<Engine> {
     Router::new()
@@ -65,13 +67,47 @@ async fn start(
         tty: f.flag_or_none("Tty")?,
         console_size: console_size(&f, "ConsoleSize")?,
     };
+    // Framed unless the start asks for a terminal, whatever the process has: docker-py does not ask.
+    let tty = options.tty.unwrap_or(false);
+    let upgrade = parts.extensions.remove::<OnUpgrade>();
+    if let (false, true, Some(upgrade)) = (options.detach, parts.headers.contains_key(header::UPGRADE), upgrade) {
+        return hijack(engine, id, options, upgrade, version).await;
+    }
     match engine.containers().exec_start(&id, options).await? {
         None => Ok(StatusCode::OK.into_response()),
-        Some(stream) => {
-            let upgrade = parts.extensions.remove::<OnUpgrade>();
-            Ok(answer(stream, &parts.headers, upgrade, Body::empty(), version))
-        }
+        Some(stream) => Ok(answer(AttachStream { tty, ..stream }, &parts.headers, None, Body::empty(), version)),
     }
+}
+
+/// Starts the program only when the head of the answer has been sent: clients that read the head through a buffer
+/// (docker-py) lose what comes in the same read.
+async fn hijack(
+    engine: Engine,
+    id: String,
+    options: ExecStart,
+    upgrade: OnUpgrade,
+    version: ApiVersion,
+) -> ApiResult<Response> {
+    let exec = engine.containers().exec_inspect(&id).await?;
+    if exec.running || exec.exit_code.is_some() {
+        return Err(Error::conflict(format!("exec command {} has already run", exec.id)).into());
+    }
+    let tty = options.tty.unwrap_or(false);
+    tokio::spawn(async move {
+        let Some(mut connection) = own(upgrade).await else { return };
+        let told = match engine.containers().exec_start(&id, options).await {
+            Ok(Some(stream)) => return hijacked(AttachStream { tty, ..stream }, connection).await,
+            Ok(None) => Bytes::new(),
+            Err(error) => {
+                let text = format!("{}\r\n", message(&error));
+                if tty { Bytes::from(text) } else { frame(OutputStream::Stdout, text.as_bytes()) }
+            }
+        };
+        // The client may have gone already: nothing is lost then.
+        connection.write_all(&told).await.ok();
+        connection.shutdown().await.ok();
+    });
+    Ok(switching(content_type(tty, version)))
 }
 
 /// `POST /exec/{id}/resize`: 200

@@ -14,6 +14,10 @@ use berth_engine::containers::{Outcome, StopOptions, WaitCondition};
 use berth_types::Error;
 use bytes::Bytes;
 use serde_json::json;
+use std::time::Duration;
+
+/// How long a killed container may take to be gone before the answer says so anyway.
+const KILL_SECONDS_MAX: u64 = 10;
 
 pub(super) fn router() -> Router<Engine> {
     Router::new()
@@ -64,6 +68,14 @@ async fn kill(State(engine): State<Engine>, Path(id): Path<String>, params: Para
         let told = error.message.starts_with("cannot kill container");
         if told { error } else { error.context(format!("cannot kill container: {id}")) }
     })?;
+    // As dockerd: when the answer comes, what SIGKILL hit has ended and its exit is recorded.
+    if matches!(params.filled("signal").unwrap_or("KILL"), "KILL" | "SIGKILL" | "9" | "0") {
+        let ended = engine.containers().wait(&id, WaitCondition::NotRunning).await;
+        if let Ok(ended) = ended {
+            // One that is started again by its policy, or sits in the kernel, is not waited for.
+            tokio::time::timeout(Duration::from_secs(KILL_SECONDS_MAX), ended).await.ok();
+        }
+    }
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -93,12 +93,7 @@ impl Containers {
         container.live().exits.send_modify(|count| *count += 1);
         let seconds = run.finished_unix_nanos.saturating_sub(run.started_unix_nanos) / 1_000_000_000;
         self.tell(container, "die", &[("execDuration", seconds.to_string()), ("exitCode", code.to_string())]);
-        if auto_remove {
-            // One that goes at once: nobody waits for the record of its end, and after a crash it goes all the same.
-            self.save(&record.id, &run);
-        } else {
-            self.save_durably(&record.id, &run).await;
-        }
+        self.save_durably(&record.id, &run).await;
 
         if let Some(shim) = &shim {
             // A shim that cannot hear it any more has gone by itself.

@@ -82,13 +82,6 @@ impl Containers {
             self.recover_ended(&container, how, connection);
         }
         self.sweep_strangers();
-        for container in found.iter().filter(|container| {
-            container.record().spec.host.auto_remove
-                && matches!(container.phase(), Phase::Created | Phase::Exited { .. })
-        }) {
-            // Its end was the earlier engine's last deed.
-            self.remove_behind(container);
-        }
         self.restart_by_policy(&found);
         Ok(())
     }

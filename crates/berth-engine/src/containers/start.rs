@@ -82,13 +82,13 @@ impl Containers {
         }
     }
 
-    /// With `--rm` a container that cannot start, or did not survive an engine, goes at once.
-    pub(super) fn remove_behind(&self, container: &Arc<Container>) {
+    /// With `--rm` a container that cannot start goes at once: its client waits for that.
+    fn remove_behind(&self, container: &Arc<Container>) {
         let (containers, container) = (self.clone(), container.clone());
         tokio::spawn(async move {
             let options = super::RemoveOptions { force: false, volumes: true };
             if let Err(error) = containers.remove_inner(&container, options).await {
-                tracing::warn!(container = container.id.short(), %error, "not removed");
+                tracing::warn!(container = container.id.short(), %error, "not removed after its failed start");
             }
         });
     }

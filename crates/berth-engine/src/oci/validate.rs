@@ -182,8 +182,7 @@ fn log(log: &LogConfig) -> Result<()> {
         "" | "json-file" | "local" => &["max-file", "max-size", "compress"],
         "none" => &[],
         other => {
-            return Err(Error::invalid(format!("error looking up logging plugin {other}: plugin {other:?} not found"))
-                .with_hint("use json-file, local or none"));
+            return Err(Error::invalid(format!("error looking up logging plugin {other}: plugin {other:?} not found")));
         }
     };
     let driver = if log.driver.is_empty() { "json-file" } else { &log.driver };
@@ -231,7 +230,10 @@ fn modes(spec: &ContainerSpec) -> Result<()> {
     if matches!(host.uts_mode, NamespaceMode::Container(_)) {
         return Err(Error::invalid("invalid UTS mode: container"));
     }
-    if host.uts_mode == NamespaceMode::Host && !config.hostname.is_empty() {
+    // The host's own name is what it gets when none was asked for.
+    let own = rustix::system::uname();
+    let named = !config.hostname.is_empty() && config.hostname.as_bytes() != own.nodename().to_bytes();
+    if host.uts_mode == NamespaceMode::Host && named {
         return conflict("hostname and the UTS mode");
     }
     if host.uts_mode == NamespaceMode::Host && !config.domainname.is_empty() {

@@ -69,8 +69,7 @@ impl Shim {
         let failed = |cause: std::io::Error| Error::because(ErrorKind::Unavailable, "cannot reach a shim", &cause);
         let dial = async {
             let (shim, mut incoming) = Shim::over(connect(dir).await.map_err(failed)?);
-            // Subscribed first: between the state and what is heard afterwards there must be no gap.
-            let replies = shim.send(vec![Body::Hello { version: VERSION }, Body::Subscribe, Body::State]).await?;
+            let replies = shim.send(vec![Body::Hello { version: VERSION }, Body::State, Body::Subscribe]).await?;
             let mut answers = Vec::new();
             for mut reply in replies {
                 let answer = loop {
@@ -86,7 +85,7 @@ impl Shim {
                 };
                 answers.push(answer?);
             }
-            match answers.into_iter().nth(2) {
+            match answers.into_iter().nth(1) {
                 Some(Answer::State(state)) => Ok((shim, incoming, state)),
                 _ => Err(Error::internal("a shim answered a question that was not asked")),
             }

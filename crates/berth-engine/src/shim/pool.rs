@@ -10,15 +10,12 @@ use std::ffi::CString;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::net::UnixStream;
 
 /// The number under which a shim finds its connection.
 const CONNECTION: i32 = 3;
-/// By then a container that took an idle shim runs.
-const AFTER_START: Duration = Duration::from_millis(15);
 /// A shim that was let go has ended by then, or is killed.
 const END_SECONDS_MAX: u64 = 3;
 
@@ -32,8 +29,6 @@ pub(crate) struct Pool {
     exec_root: PathBuf,
     size: usize,
     idle: Mutex<Vec<Idle>>,
-    /// A refill is on its way.
-    due: AtomicBool,
 }
 
 struct Idle {
@@ -58,7 +53,6 @@ impl Pool {
             exec_root: config.exec_root.clone(),
             size: config.idle_shims,
             idle: Mutex::new(Vec::new()),
-            due: AtomicBool::new(false),
         })
     }
 
@@ -77,25 +71,11 @@ impl Pool {
                 started.unwrap_or_else(|error| Err(Error::internal(format!("starting a shim ended early: {error}"))))?
             }
         };
-        self.refill_soon();
+        self.refill();
         let failed = |cause: std::io::Error| Error::because(ErrorKind::Internal, "cannot speak to a shim", &cause);
         let stream = UnixStream::from_std(idle.stream).map_err(failed)?;
         let (shim, incoming) = Shim::over(stream);
         Ok(Taken { shim, incoming, pid: idle.pid, start_ticks: idle.start_ticks })
-    }
-
-    /// Starts what is missing once the container whose shim was taken has had its time: at once it would only take
-    /// the processor from it.
-    fn refill_soon(self: &Arc<Pool>) {
-        if self.due.swap(true, Ordering::AcqRel) {
-            return;
-        }
-        let pool = self.clone();
-        tokio::spawn(async move {
-            tokio::time::sleep(AFTER_START).await;
-            pool.due.store(false, Ordering::Release);
-            pool.refill();
-        });
     }
 
     /// Starts what is missing, behind.

@@ -109,7 +109,7 @@ pub(crate) fn group(name: &str) -> String {
     rows.sort_unstable();
     for (verb, about) in rows {
         // Docker hides it outside a swarm, and one sentence is enough in a list.
-        if (name, verb) == ("volume", "update") {
+        if matches!((name, verb), ("volume", "update") | ("system", "dial-stdio")) {
             continue;
         }
         let about = first_line(about);

@@ -130,6 +130,10 @@ pub(crate) struct Global {
     pub(crate) host: Option<String>,
     pub(crate) context: Option<String>,
     pub(crate) config: Option<String>,
+    pub(crate) tls_verify: bool,
+    pub(crate) tls_ca: Option<String>,
+    pub(crate) tls_cert: Option<String>,
+    pub(crate) tls_key: Option<String>,
     pub(crate) version: bool,
     pub(crate) help: bool,
 }
@@ -140,29 +144,29 @@ pub(crate) const GLOBAL_FLAGS: &str = "
 -D, --debug  Accepted for compatibility
 -H, --host list  Engine socket to connect to
 -l, --log-level string  Accepted for compatibility
-    --tls  Not supported: put a tunnel in front instead
-    --tlscacert string  Not supported
-    --tlscert string  Not supported
-    --tlskey string  Not supported
-    --tlsverify  Not supported
+    --tls  Refused: use --tlsverify, which checks who answers
+    --tlscacert string  Trust certs signed only by this CA (default ca.pem of DOCKER_CERT_PATH)
+    --tlscert string  Path to TLS certificate file (default cert.pem there)
+    --tlskey string  Path to TLS key file (default key.pem there)
+    --tlsverify  Use TLS and verify the remote
 -v, --version  Print version information and quit
     --help  Print usage";
 
 pub(crate) fn parse_global(argv: Vec<String>) -> Result<(Global, Vec<String>)> {
     let flags: Vec<Flag> = GLOBAL_FLAGS.lines().filter_map(Flag::from_line).collect();
     let args = parse(argv, flags, true)?;
-    for tls in ["tls", "tlsverify"] {
-        if args.on(tls) {
-            return Err(CliError::usage(format!("--{tls} is not supported")).with_hint(
-                "reach a remote engine through an SSH tunnel: ssh -L /tmp/b.sock:/run/berth/berth.sock HOST",
-            ));
-        }
+    if args.on("tls") && !args.on("tlsverify") {
+        return Err(CliError::usage("--tls alone would accept anybody's certificate").with_hint("use --tlsverify"));
     }
     let text = |name: &str| args.changed(name).then(|| args.text(name).to_owned());
     let global = Global {
         host: text("host"),
         context: text("context"),
         config: text("config"),
+        tls_verify: args.on("tlsverify"),
+        tls_ca: text("tlscacert"),
+        tls_cert: text("tlscert"),
+        tls_key: text("tlskey"),
         version: args.on("version"),
         help: args.on("help"),
     };

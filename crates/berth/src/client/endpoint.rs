@@ -18,6 +18,39 @@ pub(crate) const DEFAULT_SOCKET: &str = "/run/berth/berth.sock";
 pub(crate) enum Address {
     Unix(PathBuf),
     Tcp(String),
+    Tls(String, Box<Tls>),
+    /// `user@host:port`
+    Ssh(String),
+}
+
+/// What a connection is checked with, as PEM.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Tls {
+    pub(crate) ca: Vec<u8>,
+    /// Empty: the engine is told no certificate of ours.
+    pub(crate) certificate: Vec<u8>,
+    pub(crate) key: Vec<u8>,
+}
+
+impl Tls {
+    /// From flags and `DOCKER_TLS_VERIFY`, files from `DOCKER_CERT_PATH` or the configuration's folder.
+    fn choose(global: &Global, config: &Config) -> Result<Option<Tls>> {
+        let env = |name| std::env::var(name).ok().filter(|v| !v.is_empty());
+        if !global.tls_verify && env("DOCKER_TLS_VERIFY").is_none() {
+            return Ok(None);
+        }
+        let folder = env("DOCKER_CERT_PATH").map_or_else(|| config.folder().to_owned(), PathBuf::from);
+        let read = |given: &Option<String>, name: &str| {
+            let path = given.as_ref().map_or_else(|| folder.join(name), PathBuf::from);
+            crate::commands::context::store::read_pem(&path)
+                .map_err(|e| CliError::failed(format!("open {}: {}", path.display(), plain(&e))))
+        };
+        Ok(Some(Tls {
+            ca: read(&global.tls_ca, "ca.pem")?,
+            certificate: read(&global.tls_cert, "cert.pem")?,
+            key: read(&global.tls_key, "key.pem")?,
+        }))
+    }
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -31,13 +64,30 @@ impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.address {
             Address::Unix(path) => write!(f, "unix://{}", path.display()),
-            Address::Tcp(address) => write!(f, "tcp://{address}"),
+            Address::Tcp(address) | Address::Tls(address, _) => write!(f, "tcp://{address}"),
+            Address::Ssh(target) => write!(f, "ssh://{target}"),
         }
     }
 }
 
 impl Endpoint {
     pub(crate) fn choose(global: &Global, config: &Config) -> Result<Endpoint> {
+        let mut endpoint = Endpoint::named(global, config)?;
+        if let (Address::Tcp(address), Some(tls)) = (&endpoint.address, Tls::choose(global, config)?) {
+            endpoint.address = Address::Tls(secure(address), Box::new(tls));
+        }
+        Ok(endpoint)
+    }
+
+    /// A context's endpoint with its certificates.
+    pub(crate) fn with_tls(mut self, tls: Option<Tls>) -> Endpoint {
+        if let (Address::Tcp(address), Some(tls)) = (&self.address, tls) {
+            self.address = Address::Tls(secure(address), Box::new(tls));
+        }
+        self
+    }
+
+    fn named(global: &Global, config: &Config) -> Result<Endpoint> {
         let env = |name| std::env::var(name).ok().filter(|v| !v.is_empty());
         if let Some(host) = &global.host {
             return Endpoint::parse(host);
@@ -65,10 +115,8 @@ impl Endpoint {
                 let address = address.trim_end_matches('/');
                 Address::Tcp(if address.contains(':') { address.to_owned() } else { format!("{address}:2375") })
             }
-            Some(("ssh", target)) => {
-                return Err(CliError::failed(format!("ssh:// is not supported (in {host})")).with_hint(format!(
-                    "ssh -NL /tmp/berth.sock:{DEFAULT_SOCKET} {target} & berth -H unix:///tmp/berth.sock ..."
-                )));
+            Some(("ssh", target)) if !target.trim_end_matches('/').is_empty() && !target.starts_with('-') => {
+                Address::Ssh(target.trim_end_matches('/').to_owned())
             }
             None if host.starts_with('/') => Address::Unix(host.into()),
             _ => {
@@ -87,7 +135,22 @@ impl Endpoint {
                 stream.set_nodelay(true)?;
                 Box::new(stream)
             }
+            Address::Tls(..) | Address::Ssh(_) => {
+                let stream = self.bridged()?;
+                stream.set_nonblocking(true)?;
+                Box::new(UnixStream::from_std(stream)?)
+            }
         })
+    }
+
+    /// A blocking stream through ssh or TLS.
+    pub(crate) fn bridged(&self) -> io::Result<std::os::unix::net::UnixStream> {
+        match &self.address {
+            Address::Ssh(target) => super::bridge::ssh(target),
+            Address::Tls(address, tls) => super::bridge::tls(address, tls),
+            Address::Unix(path) => std::os::unix::net::UnixStream::connect(path),
+            Address::Tcp(_) => Err(io::Error::other("a plain TCP endpoint needs no bridge")),
+        }
     }
 
     pub(crate) async fn open(&self) -> Result<Box<dyn Stream>> {
@@ -121,6 +184,11 @@ impl Endpoint {
     }
 }
 
+/// The port of TLS, where none was given.
+fn secure(address: &str) -> String {
+    address.strip_suffix(":2375").map_or_else(|| address.to_owned(), |host| format!("{host}:2376"))
+}
+
 fn may_be_started(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
 }
@@ -134,7 +202,8 @@ mod tests {
         assert_eq!(Endpoint::parse("unix:///a/b").unwrap().address, Address::Unix("/a/b".into()));
         assert_eq!(Endpoint::parse("tcp://h:1").unwrap().address, Address::Tcp("h:1".into()));
         assert_eq!(Endpoint::parse("tcp://h").unwrap().address, Address::Tcp("h:2375".into()));
-        for bad in ["", "unix://rel", "npipe://x", "ssh://h", "nonsense"] {
+        assert_eq!(Endpoint::parse("ssh://me@h:22").unwrap().address, Address::Ssh("me@h:22".into()));
+        for bad in ["", "unix://rel", "npipe://x", "ssh://", "ssh://-oProxyCommand=x", "nonsense"] {
             assert!(Endpoint::parse(bad).is_err(), "{bad}");
         }
         assert!(!Endpoint::parse("unix:///run/berth/berth.sock").unwrap().is_default, "a chosen socket starts nothing");

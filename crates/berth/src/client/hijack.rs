@@ -93,6 +93,7 @@ impl Client {
                 stream.set_nodelay(true).map_err(io_error)?;
                 Raw::Tcp(stream)
             }
+            Address::Tls(..) | Address::Ssh(_) => Raw::Unix(self.endpoint.bridged().map_err(io_error)?),
         };
         let body = body.map(serde_json::Value::to_string).unwrap_or_default();
         let version = self.api_version();

@@ -1,7 +1,8 @@
 //! The Docker Engine API over one socket.
 //!
 //! ```text
-//! endpoint.rs   unix:// or tcp:// from flags, environment and contexts
+//! bridge.rs     ssh:// and TLS, as a plain stream
+//! endpoint.rs   unix://, tcp:// or ssh:// from flags, environment and contexts
 //! mod.rs        request -> answer; a finished connection is kept for the next request
 //! body.rs       what is sent: nothing, JSON, or a file or pipe as it is read
 //! hijack.rs     attach and exec: the connection turns into raw streams
@@ -13,6 +14,7 @@
 //! an engine too old for it says so, and the number it names is used from then on.
 
 pub(crate) mod body;
+mod bridge;
 pub(crate) mod demux;
 pub(crate) mod endpoint;
 pub(crate) mod hijack;

@@ -24,6 +24,7 @@ pub(crate) mod port;
 pub(crate) mod prune;
 pub(crate) mod ps;
 pub(crate) mod registry;
+pub(crate) mod remote;
 pub(crate) mod run;
 pub(crate) mod send;
 pub(crate) mod start;
