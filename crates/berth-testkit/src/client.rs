@@ -16,9 +16,15 @@ pub struct Client {
     err: Collected,
 }
 
+#[derive(Default)]
+struct Said {
+    bytes: Vec<u8>,
+    ended: bool,
+}
+
 /// What a stream has said so far, and whether it has ended.
 #[derive(Clone, Default)]
-struct Collected(Arc<(Mutex<(Vec<u8>, bool)>, Condvar)>);
+struct Collected(Arc<(Mutex<Said>, Condvar)>);
 
 impl Collected {
     fn from(mut source: impl Read + Send + 'static) -> Collected {
@@ -30,8 +36,8 @@ impl Collected {
                 // A terminal whose other end has gone says EIO: its end.
                 let count = source.read(&mut part).unwrap_or(0);
                 let mut state = shared.0.lock().expect("no holder of this lock panics");
-                state.0.extend_from_slice(&part[..count]);
-                state.1 = count == 0;
+                state.bytes.extend_from_slice(&part[..count]);
+                state.ended = count == 0;
                 shared.1.notify_all();
                 if count == 0 {
                     return;
@@ -43,11 +49,11 @@ impl Collected {
 
     /// Of a stream that is not there.
     fn none() -> Collected {
-        Collected(Arc::new((Mutex::new((Vec::new(), true)), Condvar::new())))
+        Collected(Arc::new((Mutex::new(Said { bytes: Vec::new(), ended: true }), Condvar::new())))
     }
 
     fn text(&self) -> String {
-        String::from_utf8_lossy(&self.0.0.lock().expect("no holder of this lock panics").0).into_owned()
+        String::from_utf8_lossy(&self.0.0.lock().expect("no holder of this lock panics").bytes).into_owned()
     }
 
     /// Whether `holds` came true before the deadline; the end of the stream ends the wait.
@@ -55,11 +61,11 @@ impl Collected {
         let deadline = Instant::now() + DEADLINE;
         let mut state = self.0.0.lock().expect("no holder of this lock panics");
         loop {
-            if holds(&String::from_utf8_lossy(&state.0), state.1) {
+            if holds(&String::from_utf8_lossy(&state.bytes), state.ended) {
                 return true;
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() || state.1 {
+            if left.is_zero() || state.ended {
                 return false;
             }
             state = self.0.1.wait_timeout(state, left).expect("no holder of this lock panics").0;

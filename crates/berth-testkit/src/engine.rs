@@ -243,6 +243,18 @@ impl Engine {
         self.api("GET", &format!("/containers/{container}/json"), "").expect(200).json()
     }
 
+    /// The first process of a running container, in the host's numbering; 0 where it does not run.
+    #[track_caller]
+    pub fn pid_of(&self, container: &str) -> i32 {
+        i32::try_from(self.inspect(container)["State"]["Pid"].as_i64().expect("inspect shows a pid")).expect("a pid")
+    }
+
+    /// `running`, `exited`, ...
+    #[track_caller]
+    pub fn status_of(&self, container: &str) -> String {
+        self.inspect(container)["State"]["Status"].as_str().unwrap_or_default().to_owned()
+    }
+
     fn load_tiny(&self) {
         let path = "/images/create?fromSrc=-&repo=tiny&changes=CMD%20%5B%22%2Fbin%2Fsh%22%5D";
         let headers = [("Content-Type", "application/x-tar")];
@@ -276,11 +288,19 @@ impl Engine {
     }
 }
 
-fn kill(pid: i32) {
+/// `kill -9`.
+pub fn kill(pid: i32) {
     if let Some(pid) = rustix::process::Pid::from_raw(pid) {
         // It may have ended just now.
         rustix::process::kill_process(pid, rustix::process::Signal::KILL).ok();
     }
+}
+
+/// Whose child a process is: of a container's first process it is the shim.
+pub fn parent_of(pid: i32) -> i32 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the process runs");
+    let parent = status.lines().find_map(|line| line.strip_prefix("PPid:")).expect("the kernel tells it");
+    parent.trim().parse().expect("a pid")
 }
 
 fn kill_below(cgroup: &Path) {

@@ -1,28 +1,15 @@
 //! kill -9 of the engine and of shims: nothing is lost, nothing is left.
 
-use berth_testkit::{Engine, wait_until};
+use berth_testkit::{Engine, kill, parent_of, wait_until};
 use std::path::Path;
-
-fn parent(pid: i64) -> i32 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap().trim().parse().unwrap()
-}
-
-fn pid(engine: &Engine, name: &str) -> i64 {
-    engine.inspect(name)["State"]["Pid"].as_i64().unwrap()
-}
-
-fn kill(pid: i32) {
-    let pid = rustix::process::Pid::from_raw(pid).unwrap();
-    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
-}
 
 #[test]
 fn containers_run_on_and_keep_what_they_have() {
     let Some(mut engine) = Engine::start("crash-adopt") else { return };
     let write = "i=0; while :; do i=$((i+1)); echo line $i; sleep 0.005; done";
     let script = format!("echo hello > /index.html; busybox httpd -h / -p 80; {write}");
-    let run = ["run", "-d", "--name", "box", "-p", "127.0.0.1::80", "--health-cmd", "true", "--health-interval", "200ms"];
+    let run =
+        ["run", "-d", "--name", "box", "-p", "127.0.0.1::80", "--health-cmd", "true", "--health-interval", "200ms"];
     engine.docker(run.iter().chain(&["tiny", "sh", "-c", &script])).success();
     engine.docker(["run", "-d", "--name", "still", "tiny", "sleep", "1000"]).success();
     engine.docker(["pause", "still"]).success();
@@ -36,7 +23,7 @@ fn containers_run_on_and_keep_what_they_have() {
             && text.contains("hello")
     };
     wait_until("it answers", answers);
-    let before = pid(&engine, "box");
+    let before = engine.pid_of("box");
     let started = engine.inspect("box")["State"]["StartedAt"].clone();
     let address = engine.inspect("box")["NetworkSettings"]["Networks"]["bridge"]["IPAddress"].clone();
     for _ in 0..3 {
@@ -74,7 +61,7 @@ fn ends_without_an_engine_are_known_to_the_next_one() {
         engine.docker(["run", "-d", "--init", "--name", name, "tiny", "sh", "-c", &script]).success();
     }
     engine.docker(["run", "-d", "--rm", "--name", "brief", "tiny", "sh", "-c", wait]).success();
-    let pids = names.map(|name| pid(&engine, name));
+    let pids = names.map(|name| engine.pid_of(name));
     engine.kill();
     for pid in pids {
         std::fs::write(format!("/proc/{pid}/root/go"), "").unwrap();
@@ -121,11 +108,13 @@ fn a_killed_shim_ends_its_container_with_an_honest_reason() {
     let Some(mut engine) = Engine::start("crash-shim") else { return };
     for name in ["box", "other", "again", "away"] {
         let policy = if name == "again" { "on-failure" } else { "no" };
-        engine.docker(["run", "-d", "--name", name, "--restart", policy, "-p", "80", "tiny", "sleep", "1000"]).success();
+        engine
+            .docker(["run", "-d", "--name", name, "--restart", policy, "-p", "80", "tiny", "sleep", "1000"])
+            .success();
     }
     let waiting = engine.docker_running(["wait", "box"]);
-    let pids = ["box", "again", "away"].map(|name| pid(&engine, name));
-    kill(parent(pids[0]));
+    let pids = ["box", "again", "away"].map(|name| engine.pid_of(name));
+    kill(parent_of(pids[0]));
     assert_eq!(waiting.wait().success(), "255");
     wait_until("its process is gone", || !Path::new(&format!("/proc/{}", pids[0])).exists());
     let state = engine.inspect("box")["State"].clone();
@@ -135,14 +124,14 @@ fn a_killed_shim_ends_its_container_with_an_honest_reason() {
     // It can be started again, and so does its policy.
     engine.docker(["start", "box"]).success();
     assert_eq!(engine.docker(["exec", "box", "echo", "in"]).success(), "in");
-    kill(parent(pids[1]));
+    kill(parent_of(pids[1]));
     wait_until("started again by its policy", || {
         let state = engine.inspect("again")["State"].clone();
         state["Running"] == true && state["Pid"] != pids[1] && state["Pid"] != 0
     });
     // Killed while no engine was there.
     engine.kill();
-    kill(parent(pids[2]));
+    kill(parent_of(pids[2]));
     engine.launch();
     wait_until("known to the next engine", || engine.inspect("away")["State"]["Status"] == "exited");
     assert_eq!(engine.inspect("away")["State"]["Error"], "its shim was killed");
@@ -154,7 +143,8 @@ fn a_killed_shim_ends_its_container_with_an_honest_reason() {
 fn idle_shims_that_were_killed_are_replaced() {
     let Some(engine) = Engine::start("crash-idle") else { return };
     for _ in 0..3 {
-        let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", engine.pid())).unwrap_or_default();
+        let children =
+            std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", engine.pid())).unwrap_or_default();
         for child in children.split_whitespace().filter_map(|text| text.parse().ok()) {
             let line = std::fs::read_to_string(format!("/proc/{child}/cmdline")).unwrap_or_default();
             if line.starts_with("berth-shim") {
@@ -185,10 +175,10 @@ fn a_second_engine_on_the_same_folders_is_refused() {
 fn a_graceful_end_is_no_different_for_containers() {
     let Some(mut engine) = Engine::start("crash-graceful") else { return };
     engine.docker(["run", "-d", "--name", "box", "tiny", "sleep", "1000"]).success();
-    let before = pid(&engine, "box");
+    let before = engine.pid_of("box");
     engine.stop();
     assert!(Path::new(&format!("/proc/{before}")).exists());
     engine.launch();
-    assert_eq!(pid(&engine, "box"), before);
+    assert_eq!(engine.pid_of("box"), before);
     assert_eq!(engine.docker(["exec", "box", "echo", "in"]).success(), "in");
 }

@@ -72,7 +72,8 @@ fn a_terminal_has_its_size_and_follows_it() {
         assert_eq!(client.wait().code, 3);
     }
     // A resize through the API reaches the process.
-    let body = json!({"Cmd": ["sh", "-c", "read x; stty size"], "Tty": true, "AttachStdin": true, "AttachStdout": true});
+    let body =
+        json!({"Cmd": ["sh", "-c", "read x; stty size"], "Tty": true, "AttachStdin": true, "AttachStdout": true});
     let id = engine.api("POST", "/containers/box/exec", &body.to_string()).expect(201).json()["Id"].clone();
     let id = id.as_str().unwrap();
     let headers = [("Upgrade", "tcp"), ("Connection", "Upgrade"), ("Content-Type", "application/json")];
@@ -137,8 +138,7 @@ fn many_at_once_and_one_after_another_leave_nothing() {
                     let body = json!({"Cmd": ["echo", format!("{worker}-{round}")], "AttachStdout": true}).to_string();
                     let id = engine.api("POST", "/containers/box/exec", &body).expect(201).json()["Id"].clone();
                     let path = format!("/exec/{}/start", id.as_str().unwrap());
-                    let headers =
-                        [("Upgrade", "tcp"), ("Connection", "Upgrade"), ("Content-Type", "application/json")];
+                    let headers = [("Upgrade", "tcp"), ("Connection", "Upgrade"), ("Content-Type", "application/json")];
                     let mut stream = engine.exchange("POST", &path, &headers, b"{}");
                     let said = frames(stream.stream());
                     assert_eq!(said, [(1, format!("{worker}-{round}\n").into_bytes())]);

@@ -3,7 +3,7 @@
 use berth_testkit::{Engine, wait_until};
 
 fn count(engine: &Engine, name: &str) -> u64 {
-    engine.inspect(name)["RestartCount"].as_u64().unwrap()
+    engine.inspect(name)["RestartCount"].as_u64().expect("inspect shows it")
 }
 
 fn is(engine: &Engine, name: &str, status: &str) -> bool {
@@ -79,8 +79,7 @@ fn a_policy_goes_on_over_the_engines_death() {
     run(&engine, "goes-on", "always", "exec sleep 1000");
     engine.docker(["stop", "-t", "0", "stopped", "stopped-always"]).success();
     wait_until("it is between two runs", || is(&engine, "in-between", "restarting"));
-    let pid = |engine: &Engine, name: &str| engine.inspect(name)["State"]["Pid"].as_i64().unwrap();
-    let (going, ending) = (pid(&engine, "goes-on"), pid(&engine, "ends-meanwhile"));
+    let (going, ending) = (engine.pid_of("goes-on"), engine.pid_of("ends-meanwhile"));
     engine.kill();
     std::fs::write(format!("/proc/{ending}/root/go"), "").unwrap();
     wait_until("it has ended without an engine", || !std::path::Path::new(&format!("/proc/{ending}")).exists());
@@ -93,7 +92,7 @@ fn a_policy_goes_on_over_the_engines_death() {
     assert_eq!(count(&engine, "in-between"), 4);
     assert!(is(&engine, "stopped", "exited"), "unless-stopped leaves alone what was stopped");
     wait_until("always means always", || is(&engine, "stopped-always", "running"));
-    assert_eq!(pid(&engine, "goes-on"), going);
+    assert_eq!(engine.pid_of("goes-on"), going);
     assert_eq!(count(&engine, "goes-on"), 0);
 }
 
@@ -107,7 +106,19 @@ fn after_a_reboot_those_that_are_to_run_run() {
     engine.docker(["stop", "-t", "0", "stopped"]).success();
     engine.docker(["run", "-d", "--rm", "--name", "brief", "tiny", "sleep", "1000"]).success();
     engine.docker(["create", "--name", "never", "--restart", "always", "tiny", "sleep", "1000"]).success();
-    engine.docker(["run", "-d", "--name", "port", "--restart", "always", "-p", "127.0.0.1::80", "tiny", "sleep", "1000"]);
+    engine.docker([
+        "run",
+        "-d",
+        "--name",
+        "port",
+        "--restart",
+        "always",
+        "-p",
+        "127.0.0.1::80",
+        "tiny",
+        "sleep",
+        "1000",
+    ]);
     let published = engine.docker(["port", "port"]).success();
     engine.reboot();
     engine.launch();

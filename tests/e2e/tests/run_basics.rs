@@ -163,9 +163,7 @@ fn restart_is_a_new_run_of_the_same_container() {
     let after = engine.inspect("box");
     assert_eq!((&after["State"]["Running"], &after["RestartCount"]), (&true.into(), &0.into()));
     assert_ne!(after["State"]["Pid"], before);
-    wait_until("the second run", || {
-        engine.docker(["exec", "box", "cat", "/runs"]).stdout.lines().count() == 2
-    });
+    wait_until("the second run", || engine.docker(["exec", "box", "cat", "/runs"]).stdout.lines().count() == 2);
     // Also of one that is stopped.
     engine.docker(["stop", "-t", "0", "box"]).success();
     engine.berth(["restart", "box"]).success();

@@ -93,7 +93,8 @@ fn none_and_nonsense() {
         (r#"{"Test": ["NOPE", "true"]}"#, ""),
         (r#"{"Test": 5}"#, "cannot unmarshal"),
     ] {
-        let refusal = engine.api("POST", "/containers/create", &format!(r#"{{"Image": "tiny", "Healthcheck": {check}}}"#));
+        let refusal =
+            engine.api("POST", "/containers/create", &format!(r#"{{"Image": "tiny", "Healthcheck": {check}}}"#));
         assert!(refusal.status == 400 && refusal.message().contains(words), "{check}: {}", refusal.text());
     }
 }

@@ -148,8 +148,7 @@ impl Containers {
         oci::exec_process(&found.record().spec, &spec)?;
         let id = ExecId::from_bytes(random_bytes()?);
         let command = spec.cmd.join(" ");
-        let exec =
-            Exec { id: id.clone(), spec, pid: 0, started: false, exit_code: None, ended: None };
+        let exec = Exec { id: id.clone(), spec, pid: 0, started: false, exit_code: None, ended: None };
         found.live().execs.insert(id.clone(), exec);
         self.engine.table().add_exec(&id, &found.id);
         self.tell(&found, &format!("exec_create: {command}"), &[("execID", id.to_string())]);

@@ -39,8 +39,7 @@ impl Containers {
         let log = self.log_target(&spec, &id)?;
 
         let mut undo = Undo { containers: self.clone(), id: id.clone(), done: false };
-        let has_mounts =
-            !(spec.config.volumes.is_empty() && spec.host.binds.is_empty() && spec.host.mounts.is_empty());
+        let has_mounts = !(spec.config.volumes.is_empty() && spec.host.binds.is_empty() && spec.host.mounts.is_empty());
         if has_mounts {
             let folder = Paths::new(engine.config(), &id).folder;
             super::archive::blocking(move || {

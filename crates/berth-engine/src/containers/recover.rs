@@ -37,10 +37,19 @@ const RESTART_PAUSE: Duration = Duration::from_millis(100);
 
 /// What became of a container's shim.
 enum Found {
-    Running { shim: Arc<Shim>, incoming: Incoming, state: berth_shim_proto::State },
-    Exited { how: Ended, connection: Option<(Arc<Shim>, Incoming)> },
+    Running {
+        shim: Arc<Shim>,
+        incoming: Incoming,
+        state: berth_shim_proto::State,
+    },
+    Exited {
+        how: Ended,
+        connection: Option<(Arc<Shim>, Incoming)>,
+    },
     /// It was killed, or never came to make the container.
-    Nothing { made: bool },
+    Nothing {
+        made: bool,
+    },
 }
 
 impl Containers {

@@ -97,11 +97,8 @@ async fn plan_all(engine: &Engine, id: &ContainerId, spec: &ContainerSpec) -> Re
         if points.contains_key(&target) || taken.contains(&target) {
             continue;
         }
-        let request = VolumeCreate {
-            driver: host.volume_driver.clone(),
-            made_for: Some(id.clone()),
-            ..VolumeCreate::default()
-        };
+        let request =
+            VolumeCreate { driver: host.volume_driver.clone(), made_for: Some(id.clone()), ..VolumeCreate::default() };
         let (volume, pin) = engine.volumes().create_pinned(request).await?;
         pins.volumes.push(pin);
         let mut point = blank(MountKind::Volume, &target);
