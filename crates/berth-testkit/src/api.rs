@@ -131,6 +131,20 @@ impl Exchange {
     }
 }
 
+/// An engine's socket by itself: for threads that go on while the engine is killed and started again.
+#[derive(Debug, Clone)]
+pub struct Remote {
+    pub(crate) socket: std::path::PathBuf,
+}
+
+impl Remote {
+    /// `None` where the engine is not there, or goes before it has answered whole.
+    pub fn try_api(&self, method: &str, path: &str, body: &str) -> Option<Response> {
+        let headers: &[(&str, &str)] = if body.is_empty() { &[] } else { &[("Content-Type", "application/json")] };
+        Exchange::begin(&self.socket, method, path, headers, body.as_bytes(), crate::DEADLINE)?.finish()
+    }
+}
+
 /// Output of a stream without a terminal: `(stream, bytes)` per frame, until it ends.
 pub fn frames(mut reader: impl Read) -> Vec<(u8, Vec<u8>)> {
     let mut all = Vec::new();

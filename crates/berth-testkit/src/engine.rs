@@ -1,6 +1,6 @@
 //! An engine of a test's own.
 
-use crate::api::{Exchange, Response};
+use crate::api::{Exchange, Remote, Response};
 use crate::leftovers::{self, Marks};
 use crate::{Client, DEADLINE, Output, missing, programs};
 use std::ffi::OsStr;
@@ -215,6 +215,11 @@ impl Engine {
             .env("DOCKER_CONFIG", self.root().join("client"))
             .env("HOME", self.root());
         command
+    }
+
+    /// Its socket, for threads of their own.
+    pub fn remote(&self) -> Remote {
+        Remote { socket: self.socket() }
     }
 
     /// One request to the API; `None` where the engine is not there, or goes before it has answered.

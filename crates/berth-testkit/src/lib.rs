@@ -19,7 +19,7 @@ mod registry;
 mod server;
 mod token;
 
-pub use api::{Exchange, Response, frames};
+pub use api::{Exchange, Remote, Response, frames};
 pub use client::Client;
 pub use engine::{Engine, kill, parent_of};
 pub use link::Link;
