@@ -637,7 +637,7 @@ mod tests {
         frame::encode(&ShimMessage::Reply { sequence: 1, result: Ok(Answer::Started { pid: 7 }) }, &mut bytes).unwrap();
         frame::encode(&ShimMessage::Notice(Notice::Exited(exit)), &mut bytes).unwrap();
         theirs.write_all(&bytes).await.unwrap();
-        let answer = heard(&mut incoming, reply).await.unwrap();
+        let answer = incoming.answer(reply).await.unwrap();
         assert!(matches!(answer, Answer::Started { pid: 7 }));
         assert!(matches!(incoming.next().await, Some(Notice::Exited(_))));
     }
