@@ -95,11 +95,11 @@ pub(crate) fn take_away(marks: &Marks<'_>) -> Result<(), String> {
     }
     let mut socket = berth_net::netlink::Socket::netfilter().map_err(said)?;
     let table = format!("berth_{}", marks.bridge);
-    if berth_net::nft::table_exists(&mut socket, &table).map_err(said)? {
-        let mut transaction = berth_net::nft::Transaction::new(&table);
-        transaction.delete_table();
-        transaction.commit(&mut socket).map_err(said)?;
-    }
+    let mut transaction = berth_net::nft::Transaction::new(&table);
+    // Made where it is missing, so that there is one to delete.
+    transaction.table();
+    transaction.delete_table();
+    transaction.commit(&mut socket).map_err(said)?;
     for mount in hierarchies() {
         let parent = mount.join(marks.cgroup_parent.trim_start_matches('/'));
         match std::fs::remove_dir(&parent) {
