@@ -49,7 +49,7 @@ impl EngineConfig {
             dns_program,
             closed_ports: Vec::new(),
             cgroup_parent: "/berth".to_owned(),
-            idle_shims: 2,
+            idle_shims: 4,
             bridge_name: "berth0".to_owned(),
             bridge_subnet: None,
             labels: Vec::new(),

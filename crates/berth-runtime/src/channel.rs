@@ -21,8 +21,6 @@ pub(crate) enum FromChild {
     Ready {
         warnings: Vec<String>,
     },
-    /// With the listener of a filter that notifies.
-    Listener,
     Failed(LaunchError),
 }
 

@@ -6,6 +6,7 @@ use crate::error::{LaunchError, Step};
 use crate::identity::{self, Identity};
 use crate::launch::CreateRequest;
 use crate::namespaces::Namespaces;
+use crate::notify::{Agent, Of};
 use crate::procfs::{self, Procfs, sysctl};
 use crate::seccomp::Filter;
 use crate::{CgroupEntry, Stdio, hooks, init, mounts, program, rlimits, terminal};
@@ -31,7 +32,9 @@ pub(crate) struct Work<'a> {
 /// Never returns: becomes the program, or ends after telling why not.
 pub(crate) fn run(work: Work<'_>) -> ! {
     let mut gate = Gate { channel: work.channel.as_fd().try_clone_to_owned().ok() };
-    let error = match container(&work, &mut gate) {
+    // Outlives the telling: whoever drops the last master is hung up, before it has said a word.
+    let mut pair = None;
+    let error = match container(&work, &mut gate, &mut pair) {
         Ok(never) => match never {},
         Err(error) => error,
     };
@@ -54,7 +57,7 @@ impl Gate {
     }
 }
 
-fn container(work: &Work<'_>, gate: &mut Gate) -> Result<Never, LaunchError> {
+fn container(work: &Work<'_>, gate: &mut Gate, pair: &mut Option<terminal::Pair>) -> Result<Never, LaunchError> {
     let (request, namespaces) = (work.request, work.namespaces);
     let spec = request.spec;
     let linux = spec.linux().as_ref();
@@ -62,6 +65,8 @@ fn container(work: &Work<'_>, gate: &mut Gate) -> Result<Never, LaunchError> {
     let mut warnings = Vec::new();
 
     hide(request.preserve_fds)?;
+    let of = Of { id: request.id, bundle: request.bundle, status: "creating", init: None };
+    let agent = Agent::connect(spec, work.filter, &of)?;
     join_cgroups(&request.cgroup)?;
     if namespaces.new_user() {
         if !channel::await_word(&work.channel, GO_ON) {
@@ -95,13 +100,12 @@ fn container(work: &Work<'_>, gate: &mut Gate) -> Result<Never, LaunchError> {
     }
     rustix::process::umask(Mode::empty());
     let has_terminal = matches!(request.stdio, Stdio::Terminal { .. });
-    let mut pair = None;
     if namespaces.new_mount() {
         let root = mounts::build(request, namespaces, &cgroups, &work.sources)?;
         if let Stdio::Terminal { rows, columns } = request.stdio {
             let made = terminal::open(root.as_fd(), rows, columns)?;
             mounts::console(root.as_fd(), made.slave.as_fd())?;
-            pair = Some(made);
+            *pair = Some(made);
         }
         in_container_hooks("createContainer", request, |all| all.create_container().as_ref())?;
         mounts::enter(root, spec)?;
@@ -139,12 +143,11 @@ fn container(work: &Work<'_>, gate: &mut Gate) -> Result<Never, LaunchError> {
         Some(_) if !no_new_privileges => CapabilitySet::SYS_ADMIN,
         _ => CapabilitySet::empty(),
     };
-    make_folder(&process.cwd().to_string_lossy());
     let program = person.drop_privileges(process, procfs.as_ref(), extra)?;
 
     let master = pair.as_ref().map(|pair| pair.master.as_fd());
     channel::send(&work.channel, &FromChild::Ready { warnings }, master)?;
-    drop(pair);
+    *pair = None;
     match request.start_socket {
         Some(listener) => {
             // From here on the caller may end; whoever connects is told what happens.
@@ -166,10 +169,9 @@ fn container(work: &Work<'_>, gate: &mut Gate) -> Result<Never, LaunchError> {
     // pid 1 stays behind as init; both go on and give up the same.
     let role =
         if request.init { init::fork_program().step(|| "make the init".to_owned())? } else { init::Role::Program };
-    let channel = gate.channel.as_ref().unwrap_or(&work.channel);
     let last = person.capabilities.last_step(extra)?;
     let finish = |say: bool| -> Result<(), LaunchError> {
-        load_filter(work.filter, channel, say)?;
+        load_filter(work.filter, agent.as_ref().filter(|_| say))?;
         last.map_or(Ok(()), capabilities::set)
     };
     match role {
@@ -372,16 +374,8 @@ impl Call {
     }
 }
 
-/// A new container's working directory is made where it is missing; a process that joins finds it or fails.
-fn make_folder(path: &str) {
-    if path.starts_with('/') && rustix::process::chdir(path) == Err(Errno::NOENT) {
-        // Read-only roots and the like: changing there says it best.
-        std::fs::create_dir_all(path).ok();
-        set_modes_of_new_folders(path);
-    }
-}
-
-/// Must be inside the root (CVE-2024-21626: a folder reached through a leaked descriptor is not).
+/// Made where it is missing; must then be inside the root (CVE-2024-21626: a folder reached through a leaked
+/// descriptor is not).
 fn change_folder(path: &str) -> Result<(), LaunchError> {
     let failed = |errno: Errno| {
         LaunchError::configuration(format!(
@@ -392,7 +386,15 @@ fn change_folder(path: &str) -> Result<(), LaunchError> {
     if !path.starts_with('/') {
         return Err(LaunchError::configuration(format!("cwd {path:?} is not an absolute path")));
     }
-    rustix::process::chdir(path).map_err(failed)?;
+    match rustix::process::chdir(path) {
+        Err(Errno::NOENT) => {
+            // Read-only roots and the like: changing there says it best.
+            std::fs::create_dir_all(path).ok();
+            set_modes_of_new_folders(path);
+            rustix::process::chdir(path).map_err(failed)?;
+        }
+        changed => changed.map_err(failed)?,
+    }
     match rustix::process::getcwd(Vec::new()) {
         Ok(now) if now.as_bytes().starts_with(b"/") => Ok(()),
         _ => Err(LaunchError::configuration(format!("cwd {path:?} is outside of the container's root"))),
@@ -438,15 +440,14 @@ fn security_labels(process: &Process, procfs: &Procfs) -> Result<(), LaunchError
     Ok(())
 }
 
-/// `listens`: this process hands the listener of notifications over, where there is one.
-pub(crate) fn load_filter(filter: Option<&Filter>, channel: &OwnedFd, listens: bool) -> Result<(), LaunchError> {
+/// With an agent, this process hands the notifications' listener over.
+pub(crate) fn load_filter(filter: Option<&Filter>, agent: Option<&Agent>) -> Result<(), LaunchError> {
     let Some(filter) = filter else { return Ok(()) };
     let code: Vec<_> = filter.instructions.iter().map(|at| (at.code, at.jt, at.jf, at.k)).collect();
-    let listener = privileges::load_filter(&code, filter.flags, filter.notify && listens)
-        .step(|| "load the seccomp filter".to_owned())?;
-    if let Some(listener) = listener {
-        channel::send(channel, &FromChild::Listener, Some(listener.as_fd()))?;
-        channel::await_word(channel, GO_ON);
+    let listener =
+        privileges::load_filter(&code, filter.flags, agent.is_some()).step(|| "load the seccomp filter".to_owned())?;
+    match (agent, listener) {
+        (Some(agent), Some(listener)) => agent.send(listener.as_fd()),
+        _ => Ok(()),
     }
-    Ok(())
 }

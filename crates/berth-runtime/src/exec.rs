@@ -9,6 +9,7 @@ use crate::child::{self, Gate, Never, Person};
 use crate::error::{LaunchError, Step};
 use crate::launch::{adjust_oom_score, ended};
 use crate::namespaces;
+use crate::notify::{self, Agent, Of};
 use crate::procfs::Procfs;
 use crate::{CgroupEntry, Running, Stdio, seccomp, terminal};
 use berth_sys::clone::{Forked, fork};
@@ -21,7 +22,11 @@ use std::path::Path;
 
 /// A process that is to run in a container.
 pub struct ExecRequest<'a> {
-    /// The container's first process, by which its namespaces are found.
+    /// The container's name, and its folder.
+    pub id: &'a str,
+    pub bundle: &'a Path,
+    /// The container's first process, and the descriptor by which its namespaces are found.
+    pub pid: i32,
     pub pidfd: BorrowedFd<'a>,
     /// The container's configuration: namespaces and filter.
     pub spec: &'a Spec,
@@ -40,6 +45,7 @@ pub fn exec(request: ExecRequest<'_>) -> Result<Running, LaunchError> {
         .map(|profile| seccomp::load_or_compile(profile, request.seccomp_cache))
         .transpose()
         .map_err(|error| LaunchError::configuration(error.to_string()))?;
+    notify::check(request.spec, filter.as_ref())?;
     let container = request.pidfd;
     let spaces = spaces(request.spec);
     let (ours, theirs) = channel::pair()?;
@@ -51,7 +57,9 @@ pub fn exec(request: ExecRequest<'_>) -> Result<Running, LaunchError> {
     let (pid, pidfd) = match forked.step(|| "clone a process".to_owned())? {
         Forked::Child => {
             drop(ours);
-            let error = match inside(&request, container, spaces, filter.as_ref(), &theirs) {
+            // Outlives the telling: whoever drops the last master is hung up, before it has said a word.
+            let mut pair = None;
+            let error = match inside(&request, container, spaces, filter.as_ref(), &theirs, &mut pair) {
                 Ok(never) => match never {},
                 Err(error) => error,
             };
@@ -113,10 +121,13 @@ fn inside(
     spaces: ThreadNameSpaceType,
     filter: Option<&seccomp::Filter>,
     channel: &OwnedFd,
+    pair: &mut Option<terminal::Pair>,
 ) -> Result<Never, LaunchError> {
     let process = request.process;
     let mut warnings = Vec::new();
     child::hide(request.preserve_fds)?;
+    let of = Of { id: request.id, bundle: request.bundle, status: "running", init: Some(request.pid) };
+    let agent = Agent::connect(request.spec, filter, &of)?;
     child::join_cgroups(&request.cgroup)?;
     if !spaces.is_empty() {
         rustix::thread::move_into_thread_name_spaces(container, spaces)
@@ -125,7 +136,7 @@ fn inside(
     if spaces.contains(ThreadNameSpaceType::USER) {
         child::become_root()?;
     }
-    let pair = match request.stdio {
+    *pair = match request.stdio {
         Stdio::Terminal { rows, columns } => {
             let root = rustix::fs::openat(CWD, "/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
                 .step(|| "open the container's root".to_owned())?;
@@ -144,13 +155,13 @@ fn inside(
     let program = person.drop_privileges(process, procfs.as_ref(), extra)?;
     let master = pair.as_ref().map(|pair| pair.master.as_fd());
     channel::send(channel, &FromChild::Ready { warnings }, master)?;
-    drop(pair);
+    *pair = None;
     if !channel::await_word(channel, START) {
         berth_sys::clone::exit_now(1);
     }
     let last = person.capabilities.last_step(extra)?;
     let call = person.call(program, process)?;
-    child::load_filter(filter, channel, false)?;
+    child::load_filter(filter, agent.as_ref())?;
     last.map_or(Ok(()), capabilities::set)?;
     Err(call.execute())
 }

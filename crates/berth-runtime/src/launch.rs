@@ -4,7 +4,7 @@ use crate::channel::{self, FromChild, GO_ON, START};
 use crate::child::{self, Work};
 use crate::error::{LaunchError, LaunchKind, Step};
 use crate::namespaces::{self, Namespaces};
-use crate::{CgroupEntry, Stdio, hooks, mounts, seccomp};
+use crate::{CgroupEntry, Stdio, hooks, mounts, notify, seccomp};
 use berth_sys::clone::{Forked, fork};
 use berth_types::mount::Rootfs;
 use oci_spec::runtime::Spec;
@@ -45,7 +45,6 @@ pub struct Created {
     /// What could not be kept to the letter on this host.
     pub warnings: Vec<String>,
     channel: Option<OwnedFd>,
-    listener_path: Option<std::path::PathBuf>,
 }
 
 /// A process that executes its program.
@@ -62,11 +61,7 @@ pub fn create(request: CreateRequest<'_>) -> Result<Created, LaunchError> {
     let linux = request.spec.linux().as_ref();
     let namespaces = Namespaces::of(linux)?;
     let filter = filter(request.spec, request.seccomp_cache)?;
-    let listener_path =
-        filter.as_ref().filter(|filter| filter.notify).and_then(|_| linux?.seccomp().as_ref()?.listener_path().clone());
-    if filter.as_ref().is_some_and(|filter| filter.notify) && listener_path.is_none() {
-        return Err(LaunchError::configuration("seccomp: SCMP_ACT_NOTIFY needs a listenerPath"));
-    }
+    notify::check(request.spec, filter.as_ref())?;
     let sources = if namespaces.new_user() { mounts::bind_sources(&request)? } else { Vec::new() };
     let (ours, theirs) = channel::pair()?;
     let around = namespaces.around_clone(linux)?;
@@ -80,7 +75,7 @@ pub fn create(request: CreateRequest<'_>) -> Result<Created, LaunchError> {
         Forked::Parent { pid, pidfd } => (pid, pidfd),
     };
     drop(theirs);
-    let mut created = Created { pid, pidfd, terminal: None, warnings: Vec::new(), channel: Some(ours), listener_path };
+    let mut created = Created { pid, pidfd, terminal: None, warnings: Vec::new(), channel: Some(ours) };
     if let Some(adjustment) = request.spec.process().as_ref().and_then(|process| process.oom_score_adj()) {
         adjust_oom_score(pid, adjustment, &mut created.warnings)?;
     }
@@ -100,7 +95,7 @@ pub fn create(request: CreateRequest<'_>) -> Result<Created, LaunchError> {
                 return Ok(created);
             }
             Some((FromChild::Failed(error), _)) => return Err(error),
-            Some((FromChild::Listener, _)) | None => return Err(ended(&created.pidfd)),
+            None => return Err(ended(&created.pidfd)),
         }
     }
 }
@@ -116,11 +111,6 @@ impl Created {
         let said = channel::say(self.channel(), START);
         loop {
             match channel::receive(self.channel())? {
-                Some((FromChild::Listener, Some(fd))) => {
-                    let path = self.listener_path.clone().unwrap_or_default();
-                    hand_over(&path, fd.as_fd())?;
-                    channel::say(self.channel(), GO_ON).step(|| "release the child".to_owned())?;
-                }
                 Some((FromChild::Failed(error), _)) => return Err(error),
                 Some(_) => {}
                 None if said.is_err() => return Err(ended(&self.pidfd)),
@@ -192,24 +182,6 @@ pub(crate) fn adjust_oom_score(pid: i32, adjustment: i32, warnings: &mut Vec<Str
         Err(_) if adjustment == 0 => Ok(()),
         Err(error) => Err(error),
     }
-}
-
-/// Connects to the agent and passes the notifications' descriptor (runtime-spec, "Container Process State").
-fn hand_over(path: &Path, listener: BorrowedFd<'_>) -> Result<(), LaunchError> {
-    use rustix::net::{
-        AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
-    };
-    let send = || {
-        let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-        rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
-        let fds = [listener];
-        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        let mut ancillary = SendAncillaryBuffer::new(&mut space);
-        ancillary.push(SendAncillaryMessage::ScmRights(&fds));
-        let text = br#"{"ociVersion":"1.2.0","fds":["seccompFd"]}"#;
-        rustix::net::sendmsg(&socket, &[std::io::IoSlice::new(text)], &mut ancillary, SendFlags::NOSIGNAL)
-    };
-    send().step(|| format!("hand the seccomp listener to {}", path.display())).map(drop)
 }
 
 /// For a child that ended without a word.

@@ -32,6 +32,7 @@ mod init;
 mod launch;
 mod mounts;
 mod namespaces;
+mod notify;
 mod procfs;
 mod program;
 mod rlimits;

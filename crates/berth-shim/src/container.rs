@@ -8,7 +8,7 @@ use berth_runtime::{CgroupEntry, CreateRequest, Created, LaunchError, LaunchKind
 use berth_shim::limits;
 use berth_shim_proto::{Create, ExitRecord, LogFormat, LogTarget};
 use berth_types::{Error, ErrorKind, ExecId, ExitStatus, Result};
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::process::{WaitId, WaitIdOptions};
 use std::io::Write as _;
@@ -16,7 +16,8 @@ use std::path::Path;
 
 pub(crate) struct Container {
     pub(crate) create: Create,
-    pub(crate) spec: Spec,
+    /// Its processes end with its first: it has a pid namespace of its own.
+    pub(crate) own_pids: bool,
     pub(crate) cgroup: Cgroup,
     /// Before its start.
     created: Option<Created>,
@@ -37,16 +38,12 @@ pub(crate) struct Container {
 /// A process of `exec`.
 pub(crate) struct ExecProcess {
     pub(crate) id: ExecId,
-    /// Kept for an engine that comes later.
-    pub(crate) memo: serde_json::Value,
     pub(crate) pid: i32,
-    /// Until it has ended.
-    pub(crate) pidfd: Option<OwnedFd>,
+    pub(crate) pidfd: OwnedFd,
     pub(crate) streams: Streams,
     /// Its output waits for its first client.
     pub(crate) waits_for_client: bool,
     pub(crate) exit: Option<ExitStatus>,
-    pub(crate) exited_nanos: i64,
     /// Clients have been told of its streams' end.
     pub(crate) ended: bool,
 }
@@ -109,13 +106,25 @@ pub(crate) fn write_file(dir: &Path, name: &str, bytes: &[u8], durable: bool) ->
     std::fs::rename(temporary, dir.join(name))
 }
 
+/// The configuration. Parsed it takes 200 KB, most of it the filter's; few containers ever see an exec, which reads
+/// it again.
+fn read_spec(dir: &Path) -> Result<Spec> {
+    let failed =
+        |cause: &(dyn std::error::Error + 'static)| because(ErrorKind::Internal, "cannot read config.json", cause);
+    let text = std::fs::read(dir.join("config.json")).map_err(|cause| failed(&cause))?;
+    serde_json::from_slice(&text).map_err(|cause| failed(&cause))
+}
+
 impl Container {
+    /// As it was made.
+    pub(crate) fn spec(&self) -> Result<Spec> {
+        read_spec(&self.create.dir)
+    }
+
     /// Cgroup, streams, and the process up to its last step before exec.
     pub(crate) fn make(create: Create) -> Result<Container> {
-        let config = create.dir.join("config.json");
         let failed = |what: &str, cause: &(dyn std::error::Error + 'static)| because(ErrorKind::Internal, what, cause);
-        let text = std::fs::read(&config).map_err(|cause| failed("cannot read config.json", &cause))?;
-        let spec: Spec = serde_json::from_slice(&text).map_err(|cause| failed("cannot read config.json", &cause))?;
+        let spec = read_spec(&create.dir)?;
         let told = serde_json::to_vec(&create).map_err(|cause| failed("cannot write create.json", &cause))?;
         write_file(&create.dir, "create.json", &told, false)
             .map_err(|cause| failed("cannot write create.json", &cause))?;
@@ -164,6 +173,9 @@ impl Container {
             fd.try_clone().map_err(|cause| because(ErrorKind::Internal, "no descriptor is left", &cause))
         };
         let hierarchy = Hierarchy::detect().map_err(failed)?;
+        let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
+        let own_pids = namespaces
+            .is_some_and(|all| all.iter().any(|ns| ns.typ() == LinuxNamespaceType::Pid && ns.path().is_none()));
         Ok(Container {
             pid: created.pid,
             pidfd: copy(&created.pidfd)?,
@@ -171,7 +183,7 @@ impl Container {
             cgroup: Cgroup::open(&hierarchy, &create.cgroup).map_err(failed)?,
             created: Some(created),
             create,
-            spec,
+            own_pids,
             started_nanos: 0,
             paused: false,
             streams,

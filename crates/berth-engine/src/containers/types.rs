@@ -356,8 +356,7 @@ impl AttachInput {
 }
 
 /// A process to run inside a running container.
-#[derive(Debug, Clone, Default, serde::Serialize, serde::Deserialize)]
-#[serde(default)]
+#[derive(Debug, Clone, Default)]
 pub struct ExecSpec {
     pub cmd: Vec<String>,
     pub env: Vec<String>,

@@ -125,6 +125,7 @@ impl Shared {
             };
             let plan = match slot {
                 Some(slot) => {
+                    state.slot_taken.get_or_insert_with(std::time::Instant::now);
                     let mut plan = plan_of(state.find(reference)?, slot.endpoint);
                     plan.endpoint.spec = spec.clone();
                     plan.done = true;

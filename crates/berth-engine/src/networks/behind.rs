@@ -20,6 +20,8 @@ pub(super) const SLOTS: usize = 4;
 const BLANKS: usize = 2;
 /// The kernel takes a namespace apart within a few milliseconds after its last user; look that often.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// The container that took a slot starts meanwhile: a new slot would take the processor from it.
+const AFTER_START: Duration = Duration::from_millis(15);
 /// An interface still there after so long is kept by somebody who joined the namespace.
 const PATIENCE: Duration = Duration::from_millis(250);
 /// After a failure to make a slot: not at once again, the host is short of something.
@@ -51,17 +53,22 @@ fn keep_up(shared: Weak<Shared>) {
 /// One round; false: the engine is closing.
 fn turn(shared: &Arc<Shared>) -> bool {
     // An address only: what a container waits for goes first, the rest when there is time.
-    let (leaving, short) = {
+    let (leaving, short, rest) = {
         let mut state = shared.lock();
         if state.closing {
             return false;
         }
+        let rest = state.slot_taken.map_or(Duration::ZERO, |taken| AFTER_START.saturating_sub(taken.elapsed()));
         let short = state.slots.len() < SLOTS || state.blanks.len() < blanks_wanted(&state);
-        (std::mem::take(&mut state.leaving), short)
+        (std::mem::take(&mut state.leaving), short, rest)
     };
     let mut pause = if leaving.is_empty() { Duration::from_secs(5) } else { LOOK_AGAIN };
     if !leaving.is_empty() {
         settle(shared, leaving);
+    }
+    if short && !rest.is_zero() {
+        drop(shared.work.wait_timeout(shared.lock(), rest));
+        return true;
     }
     if short {
         match fill(shared) {
@@ -170,6 +177,9 @@ fn fill(shared: &Shared) -> Result<()> {
     match guarded {
         Ok(namespace) if !state.closing => {
             state.slots.push(Slot { namespace, endpoint });
+            if state.slots.len() >= SLOTS {
+                state.slot_taken = None;
+            }
             Ok(())
         }
         Ok(_) => Ok(()),

@@ -44,6 +44,8 @@ pub(super) struct State {
     pub(super) slots: Vec<Slot>,
     /// Namespaces for containers of user networks.
     pub(super) blanks: Vec<Blank>,
+    /// When the first of the slots that are missing was taken.
+    pub(super) slot_taken: Option<std::time::Instant>,
     /// Published host ports: the addresses they are published on, and by whom.
     pub(super) claims: HashMap<(Protocol, u16), Vec<(IpAddr, ContainerId)>>,
     /// Addresses whose interfaces are on their way out.

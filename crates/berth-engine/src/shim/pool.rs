@@ -10,12 +10,15 @@ use std::ffi::CString;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::net::UnixStream;
 
 /// The number under which a shim finds its connection.
 const CONNECTION: i32 = 3;
+/// By then a container that took an idle shim runs.
+const AFTER_START: Duration = Duration::from_millis(15);
 /// A shim that was let go has ended by then, or is killed.
 const END_SECONDS_MAX: u64 = 3;
 
@@ -29,21 +32,14 @@ pub(crate) struct Pool {
     exec_root: PathBuf,
     size: usize,
     idle: Mutex<Vec<Idle>>,
+    /// A refill is on its way.
+    due: AtomicBool,
 }
 
 struct Idle {
     pid: i32,
     start_ticks: u64,
     stream: std::os::unix::net::UnixStream,
-}
-
-impl Idle {
-    /// An idle shim says nothing: what can be read is its end.
-    fn has_ended(&self) -> bool {
-        let flags = rustix::net::RecvFlags::PEEK | rustix::net::RecvFlags::DONTWAIT;
-        let mut byte = [0_u8; 1];
-        !matches!(rustix::net::recv(&self.stream, &mut byte[..], flags), Err(rustix::io::Errno::AGAIN))
-    }
 }
 
 /// A shim of one's own.
@@ -62,6 +58,7 @@ impl Pool {
             exec_root: config.exec_root.clone(),
             size: config.idle_shims,
             idle: Mutex::new(Vec::new()),
+            due: AtomicBool::new(false),
         })
     }
 
@@ -71,13 +68,7 @@ impl Pool {
 
     /// An idle shim, or a new one where all are taken. Another is started behind.
     pub(crate) async fn take(self: &Arc<Pool>) -> Result<Taken> {
-        let idle = loop {
-            match self.idle().pop() {
-                // Somebody killed it while it waited.
-                Some(idle) if idle.has_ended() => forget_process(idle.pid),
-                other => break other,
-            }
-        };
+        let idle = self.idle().pop();
         let idle = match idle {
             Some(idle) => idle,
             None => {
@@ -86,11 +77,25 @@ impl Pool {
                 started.unwrap_or_else(|error| Err(Error::internal(format!("starting a shim ended early: {error}"))))?
             }
         };
-        self.refill();
+        self.refill_soon();
         let failed = |cause: std::io::Error| Error::because(ErrorKind::Internal, "cannot speak to a shim", &cause);
         let stream = UnixStream::from_std(idle.stream).map_err(failed)?;
         let (shim, incoming) = Shim::over(stream);
         Ok(Taken { shim, incoming, pid: idle.pid, start_ticks: idle.start_ticks })
+    }
+
+    /// Starts what is missing once the container whose shim was taken has had its time: at once it would only take
+    /// the processor from it.
+    fn refill_soon(self: &Arc<Pool>) {
+        if self.due.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let pool = self.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(AFTER_START).await;
+            pool.due.store(false, Ordering::Release);
+            pool.refill();
+        });
     }
 
     /// Starts what is missing, behind.
@@ -131,40 +136,9 @@ impl Pool {
 }
 
 impl Taken {
-    /// Leaves the note that ties it to the container of folder `dir`. `boot`: the kernel's name for this boot,
-    /// after which pids and times mean something else.
-    pub(crate) fn note(&self, dir: &Path, boot: &str) -> std::io::Result<()> {
-        std::fs::write(dir.join(SPAWNED), format!("{} {} {boot}\n", self.pid, self.start_ticks))
-    }
-}
-
-/// A shim by pid and start time, as an earlier engine noted it.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Spawned {
-    pid: i32,
-    start_ticks: u64,
-}
-
-/// Who was started during this boot for the container of folder `dir`.
-pub(crate) fn spawned(dir: &Path, boot: &str) -> Option<Spawned> {
-    let text = std::fs::read_to_string(dir.join(SPAWNED)).ok()?;
-    let mut words = text.split_whitespace();
-    let (pid, start_ticks) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
-    (words.next() == Some(boot)).then_some(Spawned { pid, start_ticks })
-}
-
-impl Spawned {
-    /// Whether the process is still the one that was noted.
-    pub(crate) fn lives(self) -> bool {
-        start_ticks(self.pid) == Some(self.start_ticks)
-    }
-
-    /// Ends it: a shim that neither answers nor goes.
-    pub(crate) fn kill(self) {
-        if let Some(pid) = rustix::process::Pid::from_raw(self.pid).filter(|_| self.lives()) {
-            // Gone meanwhile is as good.
-            rustix::process::kill_process(pid, rustix::process::Signal::KILL).ok();
-        }
+    /// Leaves the note that ties it to the container of folder `dir`.
+    pub(crate) fn note(&self, dir: &Path) -> std::io::Result<()> {
+        std::fs::write(dir.join(SPAWNED), format!("{} {}\n", self.pid, self.start_ticks))
     }
 }
 

@@ -62,6 +62,9 @@ fn start(
         Stdio::Inherit
     };
     let mut running = berth_runtime::exec(ExecRequest {
+        id: &record.id,
+        bundle: &record.bundle,
+        pid: record.pid,
         pidfd: pidfd.as_fd(),
         spec,
         process,

@@ -159,6 +159,48 @@ fn the_containers_own_mounts_do_not_reach_the_host() {
 }
 
 #[test]
+fn the_roots_propagation_is_as_asked() {
+    let Some(mut b) = Bundle::new("rootprop") else { return };
+    for (asked, tag) in [("private", ""), ("slave", "master:"), ("shared", "shared:"), ("unbindable", "unbindable")] {
+        b.config["linux"]["rootfsPropagation"] = json!(asked);
+        let out = b.prints(
+            "awk '$5 == \"/\" {for (i = 7; $i != \"-\"; i++) printf \"%s \", $i; print \"\"}' /proc/self/mountinfo",
+        );
+        match asked {
+            // A slave of nobody is private.
+            "private" | "slave" => assert!(!out.contains("shared:"), "{asked}: {out}"),
+            _ => assert!(out.contains(tag), "{asked}: {out}"),
+        }
+    }
+}
+
+#[test]
+fn a_mount_on_the_host_reaches_a_slave_bind() {
+    let Some(mut b) = Bundle::new("rslave") else { return };
+    let source = b.path.join("source");
+    std::fs::create_dir(&source).unwrap();
+    // A shared mount in a namespace of the test's own: the host's stay as they are.
+    b.mount(json!({ "destination": "/s", "type": "bind", "source": source, "options": ["rbind", "rslave"] }));
+    b.mount(json!({ "destination": "/p", "type": "bind", "source": source, "options": ["rbind", "rprivate"] }));
+    b.args(&["sleep", "1000"]);
+    let create = b.command(&["create", &b.id]);
+    let mut words = vec!["unshare", "--mount", "--propagation", "private", "sh", "-c"];
+    let script = format!(
+        "mount --bind {source} {source} && mount --make-shared {source} && \"$0\" \"$@\" && mkdir {source}/late && \
+         mount -t tmpfs x {source}/late && touch {source}/late/seen && \"$0\" --root {state} start {id} && \
+         \"$0\" --root {state} exec {id} sh -c 'ls /s/late; echo; ls /p/late'",
+        source = source.display(),
+        state = b.path.join("state").display(),
+        id = b.id
+    );
+    words.push(&script);
+    let mut command = std::process::Command::new(words[0]);
+    command.args(&words[1..]).arg(create.get_program()).args(create.get_args()).current_dir(&b.path);
+    let said = b.finish(&mut command);
+    assert_eq!((said.code, said.out.as_str()), (0, "seen\n\n"), "{said:?}");
+}
+
+#[test]
 fn the_mqueue_and_a_terminal_file_system_are_there() {
     let Some(mut b) = Bundle::new("mqueue") else { return };
     let out = b.prints("awk '{print $5}' /proc/self/mountinfo");

@@ -1,7 +1,9 @@
 //! Who the program is and what it may: users, groups, capabilities, no_new_privs, syscall filters.
 
-use crate::bundle::{Bundle, ours};
+use crate::bundle::{Bundle, ours, wait_until};
+use rustix::fd::OwnedFd;
 use serde_json::json;
+use std::os::unix::net::UnixListener;
 
 /// The capability lines of /proc/self/status as one text: inheritable, permitted, effective, bounding, ambient.
 const CAPS: &str = "grep ^Cap /proc/self/status | awk '{print $2}' | tr '\\n' ' '";
@@ -99,6 +101,70 @@ fn a_filter_that_allows_little_still_starts_the_program() {
     b.args(&["/bin/true"]);
     let said = b.run();
     assert_eq!(said.code, 0, "{said:?}");
+}
+
+/// Stands at `path` and answers one notified call with "no such device".
+fn agent(listener: UnixListener) -> std::thread::JoinHandle<(OwnedFd, serde_json::Value)> {
+    std::thread::spawn(move || {
+        let (stream, _) = listener.accept().unwrap();
+        let mut bytes = [0; 4096];
+        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut ancillary = rustix::net::RecvAncillaryBuffer::new(&mut space);
+        let mut buffers = [std::io::IoSliceMut::new(&mut bytes)];
+        let received =
+            rustix::net::recvmsg(&stream, &mut buffers, &mut ancillary, rustix::net::RecvFlags::CMSG_CLOEXEC).unwrap();
+        let fd = ancillary.drain().find_map(|message| match message {
+            rustix::net::RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+            _ => None,
+        });
+        (fd.expect("the filter's descriptor"), serde_json::from_slice(&bytes[..received.bytes]).unwrap())
+    })
+}
+
+#[test]
+fn the_seccomp_agent_gets_the_filter_and_the_state() {
+    let Some(mut b) = Bundle::new("notify") else { return };
+    let path = b.path.join("agent.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    b.config["linux"]["seccomp"] = json!({
+        "defaultAction": "SCMP_ACT_ALLOW",
+        "architectures": ["SCMP_ARCH_X86_64", "SCMP_ARCH_AARCH64"],
+        "listenerPath": path,
+        "listenerMetadata": "who asks",
+        "syscalls": [{ "names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_NOTIFY" }]
+    });
+    // Without anybody who holds the filter the call fails with ENOSYS; with the agent it waits for an answer.
+    b.script("mkdir /tmp/asked 2>/tmp/said; exec sleep 1000");
+    let agent = agent(listener);
+    b.create();
+    let pid = b.pid();
+    b.start();
+    let (filter, state) = agent.join().unwrap();
+    assert_eq!(state["fds"], json!(["seccompFd"]), "{state}");
+    assert_eq!(state["metadata"], "who asks");
+    assert_eq!((&state["pid"], &state["state"]["pid"]), (&json!(pid), &json!(pid)), "{state}");
+    assert_eq!(state["state"]["id"], b.id);
+    // Readable once a process waits for its answer.
+    let mut fds = [rustix::event::PollFd::new(&filter, rustix::event::PollFlags::IN)];
+    let deadline = rustix::event::Timespec { tv_sec: 30, tv_nsec: 0 };
+    assert_eq!(rustix::event::poll(&mut fds, Some(&deadline)).unwrap(), 1, "no call was notified");
+    // The last holder gone, whoever waits hears that there is no such call.
+    drop(filter);
+    wait_until("the program to hear", || b.rootfs().join("tmp/said").metadata().is_ok_and(|said| said.len() > 0));
+    assert!(std::fs::read_to_string(b.rootfs().join("tmp/said")).unwrap().contains("not implemented"));
+}
+
+#[test]
+fn a_notifying_filter_without_an_agent_is_refused() {
+    let Some(mut b) = Bundle::new("nonotify") else { return };
+    b.config["linux"]["seccomp"] = json!({
+        "defaultAction": "SCMP_ACT_ALLOW",
+        "listenerPath": b.path.join("nobody.sock"),
+        "syscalls": [{ "names": ["mkdir"], "action": "SCMP_ACT_NOTIFY" }]
+    });
+    b.args(&["true"]);
+    b.run().failure();
+    assert!(b.cgroups_left().is_empty());
 }
 
 #[test]

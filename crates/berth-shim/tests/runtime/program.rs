@@ -1,6 +1,6 @@
 //! What the program finds: environment, directory, streams, limits, names.
 
-use crate::bundle::Bundle;
+use crate::bundle::{Bundle, ours};
 use serde_json::json;
 use std::os::fd::AsRawFd;
 
@@ -55,6 +55,38 @@ fn resource_limits_are_set() {
         { "type": "RLIMIT_CORE", "soft": 0, "hard": 0 },
     ]);
     assert_eq!(b.prints("ulimit -Sn; ulimit -Hn; ulimit -c"), "100\n200\n0\n");
+}
+
+#[test]
+fn a_limit_above_the_hosts_is_set_as_high_as_may_be() {
+    let Some(mut b) = Bundle::new("rlimithigh") else { return };
+    if !ours() {
+        return;
+    }
+    b.config["process"]["rlimits"] =
+        json!([{ "type": "RLIMIT_NOFILE", "soft": 4_000_000_000_u64, "hard": 4_000_000_000_u64 }]);
+    b.args(&["sh", "-c", "ulimit -Hn"]);
+    let said = b.run();
+    match said.code {
+        // Above what the kernel takes at all (fs.nr_open), or clamped to what we may.
+        0 => assert!(said.out.trim().parse::<u64>().unwrap() < 4_000_000_000, "{said:?}"),
+        _ => assert!(said.err.contains("rlimit"), "{said:?}"),
+    }
+}
+
+#[test]
+fn the_session_keyring_is_its_own() {
+    let Some(mut b) = Bundle::new("keyring") else { return };
+    // The kernel lists the keys that a process may see: those of its own session.
+    b.config["linux"]["maskedPaths"] = json!([]);
+    let out = b.prints("grep _ses /proc/keys | wc -l; cat /proc/keys");
+    let (count, keys) = out.split_once('\n').unwrap();
+    if keys.is_empty() {
+        eprintln!("skipped: this kernel shows no keys");
+        return;
+    }
+    assert_eq!(count, "1", "{keys}");
+    assert!(keys.contains(&format!("_ses.{}", b.id)), "{keys}");
 }
 
 #[test]

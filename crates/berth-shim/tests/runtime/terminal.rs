@@ -112,3 +112,16 @@ fn run_in_the_foreground_carries_the_terminal() {
     assert_eq!(said.code, 3, "{said:?}");
     assert!(said.out.contains("/dev/pts/0"), "{said:?}");
 }
+
+#[test]
+fn a_missing_program_is_told_of_also_with_a_terminal() {
+    let Some((mut b, _listener, socket)) = with_terminal("tmiss") else { return };
+    b.args(&["nosuch"]);
+    let said = b.call(&["create", "--console-socket", &socket, &b.id]).failure();
+    assert!(said.contains("not found"), "{said}");
+    let Some((mut b, _listener, socket)) = with_terminal("tmissx") else { return };
+    b.config["process"]["terminal"] = serde_json::json!(false);
+    b.sleeping();
+    let said = b.call(&["exec", "--tty", "--console-socket", &socket, &b.id, "nosuch"]).failure();
+    assert!(said.contains("not found"), "{said}");
+}

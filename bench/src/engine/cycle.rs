@@ -1,0 +1,171 @@
+//! One container's life.
+
+use crate::engines::{Engine, Kind};
+use crate::http::Connection;
+use crate::{Measure, Options, Outcome, Times, Title, verdict};
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+const HTTP_MAX: Duration = Duration::from_secs(10);
+const CLIENTS: usize = 16;
+const CLIENTS_ROUND: Duration = Duration::from_secs(4);
+
+pub(crate) const MEASURES: &[(&str, Title, Measure)] = &[
+    ("api", Title { text: "API: create + start + wait + remove of true, default bridge", target: Some(0.1) }, api),
+    ("run", Title { text: "command line: run --rm tiny true", target: Some(1.0 / 12.0) }, run),
+    ("exec", Title { text: "command line: exec CONTAINER true", target: Some(0.1) }, exec),
+    ("http", Title { text: "command line: run -d -p to the first HTTP answer", target: Some(0.125) }, http),
+];
+
+fn api(engine: &mut Engine, _round: usize) -> Outcome<Option<Times>> {
+    if engine.kind == Kind::Podman {
+        return Ok(None);
+    }
+    let mut connection = Connection::open(&engine.socket())?;
+    connection.call("GET", "/_ping", None)?;
+    let body = r#"{"Image":"tiny:1","Cmd":["/bin/true"]}"#;
+    let begin = Instant::now();
+    let answer: serde_json::Value =
+        serde_json::from_slice(&connection.call("POST", "/v1.41/containers/create", Some(body))?)?;
+    let created = begin.elapsed();
+    let id = answer["Id"].as_str().ok_or("no Id")?.to_owned();
+    connection.call("POST", &format!("/v1.41/containers/{id}/start"), None)?;
+    let started = begin.elapsed();
+    let answer: serde_json::Value =
+        serde_json::from_slice(&connection.call("POST", &format!("/v1.41/containers/{id}/wait"), None)?)?;
+    let waited = begin.elapsed();
+    if answer["StatusCode"] != 0 {
+        return Err(format!("true ended with {answer}").into());
+    }
+    connection.call("DELETE", &format!("/v1.41/containers/{id}"), None)?;
+    let removed = begin.elapsed();
+    Ok(Some(vec![
+        ("all", removed),
+        ("create", created),
+        ("start", started - created),
+        ("wait", waited - started),
+        ("remove", removed - waited),
+    ]))
+}
+
+fn run(engine: &mut Engine, _round: usize) -> Outcome<Option<Times>> {
+    let mut command = engine.run(["--rm", "tiny:1", "/bin/true"]);
+    let begin = Instant::now();
+    let status = command.status()?;
+    let took = begin.elapsed();
+    if status.success() { Ok(Some(vec![("all", took)])) } else { Err(format!("{command:?}: {status}").into()) }
+}
+
+fn exec(engine: &mut Engine, round: usize) -> Outcome<Option<Times>> {
+    if round == 0 {
+        engine.succeed(&mut engine.run(["-d", "--name", "held", "tiny:1", "/bin/sleep", "100000"]))?;
+    }
+    let mut command = engine.client(["exec", "held", "/bin/true"]);
+    let begin = Instant::now();
+    let status = command.status()?;
+    let took = begin.elapsed();
+    if status.success() { Ok(Some(vec![("all", took)])) } else { Err(format!("{command:?}: {status}").into()) }
+}
+
+fn http(engine: &mut Engine, round: usize) -> Outcome<Option<Times>> {
+    if round == 0 {
+        engine.succeed(&mut engine.client(["rm", "-f", "held"])).ok();
+    }
+    // A port of its own each time: one that was used may still be waiting in the kernel.
+    let port = 20_000 + u16::try_from(round)? * 3 + u16::from(engine.kind as u8);
+    let publish = format!("{port}:80");
+    let words = ["-d", "--name", "web", "-p", &publish, "tiny:1", "/bin/httpd", "-f", "-p", "80", "-h", "/www"];
+    let mut command = engine.run(words);
+    let begin = Instant::now();
+    let mut client = command.stderr(Stdio::inherit()).spawn()?;
+    let answered = first_answer(port, begin);
+    let status = client.wait()?;
+    let returned = begin.elapsed();
+    engine.succeed(&mut engine.client(["rm", "-f", "web"]))?;
+    if !status.success() {
+        return Err(format!("{command:?}: {status}").into());
+    }
+    Ok(Some(vec![("all", answered?), ("client returned by", returned)]))
+}
+
+fn first_answer(port: u16, begin: Instant) -> Outcome<Duration> {
+    while begin.elapsed() < HTTP_MAX {
+        let answer = TcpStream::connect(("127.0.0.1", port)).and_then(|mut stream| {
+            stream.set_read_timeout(Some(HTTP_MAX))?;
+            stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
+            let mut answer = [0; 15];
+            stream.read_exact(&mut answer)?;
+            Ok(answer)
+        });
+        if answer.is_ok_and(|answer| answer.starts_with(b"HTTP/1.") && answer.ends_with(b" 200 OK")) {
+            return Ok(begin.elapsed());
+        }
+        std::thread::sleep(Duration::from_micros(300));
+    }
+    Err(format!("no HTTP answer on port {port}").into())
+}
+
+/// `run --rm` from many clients at once, for some seconds.
+pub(crate) fn clients(options: &Options, engines: &mut [Engine]) -> Outcome<()> {
+    println!("\n## {CLIENTS} clients in parallel: run --rm per second\n");
+    println!("| engine | per second, median | rounds | cpu ms each, all processes | failed |");
+    println!("|---|---|---|---|---|");
+    let rounds = (options.runs / 5).max(1);
+    let mut rates: Vec<Vec<f64>> = engines.iter().map(|_| Vec::new()).collect();
+    let mut cpu: Vec<Vec<f64>> = engines.iter().map(|_| Vec::new()).collect();
+    let mut failed = vec![0; engines.len()];
+    for _ in 0..rounds {
+        for (index, engine) in engines.iter().enumerate() {
+            engine.group.enter()?;
+            let before = engine.group.cpu()?;
+            let begin = Instant::now();
+            let counts: Vec<(usize, usize)> = std::thread::scope(|scope| {
+                let threads: Vec<_> = (0..CLIENTS)
+                    .map(|_| {
+                        scope.spawn(|| {
+                            let (mut good, mut bad) = (0, 0);
+                            while begin.elapsed() < CLIENTS_ROUND {
+                                match engine.run(["--rm", "tiny:1", "/bin/true"]).status() {
+                                    Ok(status) if status.success() => good += 1,
+                                    _ => bad += 1,
+                                }
+                            }
+                            (good, bad)
+                        })
+                    })
+                    .collect();
+                threads.into_iter().map(|thread| thread.join().unwrap_or((0, 0))).collect()
+            });
+            let took = begin.elapsed();
+            engine.group.calm()?;
+            let used = engine.group.cpu()?.saturating_sub(before);
+            let good: usize = counts.iter().map(|(good, _)| good).sum();
+            failed[index] += counts.iter().map(|(_, bad)| bad).sum::<usize>();
+            rates[index].push(good as f64 / took.as_secs_f64());
+            cpu[index].push(crate::ms(used) / good.max(1) as f64);
+        }
+    }
+    let mut medians = Vec::new();
+    for (index, engine) in engines.iter().enumerate() {
+        rates[index].sort_by(f64::total_cmp);
+        cpu[index].sort_by(f64::total_cmp);
+        let rate = crate::middle(&rates[index]);
+        println!(
+            "| {} | {rate:.1} | {} | {:.1} | {} |",
+            engine.name(),
+            rates[index].len(),
+            crate::middle(&cpu[index]),
+            failed[index]
+        );
+        medians.push((engine.kind, rate));
+    }
+    if let Some((_, ours)) = medians.iter().find(|(kind, _)| *kind == Kind::Berth) {
+        for (kind, rate) in medians.iter().filter(|(kind, _)| *kind != Kind::Berth) {
+            let target = (*kind == Kind::Docker).then_some(0.1);
+            verdict(&format!("{} / berth rate", kind.name()), rate / ours, target);
+        }
+    }
+    Ok(())
+}
