@@ -16,7 +16,7 @@
 //!   resolved inside the container's root; no path of the image is ever followed outside it.
 //! - **No descriptor leaks**: all from 3 on are closed by the execve itself.
 //! - What a container can look at before the execve is non-dumpable, and the caller's program should be one
-//!   that cannot be written (a sealed memfd): CVE-2019-5736.
+//!   that cannot be written: CVE-2019-5736 (the shim and the runtime run from a read-only mount of themselves).
 //!
 //! The caller must be single-threaded; [`create`] and [`exec`] refuse otherwise.
 

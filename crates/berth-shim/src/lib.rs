@@ -5,3 +5,4 @@
 
 pub mod limits;
 pub mod oci;
+pub mod own_program;

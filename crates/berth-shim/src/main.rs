@@ -24,6 +24,12 @@ use std::process::ExitCode;
 const CONNECTION: i32 = 3;
 
 fn main() -> ExitCode {
+    if let Err(error) = berth_shim::own_program::protect() {
+        eprintln!("berth-shim: cannot protect the own program: {error}");
+        return ExitCode::FAILURE;
+    }
+    // Started through a descriptor, it would be called by that number.
+    rustix::thread::set_name(c"berth-shim").ok();
     berth_sys::handed_over::limit_malloc_arenas(1);
     let Some(connection) = berth_sys::handed_over::take_descriptor(CONNECTION) else {
         eprintln!("berth-shim: started by the engine only: it wants a connection as descriptor {CONNECTION}");

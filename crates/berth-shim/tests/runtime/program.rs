@@ -77,15 +77,13 @@ fn a_limit_above_the_hosts_is_set_as_high_as_may_be() {
 #[test]
 fn the_session_keyring_is_its_own() {
     let Some(mut b) = Bundle::new("keyring") else { return };
-    // The kernel lists the keys that a process may see: those of its own session.
+    // The kernel lists what the user may see; without a keyring of its own, ours is not among it.
     b.config["linux"]["maskedPaths"] = json!([]);
-    let out = b.prints("grep _ses /proc/keys | wc -l; cat /proc/keys");
-    let (count, keys) = out.split_once('\n').unwrap();
+    let keys = b.prints("cat /proc/keys");
     if keys.is_empty() {
         eprintln!("skipped: this kernel shows no keys");
         return;
     }
-    assert_eq!(count, "1", "{keys}");
     assert!(keys.contains(&format!("_ses.{}", b.id)), "{keys}");
 }
 
