@@ -18,6 +18,7 @@ pub mod server;
 pub mod version;
 
 mod absent;
+mod build;
 mod containers;
 mod events;
 mod images;

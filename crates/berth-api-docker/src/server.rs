@@ -1,6 +1,6 @@
 //! Listening sockets, connections, and the table of all routes.
 
-use crate::{absent, containers, events, images, networks, system, version, volumes};
+use crate::{absent, build, containers, events, images, networks, system, version, volumes};
 use axum::Router;
 use axum::http::StatusCode;
 use axum::response::Response;
@@ -34,6 +34,7 @@ pub fn router(engine: Engine) -> Router {
         .merge(networks::router())
         .merge(volumes::router())
         .merge(events::router())
+        .merge(build::router())
         .merge(system::router())
         .merge(absent::router())
         .fallback(not_found)

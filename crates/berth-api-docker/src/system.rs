@@ -19,7 +19,6 @@ pub(crate) fn router() -> Router<Engine> {
         .route("/version", get(version))
         .route("/info", get(info))
         .route("/system/df", get(disk_usage))
-        .route("/build", post(no_build))
         .route("/session", any(no_build))
         .route("/grpc", any(no_build))
 }
@@ -27,7 +26,7 @@ pub(crate) fn router() -> Router<Engine> {
 async fn no_build() -> Response {
     plain(
         StatusCode::NOT_IMPLEMENTED,
-        "this engine cannot build images yet\nhint: load an image with docker load, or make one with berth image bootstrap",
+        "this engine has no BuildKit session yet\nhint: DOCKER_BUILDKIT=0 docker build, or berth build, which has all of BuildKit's syntax",
     )
 }
 

@@ -72,6 +72,7 @@ struct Inner {
     networks: Arc<crate::networks::Shared>,
     volumes: Arc<crate::volumes::Shared>,
     images: Arc<crate::images::Shared>,
+    builds: Arc<crate::builds::Shared>,
     store: Store,
     table: crate::containers::Table,
     pool: Arc<crate::shim::Pool>,
@@ -92,7 +93,8 @@ impl Engine {
         std::fs::create_dir_all(&config.data_root).map_err(|cause| failed("make", &cause))?;
         let store = Store::open(&config.data_root.join("state.redb"), |_, _, record| record)
             .map_err(|cause| failed("use", &cause))?;
-        let images = crate::images::Shared::open(&config, store.clone())?;
+        let builds = crate::builds::Shared::open(&config.data_root, store.clone())?;
+        let images = crate::images::Shared::open(&config, store.clone(), builds.clone())?;
         std::fs::create_dir_all(config.exec_root.join("shims")).map_err(|cause| failed("make", &cause))?;
         let pool = crate::shim::Pool::new(&config);
         let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
@@ -103,6 +105,7 @@ impl Engine {
                 networks,
                 volumes,
                 images,
+                builds,
                 store,
                 table: crate::containers::Table::default(),
                 pool,
@@ -110,6 +113,7 @@ impl Engine {
                 closing: Default::default(),
             }),
         };
+        engine.builds().recover().await;
         engine.containers().recover().await?;
         engine.inner.pool.refill();
         Ok(engine)
@@ -133,6 +137,14 @@ impl Engine {
 
     pub(crate) fn network_state(&self) -> &Arc<crate::networks::Shared> {
         &self.inner.networks
+    }
+
+    pub fn builds(&self) -> crate::builds::Builds {
+        crate::builds::Builds::new(self.clone())
+    }
+
+    pub(crate) fn build_state(&self) -> &Arc<crate::builds::Shared> {
+        &self.inner.builds
     }
 
     pub(crate) fn image_state(&self) -> &Arc<crate::images::Shared> {

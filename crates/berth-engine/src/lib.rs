@@ -14,6 +14,7 @@
 //! other. The engine makes processes in one way only: it starts programs. It may be killed at any line: what
 //! it was doing is finished or undone by the next engine that opens the same folders.
 
+pub mod builds;
 pub mod containers;
 pub mod events;
 mod files;

@@ -25,7 +25,8 @@ mod why;
 pub use types::*;
 
 pub(crate) use changes::MOUNT_TARGETS;
-pub(crate) use record::Table;
+pub(crate) use record::{Table, random_bytes, shims_folder};
+pub(crate) use stats::hierarchy;
 
 use crate::Engine;
 use berth_types::spec::ContainerSpec;

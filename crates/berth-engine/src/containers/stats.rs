@@ -72,7 +72,7 @@ async fn send(containers: Containers, first: Inspect, options: StatsOptions, sen
 }
 
 /// The host's cgroups; they do not change while it runs.
-pub(super) fn hierarchy() -> Result<&'static Hierarchy, CgroupError> {
+pub(crate) fn hierarchy() -> Result<&'static Hierarchy, CgroupError> {
     static HIERARCHY: OnceLock<Hierarchy> = OnceLock::new();
     if let Some(known) = HIERARCHY.get() {
         return Ok(known);

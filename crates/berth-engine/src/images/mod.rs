@@ -18,6 +18,7 @@
 //! layers that nobody needs, which the next engine removes when it starts. Readers never wait for transfers.
 
 mod bootstrap;
+mod built;
 mod busybox;
 mod catalog;
 mod changes;
@@ -45,6 +46,8 @@ pub use registry::{
 pub use send::Offer;
 pub use types::*;
 
+pub(crate) use disk::digest_of;
+pub(crate) use pipe::Source;
 pub(crate) use shared::Shared;
 
 use crate::Engine;

@@ -7,15 +7,15 @@ use std::io;
 use tokio::sync::mpsc;
 
 /// A request's body, read by a thread that may block.
-pub(super) struct Source {
+pub(crate) struct Source {
     source: ByteSource,
     chunk: Bytes,
     /// Why the body ended early: told instead of the reader's own words.
-    pub(super) failed: Option<Error>,
+    pub(crate) failed: Option<Error>,
 }
 
 impl Source {
-    pub(super) fn new(source: ByteSource) -> Source {
+    pub(crate) fn new(source: ByteSource) -> Source {
         Source { source, chunk: Bytes::new(), failed: None }
     }
 }

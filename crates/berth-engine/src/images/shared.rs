@@ -38,6 +38,8 @@ pub(crate) struct Shared {
     /// Layers that somebody needs although no image has them yet, and how many do.
     pinned: Mutex<BTreeMap<Digest, usize>>,
     pub(super) registries: Registries,
+    /// The build cache, whose layers stay.
+    builds: Arc<crate::builds::Shared>,
 }
 
 /// Keeps layers, those that are still to come too, until it is dropped. Unlike [`AtWork`] it may live as long as a
@@ -83,7 +85,7 @@ fn records_failed(cause: &StoreError) -> Error {
 impl Shared {
     /// Reads the records and removes what a crash left on the disk. `containers` are the keys of snapshots
     /// that still belong to somebody; `None` keeps all.
-    pub(crate) fn open(config: &EngineConfig, store: Store) -> Result<Arc<Shared>> {
+    pub(crate) fn open(config: &EngineConfig, store: Store, builds: Arc<crate::builds::Shared>) -> Result<Arc<Shared>> {
         let disk = Disk::open(&config.data_root)?;
         let mut catalog = Catalog::default();
         for (key, record) in store.list::<Record>(IMAGES).map_err(|cause| records_failed(&cause))? {
@@ -107,6 +109,7 @@ impl Shared {
             unswept: AtomicBool::new(true),
             pinned: Mutex::default(),
             registries: Registries::open(config)?,
+            builds,
         });
         let needed = shared.catalog().images.values().flat_map(|record| record.layers.iter().copied()).collect();
         shared.forget_blobs(&needed)?;
@@ -149,6 +152,7 @@ impl Shared {
         let mut needed: BTreeSet<Digest> =
             self.catalog().images.values().flat_map(|record| record.layers.iter().copied()).collect();
         needed.extend(self.pinned.lock().unwrap_or_else(PoisonError::into_inner).keys());
+        needed.extend(self.builds.layers());
         self.disk.sweep(&needed).unwrap_or_else(|cause| {
             tracing::warn!(%cause, "layers that nobody needs are still on the disk");
             Vec::new()

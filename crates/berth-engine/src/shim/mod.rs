@@ -17,7 +17,7 @@ mod pool;
 mod stream;
 
 pub(crate) use client::{Incoming, Reply, Shim, answer};
-pub(crate) use pool::{Pool, forget_process};
+pub(crate) use pool::{Pool, forget_process, spawned};
 pub(crate) use stream::{Left, Streams, attach, parse_detach_keys};
 
 /// What an engine says first on a connection of its own.

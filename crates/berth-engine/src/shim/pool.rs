@@ -142,6 +142,14 @@ impl Taken {
     }
 }
 
+/// The shim that the note in `dir` names, while it is still that process.
+pub(crate) fn spawned(dir: &Path) -> Option<i32> {
+    let text = std::fs::read_to_string(dir.join(SPAWNED)).ok()?;
+    let (pid, ticks) = text.trim().split_once(' ')?;
+    let (pid, ticks): (i32, u64) = (pid.parse().ok()?, ticks.parse().ok()?);
+    (start_ticks(pid) == Some(ticks)).then_some(pid)
+}
+
 /// When a process began, in clock ticks since boot: field 22 of proc_pid_stat(5).
 fn start_ticks(pid: i32) -> Option<u64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;

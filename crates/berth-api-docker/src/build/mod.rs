@@ -1,0 +1,54 @@
+//! Building: Docker's classic `POST /build`, `/build/prune`, and our own `POST /api/v1/build` with all that Docker has no words for.
+
+mod classic;
+mod order;
+mod own;
+
+use crate::error::ApiResult;
+use crate::params::Params;
+use axum::Router;
+use axum::extract::State;
+use axum::response::IntoResponse;
+use axum::routing::post;
+use berth_engine::Engine;
+use berth_types::{Error, ImageName};
+use serde_json::json;
+
+pub(crate) fn router() -> Router<Engine> {
+    Router::new()
+        .route("/build", post(classic::build))
+        .route("/build/prune", post(prune))
+        .route("/api/v1/build", post(own::build))
+}
+
+/// A name that the result gets.
+fn tag(text: &str) -> Result<ImageName, Error> {
+    let invalid = |cause: &dyn std::fmt::Display| {
+        Error::invalid(format!("invalid argument {text:?} for \"-t, --tag\" flag: {cause}"))
+    };
+    let name: ImageName = text.parse().map_err(|cause: berth_types::reference::InvalidReference| invalid(&cause))?;
+    match name.digest() {
+        Some(_) => Err(invalid(&"refusing to create a tag with a digest reference")),
+        None => Ok(name.or_latest()),
+    }
+}
+
+/// `POST /build/prune?all=1&keep-storage=N&filters={"until":["24h"]}`
+async fn prune(State(engine): State<Engine>, params: Params) -> ApiResult {
+    let filters = params.filters()?;
+    let keep = ["reserved-space", "keep-storage"].iter().find_map(|name| params.int(name).transpose()).transpose()?;
+    let until = filters.get("until").first().cloned();
+    let before = match until {
+        None => None,
+        Some(text) => {
+            let age = berth_engine::builds::go_duration_nanos(&text)
+                .map_err(|cause| Error::invalid(format!("invalid filter until: {cause}")))?;
+            let now = jiff::Timestamp::now().as_nanosecond();
+            Some(i64::try_from(now).unwrap_or(i64::MAX).saturating_sub(age))
+        }
+    };
+    let keep_bytes = u64::try_from(keep.unwrap_or(0)).unwrap_or(0);
+    let (gone, freed) = engine.builds().prune(params.flag("all"), keep_bytes, before).await?;
+    let ids: Vec<String> = gone.iter().map(berth_types::Digest::hex).collect();
+    Ok(axum::Json(json!({"CachesDeleted": ids, "SpaceReclaimed": freed})).into_response())
+}

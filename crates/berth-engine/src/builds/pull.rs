@@ -1,0 +1,35 @@
+//! Base images: the engine's own, or pulled.
+
+use crate::Engine;
+use crate::images::PullOptions;
+use berth_build::BaseImage;
+use berth_build::platform::Platform;
+use berth_types::{ErrorKind, ImageName, Result};
+
+/// The image that a `FROM` names; pulled where it is missing, or where that was asked for.
+pub(crate) async fn image(engine: &Engine, name: &str, platform: &Platform, pull: bool) -> Result<BaseImage> {
+    let found = engine.images().base(name);
+    let missing = match &found {
+        Err(error) => error.kind == ErrorKind::NotFound,
+        Ok(_) => false,
+    };
+    let Ok(reference) = name.parse::<ImageName>() else { return found };
+    if !missing && !pull {
+        return found;
+    }
+    let options = PullOptions { platform: Some(platform.to_string()), all_tags: false, credentials: None };
+    let pulled = async {
+        let mut stream = engine.images().pull(reference.or_latest(), options).await?;
+        while let Some(message) = stream.next().await {
+            message?;
+        }
+        engine.images().base(name)
+    };
+    pulled.await.map_err(|error| {
+        let bare = name.split(':').next().unwrap_or(name);
+        match bare {
+            "debian" if missing && error.hint.is_none() => error.with_hint(format!("berth image bootstrap {name}")),
+            _ => error,
+        }
+    })
+}
