@@ -12,6 +12,7 @@
 //! other people's scripts. The tables are static text that only the command in use is parsed from, so
 //! ninety commands cost nothing at start.
 
+mod build;
 pub(crate) mod complete;
 mod container;
 pub(crate) mod help;
@@ -86,7 +87,9 @@ pub(crate) const INSPECT_FORMAT: &str = "-f, --format string  Print 'json' or a 
 pub(crate) const MANY: usize = usize::MAX;
 
 pub(crate) fn all() -> impl Iterator<Item = &'static Command> {
-    [container::COMMANDS, image::COMMANDS, volume::COMMANDS, network::COMMANDS, system::COMMANDS].into_iter().flatten()
+    [build::COMMANDS, container::COMMANDS, image::COMMANDS, volume::COMMANDS, network::COMMANDS, system::COMMANDS]
+        .into_iter()
+        .flatten()
 }
 
 /// A command and the words that it was called by: `container ls` and `ps` are one command.
@@ -128,6 +131,7 @@ pub(crate) fn find(words: &[String]) -> Option<Called> {
 
 /// `container`, `image`, ...: words that only group commands.
 pub(crate) const GROUPS: &[(&str, &str)] = &[
+    ("builder", "Manage builds"),
     ("container", "Manage containers"),
     ("context", "Manage contexts"),
     ("image", "Manage images"),
@@ -148,9 +152,6 @@ pub(crate) const ABSENT: &[(&str, &str)] = &[
     ("plugin", "this engine has no plugins"),
     ("trust", "image signatures are not checked by this command line"),
     ("checkpoint", "checkpoints are not supported by this engine yet"),
-    ("builder", "building is not supported by this engine yet"),
-    ("buildx", "building is not supported by this engine yet"),
-    ("build", "building is not supported by this engine yet"),
     ("compose", "the compose plugin is not installed (docker-compose in a cli-plugins folder)"),
 ];
 

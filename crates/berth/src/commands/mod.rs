@@ -4,6 +4,7 @@ pub(crate) mod archive;
 pub(crate) mod attach;
 pub(crate) mod bootstrap;
 pub(crate) mod check;
+pub(crate) mod build;
 pub(crate) mod commit;
 pub(crate) mod completion;
 pub(crate) mod context;

@@ -10,7 +10,7 @@ use crate::value::Value;
 use std::io::Write;
 
 /// Asks on the terminal; without one the answer is no, as Docker's client takes it.
-fn confirmed(args: &Args, warning: &str) -> Result<bool> {
+pub(super) fn confirmed(args: &Args, warning: &str) -> Result<bool> {
     opts::filter_flag(args)?;
     if args.on("force") {
         return Ok(true);
