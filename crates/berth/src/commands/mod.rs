@@ -3,8 +3,8 @@
 pub(crate) mod archive;
 pub(crate) mod attach;
 pub(crate) mod bootstrap;
-pub(crate) mod check;
 pub(crate) mod build;
+pub(crate) mod check;
 pub(crate) mod commit;
 pub(crate) mod completion;
 pub(crate) mod context;
