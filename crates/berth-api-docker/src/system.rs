@@ -6,7 +6,7 @@ use crate::version::{ApiVersion, CURRENT, OLDEST};
 use axum::extract::State;
 use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{any, get, post};
+use axum::routing::{any, get};
 use axum::{Extension, Json, Router};
 use berth_engine::Engine;
 use berth_engine::events::now_unix_nanos;

@@ -136,7 +136,7 @@ pub enum OutputTo {
 pub enum Message {
     Event(Event),
     Archive(bytes::Bytes),
-    Done(Finished),
+    Done(Box<Finished>),
     Failed(BuildError),
 }
 
@@ -198,7 +198,7 @@ impl Builds {
                 outcome = work => {
                     // Whoever waited may have gone just now.
                     match outcome {
-                        Ok(finished) => drop(sender.send(Message::Done(finished))),
+                        Ok(finished) => drop(sender.send(Message::Done(Box::new(finished)))),
                         Err(error) => drop(sender.send(Message::Failed(error))),
                     }
                 }

@@ -238,6 +238,7 @@ async fn attach(engine: &Engine, program: &Program, spec: &ContainerSpec) -> Res
         primary: Some(primary),
         host: &spec.host,
         exposed_ports: &exposed,
+        hostname: "",
     };
     engine.networks().attach(request).await.map(Some)
 }
@@ -296,7 +297,8 @@ fn write(
     let servers: Vec<String> =
         attachment.iter().flat_map(|attachment| &attachment.dns_servers).map(std::net::IpAddr::to_string).collect();
     let text = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-    let resolver = files::Resolver { servers: &servers, search: &[], options: &[], host_network };
+    let embedded = attachment.is_some_and(|attachment| attachment.names);
+    let resolver = files::Resolver { servers: &servers, search: &[], options: &[], host_network, embedded };
     let resolv_conf = put("resolv.conf", files::resolv_conf(&text, &resolver).as_bytes())?;
     let mut built = oci::build(OciInput {
         id: &program.id,
@@ -415,11 +417,8 @@ async fn kill(folder: &Path) {
         }
     };
     let listening = async {
-        while !ended {
-            match incoming.next().await {
-                Some(Notice::Exited(_)) | None => break,
-                Some(_) => {}
-            }
+        if !ended {
+            while !matches!(incoming.next().await, Some(Notice::Exited(_)) | None) {}
         }
         incoming
     };
