@@ -2,23 +2,28 @@
 # load and save beside dockerd, podman and skopeo; see README.md here. Needs root, cargo, docker's client.
 #   PEERS=DIR    a root of the peers' packages (bench/peers.sh make); without one, berth alone
 #   ROOTFS=FILE  tar file of the image's one big layer (default: a development system by mmdebstrap, ~550 MB)
+#   PEERS_SH=FILE  the program that makes their world (default bench/peers.sh)
+#   BERTHD=FILE  an engine that is built already      PLAIN=1  the uncompressed archive alone
 #   RUNS=N       rounds (default 5)      KEEP=DIR  where archives are kept for the next time
 set -euo pipefail
 cd "$(dirname "$0")/.."
 [ "$(id -u)" = 0 ] || { echo "skipped: needs root" >&2; exit 0; }
 RUNS=${RUNS:-5} PEERS=${PEERS:-}
 KEEP=${KEEP:-/var/tmp/berth-bench-images}
-[ -n "${NOBUILD:-}" ] || cargo build -q --release -p berthd -p berth-shim
+peers=${PEERS_SH:-bench/peers.sh}
+BERTHD=${BERTHD:-}
+[ -n "$BERTHD" ] || cargo build -q --release -p berthd -p berth-shim
 mkdir -p "$KEEP"
 work=$(mktemp -d /var/tmp/berth-bench-XXXXXX)
 group=/sys/fs/cgroup/cpuacct/berth-bench-$$
 [ ! -e /sys/fs/cgroup/cgroup.controllers ] || group=/sys/fs/cgroup/berth-bench-$$
-mkdir -p "$group"
+peer_group=$group-peers
+mkdir -p "$group" "$peer_group"
 engine=
 cleanup() {
     [ -z "$engine" ] || { kill "$engine" && wait "$engine" || true; }
-    [ -z "$PEERS" ] || bench/peers.sh down "$work/world" || true
-    rmdir "$group" 2>/dev/null || true
+    [ -z "$PEERS" ] || "$peers" down "$work/world" || true
+    for _ in $(seq 50); do rmdir "$group" "$peer_group" 2>/dev/null && break; [ -e "$group" ] || [ -e "$peer_group" ] || break; sleep 0.1; done
     rm -rf "$work"
 }
 trap cleanup EXIT
@@ -36,20 +41,19 @@ join() { echo $BASHPID >"$group/cgroup.procs"; }
 
 (
     join
-    exec target/release/berthd -H "unix://$work/berth.sock" --data-root "$work/data" --exec-root "$work/run"
+    exec "${BERTHD:-target/release/berthd}" -H "unix://$work/berth.sock" --data-root "$work/data" --exec-root "$work/run"
 ) >"$work/berthd.log" 2>&1 &
 engine=$!
 ours() { (join; DOCKER_HOST=unix://$work/berth.sock exec docker "$@"); }
 for _ in $(seq 100); do ours version >/dev/null 2>&1 && break; sleep 0.1; done
 
-theirs=
+# Programs that enter the world keep the caller's cgroup: they are counted by one of ours.
+theirs() { (echo $BASHPID >"$peer_group/cgroup.procs"; exec "$peers" "$@"); }
 if [ -n "$PEERS" ]; then
-    bench/peers.sh up "$PEERS" "$work/world"
-    bench/peers.sh docker "$work/world"
-    theirs=/sys/fs/cgroup/cpuacct/$(cat "$work/world/cgroup")
-    [ -d "$theirs" ] || theirs=/sys/fs/cgroup/$(cat "$work/world/cgroup")
+    theirs up "$PEERS" "$work/world"
+    theirs docker "$work/world"
 fi
-inside() { bench/peers.sh in "$work/world" "$@"; }
+inside() { theirs in "$work/world" env PODMAN_IGNORE_CGROUPSV1_WARNING=1 "$@"; }
 
 ours import "$rootfs" big:1 >/dev/null
 if [ -n "$PEERS" ]; then archives=$work/world/share; else archives=$work; fi
@@ -69,8 +73,8 @@ repack() { # NAME COMMAND...
     tar -C "$work/$name" -cf "$archives/$name.tar" .
     rm -rf "${work:?}/$name"
 }
-if [ -z "${ONLY:-}" ]; then
-    if command -v pigz >/dev/null; then repack gzip pigz -c; else repack gzip gzip -c; fi
+if [ -z "${PLAIN:-}" ]; then
+    if command -v pigz >/dev/null; then repack gzip pigz -nc; else repack gzip gzip -nc; fi
     repack zstd zstd -q -3 -c
 fi
 
@@ -82,7 +86,7 @@ measure() { # NAME GROUP COMMAND...
     to=$(date +%s%N) after=$(cpu "$of")
     echo "$name $(((to - from) / 1000000)) $(((after - before) / 1000))" >>"$work/times"
 }
-skopeo_load() { inside rm -rf /tmp/oci; inside skopeo -q copy "docker-archive:/share/$1" oci:/tmp/oci:big; }
+skopeo_load() { inside rm -rf /tmp/oci; inside skopeo copy -q "docker-archive:/share/$1" oci:/tmp/oci:big; }
 for _ in $(seq "$RUNS"); do
     for kind in plain gzip zstd; do
         [ -e "$archives/$kind.tar" ] || continue
@@ -93,17 +97,17 @@ for _ in $(seq "$RUNS"); do
         inside docker -H unix:///share/docker.sock rmi -f big:1 >/dev/null 2>&1 || true
         inside podman rmi -fa >/dev/null 2>&1 || true
         sync
-        measure "load-$kind docker" "$theirs" inside docker -H unix:///share/docker.sock load -q -i "/share/$kind.tar"
+        measure "load-$kind docker" "$peer_group" inside docker -H unix:///share/docker.sock load -q -i "/share/$kind.tar"
         sync
-        measure "load-$kind podman" "$theirs" inside podman load -q -i "/share/$kind.tar"
+        measure "load-$kind podman" "$peer_group" inside podman load -q -i "/share/$kind.tar"
         sync
-        measure "load-$kind skopeo-oci" "$theirs" skopeo_load "$kind.tar"
+        measure "load-$kind skopeo-oci" "$peer_group" skopeo_load "$kind.tar"
     done
     measure "save berth" "$group" ours save -o "$archives/out.tar" big:1
     [ -n "$PEERS" ] || continue
-    measure "save docker" "$theirs" inside docker -H unix:///share/docker.sock save -o /share/out.tar big:1
+    measure "save docker" "$peer_group" inside docker -H unix:///share/docker.sock save -o /share/out.tar big:1
     inside rm -f /share/out.tar
-    measure "save podman" "$theirs" inside podman save -q -o /share/out.tar big:1
+    measure "save podman" "$peer_group" inside podman save -q -o /share/out.tar big:1
     inside rm -f /share/out.tar
 done
 
