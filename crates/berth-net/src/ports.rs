@@ -44,7 +44,22 @@ pub enum PortError {
 
 /// Keeps `port` on `address`.
 pub fn reserve(protocol: Protocol, address: IpAddr, port: u16) -> Result<Reservation, PortError> {
-    match try_reserve(protocol, address, port) {
+    outcome(protocol, address, port, try_reserve(protocol, address, port, true))
+}
+
+/// Keeps `port` on every address of both families, with one socket.
+pub fn reserve_everywhere(protocol: Protocol, port: u16) -> Result<Reservation, PortError> {
+    let any = IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED);
+    outcome(protocol, any, port, try_reserve(protocol, any, port, false))
+}
+
+fn outcome(
+    protocol: Protocol,
+    address: IpAddr,
+    port: u16,
+    made: Result<OwnedFd, Errno>,
+) -> Result<Reservation, PortError> {
+    match made {
         Ok(socket) => Ok(Reservation { _socket: Some(socket) }),
         Err(Errno::PROTONOSUPPORT | Errno::AFNOSUPPORT | Errno::SOCKTNOSUPPORT) if protocol == Protocol::Sctp => {
             Ok(Reservation { _socket: None })
@@ -55,7 +70,7 @@ pub fn reserve(protocol: Protocol, address: IpAddr, port: u16) -> Result<Reserva
     }
 }
 
-fn try_reserve(protocol: Protocol, address: IpAddr, port: u16) -> Result<OwnedFd, Errno> {
+fn try_reserve(protocol: Protocol, address: IpAddr, port: u16, one_family: bool) -> Result<OwnedFd, Errno> {
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let (kind, number) = match protocol {
         Protocol::Tcp => (SocketType::STREAM, ipproto::TCP),
@@ -64,7 +79,7 @@ fn try_reserve(protocol: Protocol, address: IpAddr, port: u16) -> Result<OwnedFd
     };
     let socket = socket_with(family, kind, SocketFlags::CLOEXEC, Some(number))?;
     if address.is_ipv6() {
-        sockopt::set_ipv6_v6only(&socket, true)?;
+        sockopt::set_ipv6_v6only(&socket, one_family)?;
     }
     match bind(&socket, &SocketAddr::new(address, port)) {
         Err(Errno::ADDRINUSE) if protocol != Protocol::Udp => (),
@@ -146,6 +161,19 @@ mod tests {
         assert!(std::net::TcpStream::connect((LOCAL, port)).is_err());
         drop(kept);
         TcpListener::bind((LOCAL, port)).unwrap();
+    }
+
+    #[test]
+    fn a_port_kept_everywhere_is_refused_in_both_families() {
+        let port = TcpListener::bind((LOCAL, 0)).unwrap().local_addr().unwrap().port();
+        let kept = reserve_everywhere(Protocol::Tcp, port).unwrap();
+        for address in ["0.0.0.0", "127.0.0.1", "::", "::1"] {
+            assert!(TcpListener::bind((address, port)).is_err(), "{address}");
+        }
+        drop(kept);
+        let one = TcpListener::bind((LOCAL, port)).unwrap();
+        assert!(matches!(reserve_everywhere(Protocol::Tcp, port), Err(PortError::InUse { .. })));
+        drop(one);
     }
 
     #[test]

@@ -126,7 +126,7 @@ impl Server {
     /// On a listening SOCK_SEQPACKET socket. `resolv_conf` names the servers for everything that is not ours.
     pub fn new(listener: OwnedFd, resolv_conf: PathBuf) -> Result<Server, Errno> {
         rustix::io::ioctl_fionbio(&listener, true)?;
-        let namespace = rustix::fs::open("/proc/self/ns/net", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+        let namespace = rustix::fs::open("/proc/thread-self/ns/net", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
         let mut server = Server {
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
             sources: HashMap::new(),

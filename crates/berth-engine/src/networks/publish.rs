@@ -91,6 +91,8 @@ fn choose_port(
 /// `port` on all of `hosts`, or on none.
 fn keep(state: &State, own: &Own, protocol: Protocol, hosts: &[IpAddr], port: u16) -> Result<Vec<Reservation>> {
     let mut kept = Vec::new();
+    // Every address of both families: one socket keeps them all.
+    let everywhere = hosts.len() == 2 && hosts.iter().all(IpAddr::is_unspecified);
     for &host in hosts {
         let bind = format!("Bind for {} failed", std::net::SocketAddr::new(host, port));
         let allocated = || Error::internal(format!("{bind}: port is already allocated"));
@@ -104,7 +106,12 @@ fn keep(state: &State, own: &Own, protocol: Protocol, hosts: &[IpAddr], port: u1
         if own.contains(&(protocol, host, port)) || own.contains(&(protocol, any, port)) {
             return Err(allocated().with_hint("this container publishes it twice"));
         }
-        match ports::reserve(protocol, host, port) {
+        let reserved = match everywhere {
+            true if host.is_ipv4() => continue,
+            true => ports::reserve_everywhere(protocol, port),
+            false => ports::reserve(protocol, host, port),
+        };
+        match reserved {
             Ok(reservation) => kept.push(reservation),
             Err(PortError::InUse { holder }) => {
                 return Err(match holder {

@@ -196,7 +196,18 @@ impl Shared {
                 }
             }
             // A port that somebody took while no engine held it stays the container's: packets reach it first.
-            let keep = |p: &Publication| ports::reserve(p.protocol, p.host, p.host_port).ok();
+            let published = |p: &Publication, host: IpAddr| {
+                publications.iter().any(|o| (o.protocol, o.host_port, o.host) == (p.protocol, p.host_port, host))
+            };
+            let keep = |p: &Publication| {
+                let (v4, v6) = (IpAddr::from(Ipv4Addr::UNSPECIFIED), IpAddr::from(std::net::Ipv6Addr::UNSPECIFIED));
+                let everywhere = p.host.is_unspecified() && published(p, v4) && published(p, v6);
+                match everywhere {
+                    true if p.host == v4 => None,
+                    true => ports::reserve_everywhere(p.protocol, p.host_port).ok(),
+                    false => ports::reserve(p.protocol, p.host, p.host_port).ok(),
+                }
+            };
             let reservations = publications.iter().filter_map(keep).collect();
             let name = attachment.endpoints.values().find_map(|endpoint| endpoint.dns_names.first().cloned());
             let held = Held {

@@ -391,15 +391,42 @@ impl Shared {
         Ok(all)
     }
 
-    /// Ends the threads behind and lets unused slots go; containers keep what they have.
+    /// Ends the threads behind and lets unused slots go; containers keep what they have. Where nobody runs, nothing is
+    /// left on the host: bridges and tables are made anew by the next start.
     pub(crate) fn close(&self) {
         let mut state = self.lock();
         state.closing = true;
         state.slots.clear();
         state.blanks.clear();
+        if state.held.is_empty()
+            && let Some(ready) = state.ready.take()
+        {
+            self.clear_host(&state, ready);
+        }
         drop(state);
         self.names.hang_up();
         self.work.notify_all();
+    }
+
+    fn clear_host(&self, state: &State, ready: Ready) {
+        let Ready { mut route, firewall } = ready;
+        let with_interface = state.networks.values().filter(|live| live.network.driver.has_addresses());
+        for Live { network, shards, .. } in with_interface {
+            let removed = match network.driver {
+                Driver::Macvlan => self.remove_parent(&mut route, network),
+                _ => self.remove_shards(&mut route, network, shards.len()).and_then(|()| {
+                    let mut batch = berth_net::netlink::Batch::default();
+                    berth_net::route::delete_link(&mut batch, &network.bridge);
+                    route.run(batch)
+                }),
+            };
+            if let Err(error) = removed {
+                tracing::warn!(network = network.name, %error, "its bridge is left");
+            }
+        }
+        if let Err(error) = firewall.remove() {
+            tracing::warn!(%error, "the firewall table is left");
+        }
     }
 }
 
