@@ -11,9 +11,11 @@ use flate2::{Compress, Compression, Crc, FlushCompress};
 use std::io::{self, Read, Write};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
-/// Part of the format that others remember us by: changing it changes every digest.
+/// Part of the format that others remember us by: changing one changes every digest.
 const BLOCK_BYTES: usize = 1 << 20;
-const LEVEL: u32 = 5;
+/// 150 MB of a system's libraries, one thread: level 2 2.10 s and 52.2 MB, 3 2.56 s and 50.3 MB, 5 3.11 s and 48.8 MB;
+/// gzip -6 8.17 s and 47.5 MB.
+const LEVEL: u32 = 3;
 /// gzip (RFC 1952), deflate, no name, no time, unknown system.
 const HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 0xff];
 /// An empty last block.
