@@ -9,10 +9,10 @@ use crate::value::Value;
 
 /// `POST /containers/{id}/<verb>` for every name; prints each name that it worked for.
 async fn post_each(app: &App, names: &[String], verb: &str, query: &[(&str, &str)]) -> Result<u8> {
-    app.each(names, async |name: String| {
+    app.together(names, async |name: String| {
         let id = app.container(&name).await?;
         app.client.post(&with_query(&format!("/containers/{}/{verb}", encode(&id)), query)).await?;
-        app.line(&name)
+        Ok(Some(name))
     })
     .await
 }
@@ -59,7 +59,7 @@ pub(crate) async fn remove(app: &'static App, args: Args) -> Result<u8> {
     let on = |flag: &str| if args.on(flag) { "1" } else { "" };
     let query = [("v", on("volumes")), ("link", on("link")), ("force", on("force"))];
     let force = args.on("force");
-    app.each(&args.words, async |name: String| {
+    app.together(&args.words, async |name: String| {
         let id = app.container(&name).await?;
         if id.is_empty() {
             return Err(CliError::failed("container name cannot be empty"));
@@ -68,10 +68,10 @@ pub(crate) async fn remove(app: &'static App, args: Args) -> Result<u8> {
             // With --force a container that is not there is what was asked for; it is said all the same.
             Err(error) if force && error.status() == Some(404) => {
                 app.note(&error.to_string());
-                Ok(())
+                Ok(None)
             }
             Err(error) => Err(error),
-            Ok(_) => app.line(&name),
+            Ok(_) => Ok(Some(name)),
         }
     })
     .await
