@@ -40,7 +40,7 @@ join() {
     local group=$1 name
     if [ -e /sys/fs/cgroup/cgroup.controllers ]; then
         mkdir -p "/sys/fs/cgroup/$group"
-        echo $$ >"/sys/fs/cgroup/$group/cgroup.procs"
+        echo $BASHPID >"/sys/fs/cgroup/$group/cgroup.procs"
         return
     fi
     for name in $(hierarchies); do
@@ -51,7 +51,7 @@ join() {
             cat /sys/fs/cgroup/cpuset/cpuset.mems >"$directory/cpuset.mems"
             echo 1 >"$directory/cgroup.clone_children"
         fi
-        echo $$ >"$directory/cgroup.procs"
+        echo $BASHPID >"$directory/cgroup.procs"
     done
 }
 
