@@ -19,14 +19,6 @@ verb=${1:-}; shift || true
 
 alive() { [ -s "$1/pid" ] && kill -0 "$(cat "$1/pid")" 2>/dev/null; }
 
-# Runs in the world. Its first process reaps and holds; nsenter takes all of its namespaces and its root.
-inside() {
-    local state=$1; shift
-    alive "$state" || die "no world runs on $state"
-    exec nsenter --target "$(cat "$state/pid")" --mount --net --pid --uts --ipc --cgroup --root --wdns=/ \
-        env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root TERM="${TERM:-dumb}" "$@"
-}
-
 hierarchies() { # of v1; none on a host with v2 only
     [ ! -e /sys/fs/cgroup/cgroup.controllers ] || return 0
     for directory in /sys/fs/cgroup/*/; do
@@ -53,6 +45,15 @@ join() {
         fi
         echo $BASHPID >"$directory/cgroup.procs"
     done
+}
+
+# Runs in the world. Its first process reaps and holds; nsenter takes all of its namespaces and its root.
+inside() {
+    local state=$1; shift
+    alive "$state" || die "no world runs on $state"
+    join "$(cat "$state/cgroup")"
+    exec nsenter --target "$(cat "$state/pid")" --mount --net --pid --uts --ipc --cgroup --root --wdns=/ \
+        env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root TERM="${TERM:-dumb}" "$@"
 }
 
 case $verb in
