@@ -4,10 +4,15 @@
 SHELL := /bin/bash
 CARGO ?= cargo
 
-.PHONY: demo test build setup install
+.PHONY: demo test build setup install console
 
-build:
+build: console
 	$(CARGO) build --release --bins
+
+# The web console's pages; without node the engine is built without them.
+console:
+	@if command -v npm >/dev/null; then cd web && npm ci --no-audit --no-fund --silent && npm run --silent build; \
+	else echo "skipped: the console's pages need node and npm"; fi
 
 setup:
 	scripts/setup.sh
@@ -15,7 +20,7 @@ setup:
 demo: setup build
 	examples/two-databases/run.sh target/release
 
-test: setup
+test: setup console
 	$(CARGO) xtask ci
 
 PREFIX ?= /usr/local

@@ -23,6 +23,10 @@ done
 if command -v busybox >/dev/null && ldd "$(command -v busybox)" >/dev/null 2>&1; then
     missing+=(busybox-static)
 fi
+# The console's tests need a browser, where there is node for its pages.
+if command -v npm >/dev/null && ! command -v chromium >/dev/null; then
+    missing+=(chromium)
+fi
 [ ${#missing[@]} -eq 0 ] && exit 0
 
 if [ "$(id -u)" != 0 ]; then

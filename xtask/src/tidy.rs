@@ -23,7 +23,7 @@ const LAYERS: &[&[&str]] = &[
     ],
     &["berth-image", "berth-build", "berth-shim-proto", "berth-store"],
     &["berth-engine"],
-    &["berth-api-docker"],
+    &["berth-api-docker", "berth-api"],
     &["berth", "berthd", "berth-shim", "berth-bench"],
 ];
 
@@ -114,7 +114,7 @@ fn check_documents(root: &Path, problems: &mut Vec<String>) {
     for path in files(root, &["md"]) {
         let Ok(text) = std::fs::read_to_string(&path) else { continue };
         for quoted in text.split('`').skip(1).step_by(2) {
-            let ours = ["crates/", "docs/", "tests/", "bench/", "xtask/", "examples/", "dist/"];
+            let ours = ["crates/", "docs/", "tests/", "bench/", "xtask/", "examples/", "dist/", "web/"];
             let is_path =
                 ours.iter().any(|start| quoted.starts_with(start)) && !quoted.contains(['*', '<', ' ', '{', '\n']);
             let file = quoted.split(':').next().unwrap_or(quoted);

@@ -19,6 +19,7 @@ pub mod containers;
 pub mod events;
 mod files;
 pub mod filters;
+pub mod host;
 pub mod images;
 pub mod networks;
 pub mod oci;

@@ -73,9 +73,19 @@ async fn run(options: Options) -> Result<(), String> {
     let engine = Engine::open(options.engine_config()?).await.map_err(|error| describe(&error))?;
     let (stop, stopped) = watch::channel(false);
     let mut servers = tokio::task::JoinSet::new();
+    let console = match options.console_config()? {
+        Some(config) => Some(berth_api::Console::open(engine.clone(), config).await.map_err(|error| describe(&error))?),
+        None => None,
+    };
     for listener in sockets::open(&options)? {
-        let routes = berth_api_docker::router(engine.clone());
+        let mut routes = berth_api_docker::router(engine.clone());
+        if let Some(console) = &console {
+            routes = console.local_routes().fallback_service(routes);
+        }
         servers.spawn(berth_api_docker::serve(listener, routes, stopped.clone()));
+    }
+    if let Some(console) = console {
+        servers.spawn(console.serve(stopped.clone()));
     }
     let pid_file = options.write_pid_file()?;
     notify(&[sd_notify::NotifyState::Ready]);

@@ -70,6 +70,15 @@ pub(crate) struct Options {
     /// The key of that certificate, PEM
     #[arg(long, value_name = "FILE")]
     pub(crate) tlskey: Option<PathBuf>,
+    /// Serve the web console and its API with TLS, for example at 127.0.0.1:9443
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) console: Option<std::net::SocketAddr>,
+    /// Certificate chain of the console in PEM [default: made on the first run]
+    #[arg(long, value_name = "FILE", requires = "console_key")]
+    console_cert: Option<PathBuf>,
+    /// Its private key in PEM
+    #[arg(long, value_name = "FILE", requires = "console_cert")]
+    console_key: Option<PathBuf>,
     /// Check the configuration and exit
     #[arg(long)]
     pub(crate) validate: bool,
@@ -115,6 +124,12 @@ impl Options {
                 "log-level" => replace(&mut self.log_level, text()?),
                 "group" => replace(&mut self.group, text()?),
                 "log-driver" => replace(&mut self.log_driver, text()?),
+                "console" => {
+                    let address = text()?.parse().map_err(|_| format!("{key}: must be ADDRESS:PORT"))?;
+                    replace(&mut self.console, address)
+                }
+                "console-cert" => replace(&mut self.console_cert, text()?.into()),
+                "console-key" => replace(&mut self.console_key, text()?.into()),
                 "debug" => {
                     self.debug |= value.as_bool().ok_or_else(|| format!("{key}: must be true or false"))?;
                     true
@@ -150,6 +165,18 @@ impl Options {
             }
         }
         Ok(self)
+    }
+
+    /// How the console is to be served, where it is.
+    pub(crate) fn console_config(&self) -> Result<Option<berth_api::Config>, String> {
+        let Some(address) = self.console else { return Ok(None) };
+        let certificate = match (&self.console_cert, &self.console_key) {
+            (Some(chain), Some(key)) => Some(berth_api::Certificate { chain: chain.clone(), key: key.clone() }),
+            (None, None) => None,
+            _ => return Err("console-cert and console-key belong together".to_owned()),
+        };
+        let unix = crate::sockets::hosts(self).into_iter().find(|host| host.starts_with("unix://"));
+        Ok(Some(berth_api::Config { address, certificate, engine_host: unix }))
     }
 
     pub(crate) fn data_root(&self) -> &Path {

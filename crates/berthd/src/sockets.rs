@@ -14,7 +14,7 @@ use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 
 const DEFAULT_SOCKET: &str = "/run/berth/berth.sock";
 
-fn hosts(options: &Options) -> Vec<String> {
+pub(crate) fn hosts(options: &Options) -> Vec<String> {
     match options.hosts.is_empty() {
         true => vec![format!("unix://{DEFAULT_SOCKET}")],
         false => options.hosts.clone(),

@@ -247,6 +247,15 @@ impl Containers {
         })
     }
 
+    /// Sends a signal to its process; one that has ended takes none and that is no error.
+    pub async fn exec_signal(&self, exec: &str, signal: i32) -> Result<()> {
+        let (container, id) = self.engine.table().of_exec(exec)?;
+        if container.live().execs.get(&id).is_none_or(|exec| exec.exit_code.is_some()) {
+            return Ok(());
+        }
+        container.shim()?.tell(Body::Signal { target: Target::Exec(id), signal }).await
+    }
+
     /// Sets its terminal's size.
     pub async fn exec_resize(&self, exec: &str, rows: u16, columns: u16) -> Result<()> {
         let (container, id) = self.engine.table().of_exec(exec)?;

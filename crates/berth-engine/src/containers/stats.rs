@@ -23,6 +23,15 @@ impl Containers {
         tokio::spawn(send(self.clone(), inspect, options, sender));
         Ok(StatsStream { samples })
     }
+
+    /// One reading; a conflict where it does not run. For callers that read many in turn: starts no task.
+    pub async fn meters(&self, container: &str) -> Result<StatsSample> {
+        let inspect = self.inspect(container, false).await?;
+        match inspect.state.phase {
+            Phase::Running { .. } | Phase::Paused { .. } => Ok(sample(&self.engine, &inspect).await),
+            _ => Err(berth_types::Error::conflict(format!("container {} is not running", inspect.id))),
+        }
+    }
 }
 
 /// Reads until nobody listens or the container is gone.

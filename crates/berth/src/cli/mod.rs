@@ -132,6 +132,7 @@ pub(crate) fn find(words: &[String]) -> Option<Called> {
 /// `container`, `image`, ...: words that only group commands.
 pub(crate) const GROUPS: &[(&str, &str)] = &[
     ("builder", "Manage builds"),
+    ("console", "Manage the web console"),
     ("container", "Manage containers"),
     ("context", "Manage contexts"),
     ("image", "Manage images"),

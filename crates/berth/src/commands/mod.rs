@@ -7,6 +7,7 @@ pub(crate) mod build;
 pub(crate) mod check;
 pub(crate) mod commit;
 pub(crate) mod completion;
+pub(crate) mod console;
 pub(crate) mod context;
 pub(crate) mod cp;
 pub(crate) mod df;

@@ -1,0 +1,323 @@
+//! An instance made again: cloned, or replaced with changed settings.
+//!
+//! The engine's whole specification is copied, not the part that a form shows, so that nothing is lost on the
+//! way. What came from the image is taken out first: with another image, that image's own defaults apply.
+
+use super::create::{CreateInstance, HealthWish, MountWish, PortWish, ports};
+use super::instances::{Created, may, parse_restart, restart_text};
+use crate::Api;
+use crate::error::ApiResult;
+use crate::extract::Json;
+use crate::guard::Target;
+use crate::identity::Who;
+use crate::schema::requests;
+use crate::tasks::Task;
+use axum::extract::{Path, State};
+use axum::response::{IntoResponse, Response};
+use berth_engine::containers::{Containers, Inspect, RemoveOptions, StopOptions};
+use berth_types::spec::{ContainerSpec, ImageDefaults, MountKind, NetworkMode};
+use berth_types::{Error, Phase, Result};
+use std::collections::BTreeMap;
+
+requests! {
+    /// What is to differ; all else stays as it is.
+    Changes {
+        /// Of the clone.
+        name: Option<String>,
+        image: Option<String>,
+        command: Option<Vec<String>>,
+        /// All of it anew: NAME=value.
+        env: Option<Vec<String>>,
+        labels: Option<BTreeMap<String, String>>,
+        ports: Option<Vec<PortWish>>,
+        mounts: Option<Vec<MountWish>>,
+        restart: Option<String>,
+        /// Of a clone: start it at once.
+        start: bool,
+    }
+}
+
+/// Takes out of `spec` what the image says anyway.
+fn without_defaults(mut spec: ContainerSpec, image: &ImageDefaults) -> ContainerSpec {
+    let (own, defaults) = (&mut spec.config, &image.config);
+    own.env.retain(|entry| !defaults.env.contains(entry));
+    own.labels.retain(|name, value| defaults.labels.get(name) != Some(value));
+    own.exposed_ports.retain(|port| !defaults.exposed_ports.contains(port));
+    own.volumes.retain(|path| !defaults.volumes.contains(path));
+    if own.cmd == defaults.cmd && own.entrypoint == defaults.entrypoint {
+        own.cmd = None;
+    }
+    if own.entrypoint == defaults.entrypoint {
+        own.entrypoint = None;
+    }
+    if own.user == defaults.user {
+        own.user.clear();
+    }
+    if own.working_dir == defaults.working_dir || own.working_dir == "/" && defaults.working_dir.is_empty() {
+        own.working_dir.clear();
+    }
+    if own.healthcheck == defaults.healthcheck {
+        own.healthcheck = None;
+    }
+    if own.stop_signal == defaults.stop_signal {
+        own.stop_signal = None;
+    }
+    spec
+}
+
+/// What somebody asked for to get `found`.
+fn asked(api: &Api, found: &Inspect) -> ContainerSpec {
+    let mut spec = found.spec.clone();
+    if let Ok(image) = api
+        .engine
+        .images()
+        .resolve(&found.image_id.as_ref().map_or_else(|| spec.config.image.clone(), ToString::to_string))
+    {
+        spec = without_defaults(spec, &image.defaults);
+    }
+    // The engine's own choice, made from the old id.
+    if spec.config.hostname == found.id.short() || spec.host.network_mode == NetworkMode::Host {
+        spec.config.hostname.clear();
+    }
+    for endpoint in spec.endpoints.values_mut() {
+        endpoint.aliases.retain(|alias| alias != found.id.short());
+    }
+    spec
+}
+
+fn apply(mut spec: ContainerSpec, changes: &Changes) -> Result<ContainerSpec> {
+    if let Some(image) = &changes.image {
+        spec.config.image.clone_from(image);
+    }
+    if let Some(command) = &changes.command {
+        spec.config.cmd = (!command.is_empty()).then(|| command.clone());
+    }
+    if let Some(env) = &changes.env {
+        spec.config.env.clone_from(env);
+    }
+    if let Some(labels) = &changes.labels {
+        spec.config.labels.clone_from(labels);
+    }
+    if let Some(wishes) = &changes.ports {
+        spec.host.port_bindings = ports(wishes)?;
+        spec.config.exposed_ports.extend(spec.host.port_bindings.keys().copied());
+    }
+    if let Some(mounts) = &changes.mounts {
+        spec.host.binds.clear();
+        spec.host.mounts = mounts.iter().map(MountWish::parse).collect::<Result<_>>()?;
+    }
+    if let Some(restart) = &changes.restart {
+        spec.host.restart = parse_restart(restart)?;
+    }
+    Ok(spec)
+}
+
+pub(crate) async fn clone(
+    State(api): State<Api>,
+    who: Who,
+    Path(id): Path<String>,
+    Json(changes): Json<Changes>,
+) -> ApiResult<Response> {
+    let containers = api.engine.containers();
+    let found = containers.inspect(&id, false).await?;
+    let mut spec = apply(asked(&api, &found), &changes)?;
+    if changes.ports.is_none() {
+        // Two cannot listen on one port: the clone gets free ones.
+        for binding in spec.host.port_bindings.values_mut().flatten() {
+            binding.host_port = (0, 0);
+        }
+    }
+    for endpoint in spec.endpoints.values_mut() {
+        (endpoint.ipv4_address, endpoint.ipv6_address) = (None, None);
+        endpoint.mac_address.clear();
+    }
+    may(&who, &spec, "clone")?;
+    let made = containers.create(changes.name.as_deref().filter(|name| !name.is_empty()), spec).await?;
+    let mut warnings = made.warnings;
+    if changes.start
+        && let Err(error) = containers.start(made.id.as_str()).await
+    {
+        warnings.push(error.to_string());
+    }
+    let target = format!("to {}", made.id.short());
+    let mut response = axum::Json(Created { id: made.id.to_string(), warnings }).into_response();
+    response.extensions_mut().insert(Target(target));
+    Ok(response)
+}
+
+pub(crate) async fn recreate(
+    State(api): State<Api>,
+    who: Who,
+    Path(id): Path<String>,
+    Json(changes): Json<Changes>,
+) -> ApiResult<axum::Json<Task>> {
+    let containers = api.engine.containers();
+    let found = containers.inspect(&id, false).await?;
+    let spec = apply(asked(&api, &found), &changes)?;
+    may(&who, &spec, "recreate")?;
+    let target = found.name.clone();
+    let task = api.tasks.start(&who.user, "instance.recreate", &target, move |progress| async move {
+        // On a task of its own: cancelled half way it would leave neither the old nor the new one.
+        let replacing = tokio::spawn(async move { replace(&containers, found, spec, &progress).await });
+        replacing.await.unwrap_or_else(|cause| Err(Error::internal(format!("replacing ended early: {cause}"))))
+    })?;
+    Ok(axum::Json(task))
+}
+
+async fn replace(
+    containers: &Containers,
+    old: Inspect,
+    spec: ContainerSpec,
+    progress: &crate::tasks::Progress,
+) -> Result<()> {
+    let (id, name) = (old.id.as_str(), old.name.as_str());
+    let runs = matches!(old.state.phase, Phase::Running { .. } | Phase::Paused { .. });
+    let aside = format!("{name}-before-{}", old.id.short());
+    containers.rename(id, &aside).await?;
+    progress.line(&format!("{name} is now called {aside}"));
+    let made = match containers.create(Some(name), spec).await {
+        Ok(made) => made,
+        Err(error) => return Err(back(containers, id, name, None, false, error).await),
+    };
+    for warning in &made.warnings {
+        progress.line(warning);
+    }
+    progress.line("the new one is made");
+    if runs {
+        if let Err(error) = containers.stop(id, StopOptions::default()).await {
+            return Err(back(containers, id, name, Some(made.id.as_str()), false, error).await);
+        }
+        progress.line("the old one has stopped");
+        if let Err(error) = containers.start(made.id.as_str()).await {
+            return Err(back(containers, id, name, Some(made.id.as_str()), true, error).await);
+        }
+        progress.line("the new one runs");
+    }
+    containers.remove(id, RemoveOptions::default()).await?;
+    progress.line("the old one is removed");
+    Ok(())
+}
+
+/// Puts the old one in its place again; `error` says why, and what of this failed too.
+async fn back(containers: &Containers, old: &str, name: &str, new: Option<&str>, start: bool, error: Error) -> Error {
+    let mut error = error.context(format!("cannot replace {name}; the old one is back"));
+    let mut also = |result: Result<()>| {
+        if let Err(more) = result {
+            error.causes.push(more.to_string());
+        }
+    };
+    if let Some(new) = new {
+        also(containers.remove(new, RemoveOptions { force: true, volumes: true }).await);
+    }
+    also(containers.rename(old, name).await);
+    if start {
+        also(containers.start(old).await.map(drop));
+    }
+    error
+}
+
+/// `found` as a wish: what the forms and the texts show.
+pub(crate) fn wish(api: &Api, found: &Inspect) -> CreateInstance {
+    let spec = asked(api, found);
+    let ports = spec.host.port_bindings.iter().flat_map(|(port, bindings)| {
+        bindings.iter().map(|binding| PortWish {
+            address: binding.host_ip.map(|address| address.to_string()).unwrap_or_default(),
+            host_port: binding.host_port.0,
+            port: port.port,
+            protocol: port.protocol.as_str().to_owned(),
+        })
+    });
+    let mounts = found.mounts.iter().filter(|mount| !mount.anonymous && mount.kind != MountKind::Image);
+    let mounts = mounts.map(|mount| MountWish {
+        kind: match mount.kind {
+            MountKind::Bind => "bind",
+            MountKind::Tmpfs => "tmpfs",
+            MountKind::Volume | MountKind::Image => "volume",
+        }
+        .to_owned(),
+        source: match mount.kind {
+            MountKind::Bind => mount.source.display().to_string(),
+            _ => mount.name.clone(),
+        },
+        target: mount.target.clone(),
+        read_only: !mount.read_write,
+    });
+    let health = spec.config.healthcheck.as_ref().and_then(|health| match health.test.as_slice() {
+        [kind, command] if kind == "CMD-SHELL" => Some(HealthWish {
+            command: command.clone(),
+            interval_seconds: health.interval_nanos / 1_000_000_000,
+            timeout_seconds: health.timeout_nanos / 1_000_000_000,
+            retries: health.retries,
+            start_period_seconds: health.start_period_nanos / 1_000_000_000,
+        }),
+        _ => None,
+    });
+    let resources = &spec.host.resources;
+    CreateInstance {
+        name: found.name.clone(),
+        image: spec.config.image.clone(),
+        command: spec.config.cmd.clone().unwrap_or_default(),
+        entrypoint: spec.config.entrypoint.clone(),
+        env: spec.config.env.clone(),
+        labels: spec.config.labels.clone(),
+        user: spec.config.user.clone(),
+        working_dir: spec.config.working_dir.clone(),
+        hostname: spec.config.hostname.clone(),
+        tty: spec.config.tty,
+        open_stdin: spec.config.open_stdin,
+        memory_bytes: resources.memory_bytes,
+        cpus: resources.nano_cpus as f64 / 1e9,
+        processes: resources.pids_limit.unwrap_or(0).max(0),
+        mounts: mounts.collect(),
+        network: match &spec.host.network_mode {
+            NetworkMode::Default => String::new(),
+            NetworkMode::None => "none".to_owned(),
+            NetworkMode::Host => "host".to_owned(),
+            NetworkMode::Container(other) => format!("container:{other}"),
+            NetworkMode::Named(name) => name.clone(),
+        },
+        ports: ports.collect(),
+        restart: restart_text(&spec.host.restart),
+        health,
+        init: spec.host.init == Some(true),
+        read_only: spec.host.readonly_rootfs,
+        privileged: spec.host.privileged,
+        start: true,
+    }
+}
+
+pub(crate) async fn settings(State(api): State<Api>, Path(id): Path<String>) -> ApiResult<axum::Json<CreateInstance>> {
+    let found = api.engine.containers().inspect(&id, false).await?;
+    Ok(axum::Json(wish(&api, &found)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_image_says_is_not_kept_as_ones_own() {
+        let mut image = ImageDefaults::default();
+        image.config.env = vec!["PATH=/bin".to_owned()];
+        image.config.cmd = Some(vec!["serve".to_owned()]);
+        image.config.labels.insert("vendor".to_owned(), "x".to_owned());
+        let mut spec = ContainerSpec { config: image.config.clone(), ..ContainerSpec::default() };
+        spec.config.env.push("A=1".to_owned());
+        spec.host.cap_add = vec!["NET_ADMIN".to_owned()];
+        let own = without_defaults(spec, &image);
+        assert_eq!(own.config.env, ["A=1"]);
+        assert!(own.config.cmd.is_none() && own.config.labels.is_empty());
+        assert_eq!(own.host.cap_add, ["NET_ADMIN"], "what no form shows is kept");
+    }
+
+    #[test]
+    fn only_what_is_named_changes() {
+        let mut spec = ContainerSpec::default();
+        spec.config.env = vec!["A=1".to_owned()];
+        spec.host.init = Some(true);
+        let changes = Changes { image: Some("new".to_owned()), ..Changes::default() };
+        let changed = apply(spec, &changes).unwrap();
+        assert_eq!((changed.config.image.as_str(), changed.host.init), ("new", Some(true)));
+        assert_eq!(changed.config.env, ["A=1"]);
+    }
+}

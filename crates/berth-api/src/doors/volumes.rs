@@ -1,0 +1,79 @@
+//! Volumes and who uses them.
+
+use super::Done;
+use crate::Api;
+use crate::error::ApiResult;
+use crate::extract::{Json, Query};
+use crate::guard::Target;
+use crate::schema::{answers, requests};
+use axum::extract::{Path, State};
+use axum::response::{IntoResponse, Response};
+use berth_engine::Filters;
+use berth_engine::containers::ListOptions;
+use berth_engine::volumes::VolumeCreate;
+use berth_types::Error;
+use serde::Deserialize;
+use std::collections::{BTreeMap, HashMap};
+
+answers! {
+    VolumeRow {
+        name: String,
+        driver: String,
+        created_unix_millis: i64,
+        labels: BTreeMap<String, String>,
+        /// Names of the instances that have it.
+        used_by: Vec<String>,
+        /// Nobody named it: it goes with its instance where asked.
+        anonymous: bool,
+    }
+}
+
+requests! {
+    NewVolume { name: String, labels: BTreeMap<String, String> }
+}
+
+pub(crate) async fn list(State(api): State<Api>) -> ApiResult<axum::Json<Vec<VolumeRow>>> {
+    let volumes = api.engine.volumes().list(&Filters::default()).await?;
+    let all = ListOptions { all: true, ..ListOptions::default() };
+    let mut users: HashMap<String, Vec<String>> = HashMap::new();
+    for container in api.engine.containers().list(&all).await? {
+        for mount in container.mounts.iter().filter(|mount| !mount.name.is_empty()) {
+            users.entry(mount.name.clone()).or_default().push(container.name.clone());
+        }
+    }
+    let rows = volumes.into_iter().map(|volume| VolumeRow {
+        used_by: users.get(&volume.name).cloned().unwrap_or_default(),
+        anonymous: volume.labels.contains_key("com.docker.volume.anonymous"),
+        name: volume.name,
+        driver: volume.driver,
+        created_unix_millis: volume.created_unix_nanos / 1_000_000,
+        labels: volume.labels,
+    });
+    Ok(axum::Json(rows.collect()))
+}
+
+pub(crate) async fn create(State(api): State<Api>, Json(body): Json<NewVolume>) -> ApiResult<Response> {
+    if !body.name.is_empty() && api.engine.volumes().inspect(&body.name).await.is_ok() {
+        return Err(Error::conflict(format!("there is a volume {} already", body.name)).into());
+    }
+    let request = VolumeCreate { name: body.name, labels: body.labels, ..VolumeCreate::default() };
+    let volume = api.engine.volumes().create(request).await?;
+    let mut response = Done::plainly().into_response();
+    response.extensions_mut().insert(Target(volume.name));
+    Ok(response)
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct RemoveQuery {
+    force: bool,
+}
+
+pub(crate) async fn remove(
+    State(api): State<Api>,
+    Path(name): Path<String>,
+    Query(query): Query<RemoveQuery>,
+) -> ApiResult<axum::Json<Done>> {
+    api.engine.volumes().remove(&name, query.force).await?;
+    Ok(Done::plainly())
+}

@@ -1,0 +1,138 @@
+//! Our own API under `/api/v1`, and the console's pages.
+//!
+//! ```text
+//! TLS -> headers -> /api/v1/...  guard (who, may they, our own page?) -> handler -> audit
+//!                -> everything else: the page, from inside the binary
+//! ```
+//!
+//! Nothing runs without `--console`. The crate knows the engine's handle and the words of `berth-types`, as every
+//! door, and keeps records of its own in `berth-store`: users, sessions, API tokens and the audit log are the
+//! door's, the engine knows no users. Everything a page does is a call that others can make too;
+//! `GET /api/v1/openapi.json` describes it and is made from the same table as the router ([`routes`]).
+
+#![cfg_attr(test, recursion_limit = "256")]
+
+mod audit;
+mod doors;
+mod error;
+mod extract;
+mod files;
+mod guard;
+mod history;
+mod hub;
+mod identity;
+mod routes;
+mod schema;
+mod tasks;
+mod tls;
+
+pub use tls::Certificate;
+
+use axum::Router;
+use axum::routing::{get, post};
+use berth_engine::Engine;
+use berth_types::{Error, ErrorKind, Result};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+/// What a request's body may have; uploads have ways of their own.
+pub(crate) const BODY_BYTES_MAX: usize = 1 << 20;
+
+/// How the console is to be served.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub address: SocketAddr,
+    /// `None`: made on the first run and kept.
+    pub certificate: Option<Certificate>,
+    /// Where the engine's own socket is (`unix://...`), for programs that the console starts.
+    pub engine_host: Option<String>,
+}
+
+/// What handlers share.
+#[derive(Clone)]
+pub(crate) struct Api {
+    pub(crate) engine: Engine,
+    pub(crate) identity: Arc<identity::Identity>,
+    pub(crate) audit: Arc<audit::Audit>,
+    pub(crate) history: Arc<history::History>,
+    pub(crate) hub: Arc<hub::Hub>,
+    pub(crate) tasks: Arc<tasks::Tasks>,
+    pub(crate) engine_host: Option<String>,
+}
+
+/// The console, listening; [`Console::serve`] answers.
+pub struct Console {
+    listener: TcpListener,
+    tls: Arc<tokio_rustls::rustls::ServerConfig>,
+    routes: Router,
+    api: Api,
+}
+
+impl Console {
+    /// Opens records, certificate and listener. Prints, by the log, how to get in on the first run.
+    pub async fn open(engine: Engine, config: Config) -> Result<Console> {
+        let data_root = engine.config().data_root.clone();
+        let (tls, fingerprint) = tls::config(config.certificate.as_ref(), &data_root)?;
+        let failed = |cause: std::io::Error| {
+            Error::because(ErrorKind::Unavailable, format!("the console cannot listen on {}", config.address), &cause)
+        };
+        let listener = TcpListener::bind(config.address).await.map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        let identity = Arc::new(identity::Identity::open(&data_root)?);
+        let audit = Arc::new(audit::Audit::open(identity.store().clone())?);
+        let hub = Arc::new(hub::Hub::new());
+        let history = Arc::new(history::History::new(engine.clone(), hub.clone()));
+        let tasks = Arc::new(tasks::Tasks::new(hub.clone()));
+        let api = Api { engine, identity, audit, history, hub, tasks, engine_host: config.engine_host };
+        tracing::info!("console at https://{address}, certificate SHA-256 {fingerprint}");
+        if api.identity.needs_setup() {
+            let token = api.identity.new_setup_token()?;
+            tracing::info!("console: nobody can sign in yet; the one-time set-up token is {token}");
+        }
+        Ok(Console { listener, tls, routes: routes(&api), api })
+    }
+
+    /// Routes for the engine's own socket, whose users are root: a new set-up token.
+    pub fn local_routes(&self) -> Router {
+        let api = self.api.clone();
+        let token = move || {
+            let api = api.clone();
+            async move {
+                let token = api.identity.new_setup_token().map_err(error::ApiError::from)?;
+                api.audit.note("root", "the engine's socket", "setup.token", "", "ok").await?;
+
+                Ok::<_, error::ApiError>(axum::Json(serde_json::json!({"token": token})))
+            }
+        };
+        Router::new().route("/api/v1/console/token", post(token))
+    }
+
+    /// Answers until `stop` turns true.
+    pub async fn serve(self, stop: watch::Receiver<bool>) -> std::io::Result<()> {
+        let following = tokio::spawn(hub::follow(self.api.engine.clone(), self.api.hub.clone()));
+        let reading = tokio::spawn(self.api.history.clone().run());
+        let served = tls::serve(self.listener, self.tls, self.routes, stop).await;
+        following.abort();
+        reading.abort();
+        served
+    }
+}
+
+fn routes(api: &Api) -> Router {
+    let (inner, description) = doors::table().finish(api);
+    let description = Arc::new(description);
+    let openapi = get(move || {
+        let description = description.clone();
+        async move { axum::Json((*description).clone()) }
+    });
+    let inner = inner
+        .route("/openapi.json", openapi)
+        .fallback(|| async { error::ApiError::from(Error::not_found("there is no such path in this API")) })
+        .method_not_allowed_fallback(|| async {
+            error::ApiError::from(Error::not_found("there is no such method on this path"))
+        })
+        .with_state(api.clone());
+    Router::new().nest(routes::PREFIX, inner).fallback(files::serve).layer(axum::middleware::from_fn(files::headers))
+}

@@ -1,0 +1,135 @@
+//! The one table of routes: method, path, who may, what it does, what it takes and answers, and the handler.
+//!
+//! Router, permission check, audit log and OpenAPI description are all made from it, so none of them can forget
+//! a route or tell something else than the others. (That is why this is a table of our own and no derive
+//! macros beside handlers: those describe a route, but do not guard it.)
+
+use crate::guard::{Guarded, guard};
+use crate::identity::Role;
+use crate::schema::{Defs, Schema};
+use crate::{Api, BODY_BYTES_MAX};
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::handler::Handler;
+use axum::http::Method;
+use axum::routing::{MethodFilter, MethodRouter, on};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+
+pub(crate) const PREFIX: &str = "/api/v1";
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// Before signing in.
+    Public,
+    AtLeast(Role),
+}
+
+pub(crate) const VIEWER: Access = Access::AtLeast(Role::Viewer);
+pub(crate) const OPERATOR: Access = Access::AtLeast(Role::Operator);
+pub(crate) const ADMIN: Access = Access::AtLeast(Role::Admin);
+
+struct Route {
+    method: Method,
+    path: &'static str,
+    access: Access,
+    act: &'static str,
+    about: &'static str,
+    takes: Option<Value>,
+    gives: Value,
+    handler: MethodRouter<Api>,
+}
+
+#[derive(Default)]
+pub(crate) struct Table {
+    routes: Vec<Route>,
+    defs: Defs,
+}
+
+impl Table {
+    /// `act` is the audit log's word; empty for what changes nothing or writes its own entry.
+    pub(crate) fn add<Q: Schema, A: Schema, H, T>(
+        &mut self,
+        method: Method,
+        path: &'static str,
+        access: Access,
+        act: &'static str,
+        about: &'static str,
+        handler: H,
+    ) where
+        H: Handler<T, Api>,
+        T: 'static,
+    {
+        let takes = Q::schema(&mut self.defs);
+        let takes = (takes != json!({})).then_some(takes);
+        let gives = A::schema(&mut self.defs);
+        let filter = MethodFilter::try_from(method.clone()).expect("the table names common methods only");
+        self.routes.push(Route { method, path, access, act, about, takes, gives, handler: on(filter, handler) });
+    }
+
+    /// The router without its prefix, and the description of it.
+    pub(crate) fn finish(mut self, api: &Api) -> (Router<Api>, Value) {
+        crate::error::Failure::schema(&mut self.defs);
+        let mut router = Router::new();
+        let mut paths: BTreeMap<String, serde_json::Map<String, Value>> = BTreeMap::new();
+        for route in self.routes {
+            let description = describe(&route);
+            let path = format!("{PREFIX}{}", route.path);
+            paths.entry(path).or_default().insert(route.method.as_str().to_ascii_lowercase(), description);
+            let guarded = Guarded { api: api.clone(), access: route.access, act: route.act };
+            let handler = route.handler.layer(axum::middleware::from_fn_with_state(guarded, guard));
+            router = router.route(route.path, handler);
+        }
+        let description = json!({
+            "openapi": "3.1.0",
+            "info": {
+                "title": "berth",
+                "version": env!("CARGO_PKG_VERSION"),
+                "description": "The engine's own API. Sign in with POST /session for a cookie, or send an API token as a bearer token. Requests by cookie that change something repeat the session's csrf value in x-berth-csrf.",
+                "license": {"name": "Apache-2.0"},
+            },
+            "paths": paths,
+            "components": {
+                "schemas": self.defs.into_value(),
+                "securitySchemes": {
+                    "token": {"type": "http", "scheme": "bearer"},
+                    "cookie": {"type": "apiKey", "in": "cookie", "name": crate::guard::COOKIE},
+                },
+            },
+        });
+        (router.layer(DefaultBodyLimit::max(BODY_BYTES_MAX)), description)
+    }
+}
+
+fn describe(route: &Route) -> Value {
+    let role = match route.access {
+        Access::Public => "anybody",
+        Access::AtLeast(role) => role.as_str(),
+    };
+    let parameters: Vec<Value> = route
+        .path
+        .split('/')
+        .filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'))
+        .map(|name| json!({"name": name, "in": "path", "required": true, "schema": {"type": "string"}}))
+        .collect();
+    let failure = json!({"description": "Refused or failed", "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Failure"}}}});
+    let mut description = json!({
+        "summary": route.about,
+        "x-role": role,
+        "parameters": parameters,
+        "responses": {
+            "200": {"description": "Done", "content": {"application/json": {"schema": route.gives}}},
+            "default": failure,
+        },
+    });
+    if !route.act.is_empty() {
+        description["operationId"] = json!(route.act);
+    }
+    if let Some(takes) = &route.takes {
+        description["requestBody"] = json!({"content": {"application/json": {"schema": takes}}});
+    }
+    if route.access != Access::Public {
+        description["security"] = json!([{"token": []}, {"cookie": []}]);
+    }
+    description
+}

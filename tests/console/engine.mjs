@@ -1,0 +1,116 @@
+// An engine of the tests' own, and a browser beside it.
+
+import { execFileSync, spawn } from 'node:child_process';
+import { cpSync, existsSync, mkdirSync, mkdtempSync, openSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { createServer } from 'node:net';
+import { join } from 'node:path';
+
+const require = createRequire(new URL('../../web/package.json', import.meta.url));
+export const PROGRAMS = process.env.BERTH_PROGRAMS ?? new URL('../../target/debug', import.meta.url).pathname;
+const DEADLINE_MILLIS = 30_000;
+
+async function freePort() {
+  return new Promise((resolve, reject) => {
+    const server = createServer();
+    server.once('error', reject);
+    server.listen(0, '127.0.0.1', () => {
+      const { port } = server.address();
+      server.close(() => resolve(port));
+    });
+  });
+}
+
+export async function until(what, condition) {
+  const end = Date.now() + DEADLINE_MILLIS;
+  for (;;) {
+    const found = await condition();
+    if (found) return found;
+    if (Date.now() > end) throw new Error(`waited in vain: ${what}`);
+    await new Promise((resolve) => setTimeout(resolve, 25));
+  }
+}
+
+export class Engine {
+  static async start() {
+    const engine = new Engine();
+    engine.root = mkdtempSync('/var/tmp/berth-console-');
+    engine.port = await freePort();
+    await engine.launch();
+    engine.loadTiny();
+    return engine;
+  }
+
+  get socket() { return `unix://${this.root}/berth.sock`; }
+  get url() { return `https://127.0.0.1:${this.port}`; }
+  get log() { return readFileSync(join(this.root, 'berthd.log'), 'utf8'); }
+
+  async launch() {
+    const log = openSync(join(this.root, 'berthd.log'), 'a');
+    this.child = spawn(join(PROGRAMS, 'berthd'), [
+      '-H', this.socket, '--data-root', join(this.root, 'data'), '--exec-root', join(this.root, 'run'), '--console', `127.0.0.1:${this.port}`,
+    ], { stdio: ['ignore', log, log] });
+    await until('the engine answers', () => {
+      if (this.child.exitCode !== null) throw new Error(`berthd ended:\n${this.log}`);
+      try {
+        this.berth('version');
+        return true;
+      } catch {
+        return false;
+      }
+    });
+  }
+
+  async end(signal = 'SIGTERM') {
+    const ended = new Promise((resolve) => this.child.once('exit', resolve));
+    this.child.kill(signal);
+    await ended;
+  }
+
+  berth(...words) {
+    return execFileSync(join(PROGRAMS, 'berth'), words, {
+      env: { ...process.env, BERTH_HOST: this.socket, DOCKER_HOST: this.socket, HOME: this.root }, encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'],
+    }).trim();
+  }
+
+  /** One static program as an image. */
+  loadTiny() {
+    const tree = join(this.root, 'tiny');
+    for (const folder of ['bin', 'etc', 'tmp', 'root']) mkdirSync(join(tree, folder), { recursive: true });
+    cpSync('/bin/busybox', join(tree, 'bin/busybox'));
+    for (const name of execFileSync('/bin/busybox', ['--list'], { encoding: 'utf8' }).split('\n')) {
+      if (name && name !== 'busybox') symlinkSync('busybox', join(tree, 'bin', name));
+    }
+    writeFileSync(join(tree, 'etc/passwd'), 'root:x:0:0:root:/root:/bin/sh\n');
+    const archive = join(this.root, 'tiny.tar');
+    execFileSync('tar', ['-C', tree, '-cf', archive, '.']);
+    this.berth('import', '--change', 'CMD ["/bin/sh"]', archive, 'tiny');
+  }
+
+  /** Removes everything it made, then itself. */
+  async clear() {
+    if (this.child.exitCode !== null || this.child.signalCode !== null) await this.launch();
+    const ids = this.berth('ps', '-aq').split('\n').filter(Boolean);
+    if (ids.length) this.berth('rm', '-f', '-v', ...ids);
+    await this.end();
+    rmSync(this.root, { recursive: true, force: true });
+  }
+}
+
+export function missing() {
+  if (process.getuid() !== 0) return 'needs root';
+  if (!existsSync('/usr/bin/chromium')) return 'needs chromium: apt-get install chromium';
+  if (!existsSync(new URL('../../web/node_modules/playwright-core', import.meta.url))) return 'needs playwright-core: make console';
+  if (!existsSync(join(PROGRAMS, 'berthd'))) return 'needs the built programs: cargo build --workspace --bins';
+  return null;
+}
+
+export async function browser() {
+  const { chromium } = require('playwright-core');
+  return chromium.launch({
+    executablePath: '/usr/bin/chromium',
+    args: ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync'],
+  });
+}
+
+export const axeSource = () => readFileSync(require.resolve('axe-core/axe.min.js'), 'utf8');

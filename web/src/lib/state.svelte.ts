@@ -1,0 +1,217 @@
+// What all pages share: who is signed in, instances, meters, tasks, where we are, notices.
+// One WebSocket brings every change; when it breaks, everything is read anew on the next connection.
+
+import { failureOf, get, socket, useSession } from './api';
+import type { Failure, Host, Instance, Reading, Session, Task } from './api';
+
+const ROLES = { viewer: 0, operator: 1, admin: 2 };
+const RETRY_MILLIS_MAX = 5000;
+const SIGNED_OUT = 4001;
+
+export interface Notice { id: number; kind: 'good' | 'bad'; text: string; hint: string | null }
+export interface Change { kind: string; action: string; id: string; name: string; unix_millis: number }
+
+class Shared {
+  session = $state.raw<Session | null>(null);
+  /** unknown until the engine has answered once. */
+  entry = $state<'unknown' | 'setup' | 'signin' | 'in'>('unknown');
+  connected = $state(true);
+  instances = $state.raw<Instance[]>([]);
+  loaded = $state(false);
+  meters = $state.raw<Map<string, Reading>>(new Map());
+  host = $state.raw<Host | null>(null);
+  tasks = $state.raw<Task[]>([]);
+  /** The newest event; pages that show images, volumes or networks read anew when it concerns them. */
+  change = $state.raw<Change | null>(null);
+  notices = $state.raw<Notice[]>([]);
+  path = $state(location.pathname);
+  search = $state(location.search);
+  confirm = $state.raw<Confirm | null>(null);
+
+  #socket: WebSocket | null = null;
+  #retry = 250;
+  #notice = 0;
+
+  constructor() {
+    window.addEventListener('popstate', () => this.#moved());
+  }
+
+  #moved(): void {
+    this.path = location.pathname;
+    this.search = location.search;
+  }
+
+  go(path: string): void {
+    if (path !== location.pathname + location.search) history.pushState(null, '', path);
+    this.#moved();
+    document.getElementById('main')?.scrollTo(0, 0);
+  }
+
+  may(role: keyof typeof ROLES): boolean {
+    return this.session !== null && ROLES[this.session.role] >= ROLES[role];
+  }
+
+  /** Finds out who we are; called at the start and after the engine came back. */
+  async enter(): Promise<void> {
+    try {
+      const entry = await get<{ needs_setup: boolean; session: Session | null }>('/entry');
+      if (entry.session) this.signedIn(entry.session);
+      else this.signedOut(entry.needs_setup);
+    } catch {
+      this.connected = false;
+      setTimeout(() => void this.enter(), 1000);
+    }
+  }
+
+  signedIn(session: Session): void {
+    this.session = session;
+    this.entry = 'in';
+    this.connected = true;
+    useSession(session, () => this.signedOut(false));
+    this.#connect();
+  }
+
+  signedOut(setup: boolean): void {
+    this.session = null;
+    this.entry = setup ? 'setup' : 'signin';
+    this.connected = true;
+    useSession(null, () => undefined);
+    const open = this.#socket;
+    this.#socket = null;
+    open?.close();
+    this.instances = [];
+    this.loaded = false;
+  }
+
+  #connect(): void {
+    if (this.#socket) return;
+    const connection = socket('/events');
+    this.#socket = connection;
+    connection.onopen = () => {
+      this.#retry = 250;
+      this.connected = true;
+      void this.reload();
+    };
+    connection.onmessage = (message: MessageEvent<string>) => this.#take(JSON.parse(message.data) as Message);
+    connection.onclose = (event) => {
+      if (this.#socket !== connection) return;
+      this.#socket = null;
+      if (event.code === SIGNED_OUT) {
+        this.signedOut(false);
+        return;
+      }
+      this.connected = false;
+      setTimeout(() => {
+        if (this.session) void this.#again();
+      }, this.#retry);
+      this.#retry = Math.min(this.#retry * 2, RETRY_MILLIS_MAX);
+    };
+  }
+
+  async #again(): Promise<void> {
+    try {
+      const entry = await get<{ needs_setup: boolean; session: Session | null }>('/entry');
+      if (entry.session) this.signedIn(entry.session);
+      else this.signedOut(entry.needs_setup);
+    } catch {
+      setTimeout(() => void this.#again(), this.#retry);
+    }
+  }
+
+  async reload(): Promise<void> {
+    try {
+      const [instances, tasks] = await Promise.all([get<Instance[]>('/instances'), get<Task[]>('/tasks')]);
+      this.instances = instances;
+      this.tasks = tasks;
+      this.loaded = true;
+    } catch {
+      // The connection's own end brings us here again.
+    }
+  }
+
+  #take(message: Message): void {
+    switch (message.type) {
+      case 'instances': {
+        const rows = new Map(message.rows.map((row) => [row.id, row]));
+        const gone = new Set(message.removed);
+        const kept = this.instances.filter((row) => !gone.has(row.id)).map((row) => {
+          const now = rows.get(row.id);
+          rows.delete(row.id);
+          return now ?? row;
+        });
+        this.instances = [...rows.values(), ...kept];
+        break;
+      }
+      case 'meters':
+        this.meters = new Map(message.meters.map((reading) => [reading.id, reading]));
+        this.host = message.host;
+        break;
+      case 'task': {
+        const { task } = message;
+        const before = this.tasks.find((one) => one.id === task.id);
+        this.tasks = [task, ...this.tasks.filter((one) => one.id !== task.id)].sort((a, b) => b.id - a.id);
+        if (task.state === 'failed' && before?.state !== 'failed' && task.who === this.session?.user && task.error) {
+          this.bad(task.error);
+        }
+        break;
+      }
+      case 'event':
+        this.change = message;
+        break;
+      case 'resync':
+        void this.reload();
+        break;
+    }
+  }
+
+  good(text: string): void {
+    this.#note({ id: ++this.#notice, kind: 'good', text, hint: null }, 5000);
+  }
+
+  bad(error: unknown): void {
+    const failure: Failure = error && typeof error === 'object' && 'causes' in error ? (error as Failure) : failureOf(error);
+    const text = [failure.message, ...failure.causes].join(': ');
+    this.#note({ id: ++this.#notice, kind: 'bad', text, hint: failure.hint }, 15000);
+  }
+
+  #note(notice: Notice, millis: number): void {
+    this.notices = [...this.notices.slice(-3), notice];
+    setTimeout(() => this.dismiss(notice.id), millis);
+  }
+
+  dismiss(id: number): void {
+    this.notices = this.notices.filter((notice) => notice.id !== id);
+  }
+
+  /** Asks before something is destroyed. */
+  ask(question: Omit<Confirm, 'answer'>): Promise<{ yes: boolean; option: boolean }> {
+    return new Promise((resolve) => {
+      this.confirm = {
+        ...question,
+        answer: (yes, option) => {
+          this.confirm = null;
+          resolve({ yes, option });
+        },
+      };
+    });
+  }
+}
+
+export interface Confirm {
+  title: string;
+  text: string;
+  list?: string[];
+  action: string;
+  /** A box to tick. */
+  option?: string;
+  answer: (yes: boolean, option: boolean) => void;
+}
+
+type Message =
+  | { type: 'instances'; rows: Instance[]; removed: string[] }
+  | { type: 'meters'; meters: Reading[]; host: Host }
+  | { type: 'task'; task: Task }
+  | ({ type: 'event' } & Change)
+  | { type: 'resync' };
+
+export const shared = new Shared();
