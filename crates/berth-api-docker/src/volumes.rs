@@ -64,6 +64,7 @@ async fn create(State(engine): State<Engine>, JsonBody(body): JsonBody) -> ApiRe
             driver: fields.text("Driver")?,
             driver_options: fields.text_map("DriverOpts")?,
             labels: fields.text_map("Labels")?,
+            made_for: None,
         })
         .await
         .map_err(|error| match error.message.starts_with("error looking up volume plugin") {

@@ -143,6 +143,7 @@ fn container(work: &Work<'_>, gate: &mut Gate, pair: &mut Option<terminal::Pair>
         Some(_) if !no_new_privileges => CapabilitySet::SYS_ADMIN,
         _ => CapabilitySet::empty(),
     };
+    make_folder(&process.cwd().to_string_lossy());
     let program = person.drop_privileges(process, procfs.as_ref(), extra)?;
 
     let master = pair.as_ref().map(|pair| pair.master.as_fd());
@@ -374,8 +375,16 @@ impl Call {
     }
 }
 
-/// Made where it is missing; must then be inside the root (CVE-2024-21626: a folder reached through a leaked
-/// descriptor is not).
+/// A new container's working directory is made where it is missing; a process that joins finds it or fails.
+fn make_folder(path: &str) {
+    if path.starts_with('/') && rustix::process::chdir(path) == Err(Errno::NOENT) {
+        // Read-only roots and the like: changing there says it best.
+        std::fs::create_dir_all(path).ok();
+        set_modes_of_new_folders(path);
+    }
+}
+
+/// Must be inside the root (CVE-2024-21626: a folder reached through a leaked descriptor is not).
 fn change_folder(path: &str) -> Result<(), LaunchError> {
     let failed = |errno: Errno| {
         LaunchError::configuration(format!(
@@ -386,15 +395,7 @@ fn change_folder(path: &str) -> Result<(), LaunchError> {
     if !path.starts_with('/') {
         return Err(LaunchError::configuration(format!("cwd {path:?} is not an absolute path")));
     }
-    match rustix::process::chdir(path) {
-        Err(Errno::NOENT) => {
-            // Read-only roots and the like: changing there says it best.
-            std::fs::create_dir_all(path).ok();
-            set_modes_of_new_folders(path);
-            rustix::process::chdir(path).map_err(failed)?;
-        }
-        changed => changed.map_err(failed)?,
-    }
+    rustix::process::chdir(path).map_err(failed)?;
     match rustix::process::getcwd(Vec::new()) {
         Ok(now) if now.as_bytes().starts_with(b"/") => Ok(()),
         _ => Err(LaunchError::configuration(format!("cwd {path:?} is outside of the container's root"))),

@@ -134,6 +134,8 @@ pub struct Exec {
     pub id: ExecId,
     /// OCI `process` as JSON.
     pub process: serde_json::Value,
+    /// What the next engine wants to know about it; the shim only keeps it.
+    pub memo: serde_json::Value,
     pub tty: bool,
     pub console_size: (u16, u16),
     pub stdin: bool,
@@ -203,6 +205,7 @@ pub struct ExecState {
     pub id: ExecId,
     pub pid: i32,
     pub exit: Option<ExitStatus>,
+    pub memo: serde_json::Value,
 }
 
 /// How a container ended; the content of `exit.json`.

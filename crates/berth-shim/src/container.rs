@@ -38,12 +38,16 @@ pub(crate) struct Container {
 /// A process of `exec`.
 pub(crate) struct ExecProcess {
     pub(crate) id: ExecId,
+    /// Kept for an engine that comes later.
+    pub(crate) memo: serde_json::Value,
     pub(crate) pid: i32,
-    pub(crate) pidfd: OwnedFd,
+    /// Until it has ended.
+    pub(crate) pidfd: Option<OwnedFd>,
     pub(crate) streams: Streams,
     /// Its output waits for its first client.
     pub(crate) waits_for_client: bool,
     pub(crate) exit: Option<ExitStatus>,
+    pub(crate) exited_nanos: i64,
     /// Clients have been told of its streams' end.
     pub(crate) ended: bool,
 }

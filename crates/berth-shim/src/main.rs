@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  main       takes the engine's connection (descriptor 3), runs the loop until it is told to go
-//!  monitor    the loop: one poll(2) over everything that may happen, and what each request does
+//!  monitor    the loop: one poll(2) over everything that may happen; requests, ends and probes below it
 //!  container  the container's own process: made, started, ended, recorded
 //!  streams    pipes and terminals: to the log, to attached clients, from them
 //!  client     connections: requests in, replies and notices out, or an attached byte stream

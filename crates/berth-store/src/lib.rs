@@ -18,6 +18,7 @@ use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::{Serialize, de::DeserializeOwned};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 pub(crate) const RECORDS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("records");
 const META: TableDefinition<'_, &str, u32> = TableDefinition::new("meta");
@@ -27,6 +28,10 @@ pub const SCHEMA: u32 = 1;
 
 /// redb's page cache. Records live in the engine's memory anyway: this only serves start-up.
 const CACHE_BYTES: usize = 1 << 20;
+
+/// Longer than a killed process takes to go; whoever still holds the file then is another engine.
+const LOCK_SECONDS_MAX: Duration = Duration::from_secs(2);
+const LOCK_LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 /// What went wrong with the records.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -92,6 +97,19 @@ pub struct Store {
 /// Changes one record's JSON from schema `from` to the next; called for every record of `table`.
 pub type Migration = fn(from: u32, table: &str, record: serde_json::Value) -> serde_json::Value;
 
+/// Waits a little for the file's lock: a program that a killed engine was just starting holds it until its exec.
+fn open_file(path: &Path) -> Result<Database, redb::Error> {
+    let deadline = Instant::now() + LOCK_SECONDS_MAX;
+    loop {
+        match Database::builder().set_cache_size(CACHE_BYTES).create(path) {
+            Err(redb::DatabaseError::DatabaseAlreadyOpen) if Instant::now() < deadline => {
+                std::thread::sleep(LOCK_LOOK_AGAIN);
+            }
+            opened => return opened.map_err(redb::Error::from),
+        }
+    }
+}
+
 impl Store {
     /// Opens or makes the file, bringing older records up by `migrate`.
     pub fn open(path: &Path, migrate: Migration) -> Result<Store, StoreError> {
@@ -100,8 +118,7 @@ impl Store {
 
     fn open_at(path: &Path, schema: u32, migrate: Migration) -> Result<Store, StoreError> {
         let failed = |cause: redb::Error| StoreError::Open { path: path.to_owned(), cause: Arc::new(cause) };
-        let database =
-            Database::builder().set_cache_size(CACHE_BYTES).create(path).map_err(|cause| failed(cause.into()))?;
+        let database = open_file(path).map_err(failed)?;
         let found = prepare(&database, schema).map_err(failed)?;
         if found > schema {
             return Err(StoreError::Newer { path: path.to_owned(), found });

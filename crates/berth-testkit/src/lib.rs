@@ -5,9 +5,12 @@
 //! engine.docker(["run", "--rm", "tiny", "true"]).success();
 //! ```
 //!
-//! Each engine has a data root, exec root and socket of its own. Dropping it removes every container through
-//! the API, ends the engine, and fails the test if a mount, process, cgroup or veth of it is left.
+//! Each engine has a data root, exec root, socket, bridge and cgroup parent of its own. Dropping it removes every
+//! container through the API, ends the engine, and fails the test if a mount, process, cgroup, interface or
+//! folder of it is left; then it takes away what an engine keeps for the next one.
 
+mod api;
+mod client;
 mod engine;
 mod leftovers;
 mod link;
@@ -16,7 +19,9 @@ mod registry;
 mod server;
 mod token;
 
-pub use engine::Engine;
+pub use api::{Exchange, Remote, Response, frames};
+pub use client::Client;
+pub use engine::{Engine, kill, parent_of};
 pub use link::Link;
 pub use output::Output;
 pub use registry::Registry;

@@ -23,12 +23,17 @@ use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::{SinkExt, StreamExt};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::net::unix::OwnedReadHalf;
 
 /// What one read of a client's input takes at most.
 const INPUT_BYTES: usize = 16 << 10;
 /// A message of a websocket client: what somebody pastes into a terminal, not a file.
 const MESSAGE_BYTES_MAX: usize = 1 << 20;
+/// How often a client that has closed its sending half is looked at.
+const HANG_UP_LOOK: Duration = Duration::from_secs(1);
 
 pub(super) fn router() -> Router<Engine> {
     Router::new()
@@ -181,27 +186,75 @@ pub(super) async fn own(upgrade: OnUpgrade) -> Option<TokioIo<Upgraded>> {
 }
 
 pub(super) async fn hijacked(stream: AttachStream, connection: TokioIo<Upgraded>) {
-    let AttachStream { tty, mut output, input } = stream;
-    let (mut reader, mut writer) = tokio::io::split(connection);
-    // Its end is only the client's half-close: output goes on until the container's ends.
-    let reading = tokio::spawn(async move {
-        let Some(input) = input else { return };
+    match connection.into_inner().downcast::<TokioIo<UnixStream>>() {
+        Ok(parts) => {
+            let (reader, writer) = parts.io.into_inner().into_split();
+            let local = |reader: &OwnedReadHalf| has_hung_up(reader.as_ref());
+            carry(stream, parts.read_buf, reader, writer, local).await;
+        }
+        Err(connection) => {
+            let (reader, writer) = tokio::io::split(TokioIo::new(connection));
+            // Only a write tells whether the other end of a network still listens.
+            carry(stream, Bytes::new(), reader, writer, |_| false).await;
+        }
+    }
+}
+
+/// Moves bytes until the container's streams end or the client goes. The end of what the client sends is only
+/// its half-close: output goes on, unless `hung_up` says that nobody is there to read it.
+async fn carry<R: AsyncRead + Unpin + Send + 'static, W: AsyncWrite + Unpin>(
+    stream: AttachStream,
+    early: Bytes,
+    mut reader: R,
+    mut writer: W,
+    hung_up: impl Fn(&R) -> bool + Send + 'static,
+) {
+    let AttachStream { tty, mut output, mut input } = stream;
+    let reading = async move {
+        if let Some(input) = &input
+            && !early.is_empty()
+        {
+            input.write(early).await;
+        }
         let mut buffer = BytesMut::with_capacity(INPUT_BYTES);
         while matches!(reader.read_buf(&mut buffer).await, Ok(count) if count > 0) {
-            if !input.write(buffer.split().freeze()).await {
-                return;
+            let typed = buffer.split().freeze();
+            let taken = match &input {
+                Some(input) => input.write(typed).await,
+                // Nobody asked for it.
+                None => true,
+            };
+            if !taken {
+                input = None;
             }
             buffer.reserve(INPUT_BYTES);
         }
-    });
-    while let Some((from, bytes)) = output.next().await {
-        if writer.write_all(&encode(tty, from, bytes)).await.is_err() {
-            break;
+        drop(input);
+        while !hung_up(&reader) {
+            tokio::time::sleep(HANG_UP_LOOK).await;
         }
+    };
+    let writing = async move {
+        while let Some((from, bytes)) = output.next().await {
+            if writer.write_all(&encode(tty, from, bytes)).await.is_err() {
+                break;
+            }
+        }
+        // The client may have gone already: nothing is lost then.
+        writer.shutdown().await.ok();
+    };
+    tokio::select! {
+        () = reading => {}
+        () = writing => {}
     }
-    // The client may have gone already: nothing is lost then.
-    writer.shutdown().await.ok();
-    reading.abort();
+}
+
+/// Whether both directions are closed: a local socket tells it apart from a half-close.
+fn has_hung_up(stream: &UnixStream) -> bool {
+    let mut fds = [rustix::event::PollFd::new(stream, rustix::event::PollFlags::empty())];
+    let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+    rustix::event::poll(&mut fds, Some(&now)).is_err()
+        || fds[0].revents().intersects(rustix::event::PollFlags::HUP | rustix::event::PollFlags::ERR)
 }
 
 fn plain(stream: AttachStream, body: Body) -> Body {

@@ -19,7 +19,7 @@ use crate::networks::{AttachRequest, Attachment, files};
 use crate::oci::{self, ContainerFiles, Joins, OciInput};
 use crate::shim::{Incoming, Shim};
 use berth_build::NetworkChoice;
-use berth_shim_proto::{Answer, Attach, Body, Create, ExitRecord, LogFormat, LogTarget, Notice, Target};
+use berth_shim_proto::{Attach, Body, Create, ExitRecord, LogFormat, LogTarget, Notice, Target};
 use berth_types::mount::Rootfs;
 use berth_types::spec::{Config, ContainerSpec, HostConfig, NetworkMode, Resources};
 use berth_types::{ContainerId, Error, ErrorKind, Result};
@@ -87,7 +87,7 @@ pub(crate) async fn run(engine: &Engine, program: Program, output: berth_build::
     written.await.map_err(|cause| Error::internal(format!("preparing a step ended early: {cause}")))??;
 
     let mut taken = engine.pool().take().await?;
-    taken.note(&shim_folder).map_err(|cause| {
+    taken.note(&shim_folder, engine.boot_id()).map_err(|cause| {
         Error::because(ErrorKind::Internal, format!("cannot write into {}", shim_folder.display()), &cause)
     })?;
     sweep.shim = Some((taken.shim.clone(), taken.pid));
@@ -130,14 +130,14 @@ async fn converse(
     let mut bodies = crate::shim::greeting();
     bodies.push(Body::Create(Box::new(create)));
     for reply in shim.send(bodies).await? {
-        heard(incoming, reply).await?;
+        incoming.answer(reply).await?;
     }
     let wanted = Attach { target: Target::Init, stdin: false, stdout: true, stderr: true };
     let streams = crate::shim::attach(folder, wanted).await?;
     let (sender, mut printed) = mpsc::channel(CHUNKS_MAX);
     let pumping = tokio::spawn(streams.run(sender, None, None, false));
     for reply in shim.send(vec![Body::Start]).await? {
-        heard(incoming, reply).await?;
+        incoming.answer(reply).await?;
     }
     let print = |(stream, bytes): (OutputStream, bytes::Bytes)| {
         let stream = match stream {
@@ -175,23 +175,6 @@ async fn converse(
     tokio::time::timeout(DRAIN, rest).await.ok();
     pumping.abort();
     Ok(exit)
-}
-
-async fn heard(incoming: &mut Incoming, reply: crate::shim::Reply) -> Result<Answer> {
-    let waiting = crate::shim::answer(reply);
-    tokio::pin!(waiting);
-    loop {
-        tokio::select! {
-            biased;
-            answer = &mut waiting => return answer,
-            notice = incoming.next() => {
-                if notice.is_none() {
-                    incoming.close();
-                    return waiting.await;
-                }
-            }
-        }
-    }
 }
 
 fn spec(program: &Program) -> ContainerSpec {
@@ -449,9 +432,9 @@ pub(crate) async fn recover(engine: &Engine) {
         }
         kill(&folder).await;
         let name = entry.file_name().to_string_lossy().into_owned();
-        if let Some(pid) = crate::shim::spawned(&folder) {
+        if let Some(spawned) = crate::shim::spawned(&folder, engine.boot_id()) {
             // A shim that does not answer ends its container with itself.
-            berth_sys::privileges::kill(pid, 9).ok();
+            spawned.kill();
         }
         let parent = engine.config().cgroup_parent.clone();
         let cgroup = oci::clean(&Path::new("/").join(parent)).join(&name).to_string_lossy().into_owned();

@@ -13,6 +13,8 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 const CHUNKS_MAX: usize = 16;
+/// The end of an exec's streams and its exit come together; more means that the exit is lost.
+const EXIT_SECONDS_MAX: std::time::Duration = std::time::Duration::from_secs(2);
 /// Docker's words for it, which scripts search for.
 const EXEC_FAILED: &str = "OCI runtime exec failed: exec failed: unable to start container process";
 
@@ -46,6 +48,16 @@ pub(super) fn run(
             containers.tell(&container, "detach", &[]);
         }
     });
+}
+
+/// Until the code of an exec is known.
+async fn exec_end(container: &Container, id: &ExecId) {
+    let mut ends = container.live().exec_ends.subscribe();
+    while container.live().execs.get(id).is_some_and(|exec| exec.exit_code.is_none()) {
+        if ends.changed().await.is_err() {
+            return;
+        }
+    }
 }
 
 impl Containers {
@@ -114,7 +126,13 @@ impl Containers {
     pub async fn exec_create(&self, container: &str, spec: ExecSpec) -> Result<ExecId> {
         let found = self.get(container)?;
         match found.phase() {
-            Phase::Running { .. } if found.live().restarting.is_none() => {}
+            Phase::Running { .. } => {}
+            _ if found.live().is_restarting() => {
+                return Err(Error::conflict(format!(
+                    "Container {} is restarting, wait until the container is running",
+                    found.id
+                )));
+            }
             Phase::Paused { .. } => {
                 return Err(Error::conflict(format!(
                     "Container {container} is paused, unpause the container before exec"
@@ -130,7 +148,7 @@ impl Containers {
         oci::exec_process(&found.record().spec, &spec)?;
         let id = ExecId::from_bytes(random_bytes()?);
         let command = spec.cmd.join(" ");
-        let exec = Exec { id: id.clone(), spec, pid: 0, started: false, exit_code: None };
+        let exec = Exec { id: id.clone(), spec, pid: 0, started: false, exit_code: None, ended: None };
         found.live().execs.insert(id.clone(), exec);
         self.engine.table().add_exec(&id, &found.id);
         self.tell(&found, &format!("exec_create: {command}"), &[("execID", id.to_string())]);
@@ -152,10 +170,8 @@ impl Containers {
             exec.spec.clone()
         };
         let result = self.exec_run(&container, &id, spec, options).await;
-        if let Err(error) = &result
-            && let Some(exec) = container.live().execs.get_mut(&id)
-        {
-            exec.exit_code = Some(super::start::failure_code(error));
+        if let Err(error) = &result {
+            container.live().exec_ended(&id, super::start::failure_code(error));
         }
         result
     }
@@ -182,9 +198,12 @@ impl Containers {
         let process = serde_json::to_value(process)
             .map_err(|cause| Error::because(ErrorKind::Internal, "cannot write the process", &cause))?;
         let attaches = !options.detach && (spec.attach_stdin || spec.attach_stdout || spec.attach_stderr);
+        let memo = serde_json::to_value(&spec)
+            .map_err(|cause| Error::because(ErrorKind::Internal, "cannot write the process", &cause))?;
         let body = berth_shim_proto::Exec {
             id: id.clone(),
             process,
+            memo,
             tty: spec.tty,
             console_size: spec.console_size,
             stdin: attaches && spec.attach_stdin,
@@ -194,9 +213,7 @@ impl Containers {
         let answer = match shim.request(Body::Exec(Box::new(body))).await {
             Ok(answer) => answer,
             Err(error) => {
-                if let Some(exec) = container.live().execs.get_mut(id) {
-                    exec.exit_code = Some(super::start::failure_code(&error));
-                }
+                container.live().exec_ended(id, super::start::failure_code(&error));
                 let error = error.context(EXEC_FAILED);
                 // Whoever is attached reads it where the program would have spoken, and finds the code in `inspect`.
                 return if attaches { said(spec.tty, format!("{error}\r\n")).map(Some) } else { Err(error) };
@@ -221,7 +238,16 @@ impl Containers {
         let (input_sender, input) = mpsc::channel(CHUNKS_MAX);
         let keys = (spec.tty && spec.attach_stdin).then(|| parse_detach_keys(&spec.detach_keys)).transpose()?;
         let input = spec.attach_stdin.then_some(input);
-        tokio::spawn(async move { streams.run(output, input, keys, true).await });
+        let (of, id) = (container.clone(), id.clone());
+        tokio::spawn(async move {
+            // The client's stream ends with this: it then asks for the code at once.
+            let held = output.clone();
+            if streams.run(output, input, keys, true).await == crate::shim::Left::End {
+                // The shim tells both at the same time, on two connections.
+                tokio::time::timeout(EXIT_SECONDS_MAX, exec_end(&of, &id)).await.ok();
+            }
+            drop(held);
+        });
         Ok(Some(AttachStream {
             tty: spec.tty,
             output: AttachOutput { chunks },

@@ -14,13 +14,12 @@ use crate::oci;
 use berth_shim_proto::{LogFormat, LogTarget};
 use berth_types::spec::{ContainerSpec, IpcMode, NamespaceMode, NetworkMode};
 use berth_types::{ContainerId, Error, ErrorKind, Result};
-use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Of a log whose owner says nothing: bounded, unlike Docker's.
 const LOG_BYTES_MAX: u64 = 20 << 20;
 const LOG_FILES_MAX: u32 = 5;
-/// In a container's folder until its record is stored: the anonymous volumes that were made for it.
+/// In a container's folder until its record is stored, where volumes may be made for it.
 pub(super) const CREATING: &str = "creating.json";
 
 impl Containers {
@@ -39,24 +38,23 @@ impl Containers {
         // What the engine's own options say about the log is checked with the container's.
         let log = self.log_target(&spec, &id)?;
 
-        let planned = mounts::plan(engine, &id, &spec).await?;
         let mut undo = Undo { containers: self.clone(), id: id.clone(), done: false };
-        let anonymous: Vec<String> =
-            planned.mounts.iter().filter(|point| point.anonymous).map(|point| point.name.clone()).collect();
+        let has_mounts = !(spec.config.volumes.is_empty() && spec.host.binds.is_empty() && spec.host.mounts.is_empty());
+        if has_mounts {
+            let folder = Paths::new(engine.config(), &id).folder;
+            super::archive::blocking(move || {
+                let write = std::fs::create_dir_all(&folder).and_then(|()| std::fs::write(folder.join(CREATING), b""));
+                write.map_err(|cause| cannot_make(&folder, &cause))
+            })
+            .await?;
+        }
+        let planned = mounts::plan(engine, &id, &spec).await?;
         let (images, paths, image_id) = (engine.images(), Paths::new(engine.config(), &id), image.id);
         let (key, log_folder) = (id.clone(), log.path.parent().map(Path::to_owned));
         let rootfs = super::archive::blocking(move || {
-            let failed = |cause: std::io::Error| {
-                let kind = if cause.raw_os_error() == Some(28) { ErrorKind::Unavailable } else { ErrorKind::Internal };
-                Error::because(kind, format!("cannot make {}", paths.folder.display()), &cause)
-            };
-            std::fs::create_dir_all(&paths.folder).map_err(failed)?;
+            std::fs::create_dir_all(&paths.folder).map_err(|cause| cannot_make(&paths.folder, &cause))?;
             if let Some(folder) = log_folder {
-                std::fs::create_dir_all(folder).map_err(failed)?;
-            }
-            if !anonymous.is_empty() {
-                let text = serde_json::to_vec(&anonymous).map_err(|cause| failed(cause.into()))?;
-                std::fs::write(paths.folder.join(CREATING), text).map_err(failed)?;
+                std::fs::create_dir_all(&folder).map_err(|cause| cannot_make(&folder, &cause))?;
             }
             images.prepare_rootfs(key.as_str(), &image_id)
         })
@@ -90,7 +88,10 @@ impl Containers {
         undo.done = true;
         name.keep();
         planned.pins.keep();
-        std::fs::remove_file(Paths::new(engine.config(), &id).folder.join(CREATING)).ok();
+        if has_mounts {
+            // Left behind it only says what the record denies.
+            std::fs::remove_file(Paths::new(engine.config(), &id).folder.join(CREATING)).ok();
+        }
         self.tell(&container, "create", &[]);
         Ok(Created { id, warnings })
     }
@@ -163,6 +164,11 @@ impl Containers {
             attributes: log_attributes(spec),
         })
     }
+}
+
+fn cannot_make(folder: &Path, cause: &std::io::Error) -> Error {
+    let kind = if cause.raw_os_error() == Some(28) { ErrorKind::Unavailable } else { ErrorKind::Internal };
+    Error::because(kind, format!("cannot make {}", folder.display()), cause)
 }
 
 /// Labels and variables that `--log-opt labels=` and `env=` ask to be in every record.
@@ -304,7 +310,7 @@ impl Drop for Undo {
             return;
         }
         let (engine, id) = (self.containers.engine.clone(), self.id.clone());
-        let gone = super::remove::snapshots_of(&engine, &id, &BTreeMap::new());
+        let gone = super::remove::snapshots_of(&engine, &id);
         drop(tokio::task::spawn_blocking(move || super::remove::sweep_folders(&engine, &id, &gone)));
     }
 }

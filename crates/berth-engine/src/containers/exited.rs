@@ -1,7 +1,7 @@
 //! A run's end: what is recorded, who hears of it, what is cleaned away, and whether it starts again.
 
 use super::record::{Container, Paths, Record};
-use super::{Containers, RemoveOptions, WaitCondition, WaitOutcome};
+use super::{Containers, RemoveOptions, WaitCondition};
 use crate::Engine;
 use crate::networks::Attachment;
 use crate::shim::Shim;
@@ -16,6 +16,12 @@ use std::time::Duration;
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(60);
 const GOOD_RUN_NANOS: i64 = 10_000_000_000;
+
+/// The code of an exec that went with its container.
+const KILLED: i64 = 137;
+
+/// Why an end is unknown.
+const SHIM_KILLED: &str = "its shim was killed";
 
 /// How we know.
 pub(super) enum Ended {
@@ -41,16 +47,16 @@ impl Containers {
         let paths = Paths::new(self.engine.config(), &record.id);
         let (exit, why) = match ended {
             Ended::Told(exit) => (exit, ""),
-            Ended::ShimGone => match read_exit(&paths) {
+            Ended::ShimGone => match read_exit(&paths.shim) {
                 Some(exit) => (exit, ""),
                 None => {
-                    kill_left(&record);
-                    (unknown_exit(container), "its shim was killed")
+                    kill_left(&record).await;
+                    (unknown_exit(container), SHIM_KILLED)
                 }
             },
         };
         let code = i64::from(exit.status.shell_code());
-        let (run, attachment, restart, auto_remove) = {
+        let (written, attachment, restart, auto_remove, started) = {
             let mut live = container.live();
             let event = Event::Exited { status: exit.status, oom_killed: exit.oom_killed };
             match live.run.phase.after(event) {
@@ -70,34 +76,29 @@ impl Containers {
             if let Some(health) = &mut live.health {
                 health.status = HealthStatus::Unhealthy;
             }
-            for exec in live.execs.values_mut() {
-                exec.exit_code.get_or_insert(137);
+            let cut_off: Vec<_> = live.execs.values().filter(|exec| exec.exit_code.is_none()).collect();
+            for id in cut_off.into_iter().map(|exec| exec.id.clone()).collect::<Vec<_>>() {
+                live.exec_ended(&id, KILLED);
             }
             let restart = self.restart_after(&mut live, &record, &exit);
-            let outcome = WaitOutcome { exit_code: code, error: None };
-            let waiters = std::mem::take(&mut live.waiters);
-            for (condition, waiter) in waiters {
-                let over = condition == WaitCondition::NextExit
-                    || (condition == WaitCondition::NotRunning && restart.is_none() && !live.held);
-                if over {
-                    // Whoever waited may have gone.
-                    waiter.send(outcome.clone()).ok();
-                } else {
-                    live.waiters.push((condition, waiter));
-                }
-            }
+            live.run.restart_due = restart.is_some();
+            let last = restart.is_none() && !live.held;
+            live.answer_waiters(|condition| match condition {
+                WaitCondition::NextExit => true,
+                WaitCondition::NotRunning => last,
+                WaitCondition::Removed => false,
+            });
             let attachment = std::mem::take(&mut live.run.attachment);
             let auto_remove = record.spec.host.auto_remove && !live.held && !live.removing;
-            (live.run.clone(), attachment, restart, auto_remove)
+            (self.save(&live), attachment, restart, auto_remove, live.run.started_unix_nanos)
         };
         container.live().exits.send_modify(|count| *count += 1);
-        let seconds = run.finished_unix_nanos.saturating_sub(run.started_unix_nanos) / 1_000_000_000;
+        let seconds = exit.finished_unix_nanos.saturating_sub(started) / 1_000_000_000;
         self.tell(container, "die", &[("execDuration", seconds.to_string()), ("exitCode", code.to_string())]);
-        if auto_remove {
-            // One that goes at once: nobody waits for the record of its end, and after a crash it goes all the same.
-            self.save(&record.id, &run);
-        } else {
-            self.save_durably(&record.id, &run).await;
+        // Durable before the shim is let go: from then on only the record knows. Nobody waits for it of one that
+        // goes at once: after a crash it goes all the same.
+        if !auto_remove {
+            written.await.ok();
         }
 
         if let Some(shim) = &shim {
@@ -114,18 +115,6 @@ impl Containers {
             }
         } else if let Some(pause) = restart {
             self.restart_later(container, pause);
-        }
-    }
-
-    /// Written before the shim is let go: from then on only the record knows.
-    async fn save_durably(&self, id: &berth_types::ContainerId, run: &super::record::Run) {
-        let mut batch = berth_store::Batch::new();
-        let written = match super::create::put(&mut batch, super::record::TABLE_RUN, id, run) {
-            Ok(()) => self.engine.commit(batch).await,
-            Err(error) => Err(error),
-        };
-        if let Err(error) = written {
-            tracing::error!(container = id.short(), %error, "a container's end was not written");
         }
     }
 
@@ -157,6 +146,12 @@ impl Containers {
 
     pub(super) fn restart_later(&self, container: &Arc<Container>, pause: Duration) {
         let (containers, of) = (self.clone(), container.clone());
+        // Held until the handle is in its place: the task looks for it.
+        let mut live = container.live();
+        if live.removing || !live.run.restart_due {
+            // Somebody removed or stopped it between its end and now.
+            return;
+        }
         let task = tokio::spawn(async move {
             tokio::time::sleep(pause).await;
             let _ops = of.ops.lock().await;
@@ -165,9 +160,11 @@ impl Containers {
             }
             if let Err(error) = containers.start_locked(&of).await {
                 tracing::warn!(container = of.id.short(), %error, "not restarted");
+                // Nobody tries again: this was its end.
+                of.live().answer_waiters(|condition| condition != WaitCondition::Removed);
             }
         });
-        container.live().restarting = Some(task.abort_handle());
+        live.restarting = Some(task.abort_handle());
     }
 
     /// Everything else that a shim tells.
@@ -176,10 +173,13 @@ impl Containers {
             Notice::Exited(_) => {}
             Notice::ExecExited { id, status, .. } => {
                 let code = i64::from(status.shell_code());
-                let known = {
+                let (known, forgotten) = {
                     let mut live = container.live();
-                    live.execs.get_mut(&id).map(|exec| exec.exit_code = Some(code)).is_some()
+                    (live.exec_ended(&id, code), live.forget_old_execs())
                 };
+                for old in &forgotten {
+                    self.engine.table().drop_exec(old);
+                }
                 if known {
                     self.tell(container, "exec_die", &[("execID", id.to_string()), ("exitCode", code.to_string())]);
                 }
@@ -202,8 +202,9 @@ impl Containers {
     }
 }
 
-pub(super) fn read_exit(paths: &Paths) -> Option<ExitRecord> {
-    serde_json::from_slice(&std::fs::read(paths.shim.join("exit.json")).ok()?).ok()
+/// What the shim of `folder` wrote at the end.
+pub(super) fn read_exit(folder: &std::path::Path) -> Option<ExitRecord> {
+    serde_json::from_slice(&std::fs::read(folder.join("exit.json")).ok()?).ok()
 }
 
 pub(super) fn unknown_exit(container: &Container) -> ExitRecord {
@@ -219,14 +220,19 @@ pub(super) fn unknown_exit(container: &Container) -> ExitRecord {
 }
 
 /// Processes of a container whose shim is gone would run without anybody's knowledge.
-fn kill_left(record: &Record) {
+pub(super) async fn kill_left(record: &Record) {
     const SIGKILL: i32 = 9;
-    let Ok(hierarchy) = super::stats::hierarchy() else { return };
-    if let Ok(cgroup) = berth_cgroup::Cgroup::open(hierarchy, &record.cgroup)
-        && let Err(error) = cgroup.kill_all(SIGKILL)
-    {
-        tracing::warn!(container = record.id.short(), %error, "processes not killed");
-    }
+    let (id, path) = (record.id.clone(), record.cgroup.clone());
+    let kill = move || {
+        if let Ok(hierarchy) = super::stats::hierarchy()
+            && let Ok(cgroup) = berth_cgroup::Cgroup::open(hierarchy, &path)
+            && let Err(error) = cgroup.kill_all(SIGKILL)
+        {
+            tracing::warn!(container = id.short(), %error, "processes not killed");
+        }
+        Ok(())
+    };
+    super::archive::blocking(kill).await.ok();
 }
 
 /// Everything that a run leaves: network, shim's folder, cgroup. Goes on after a failure; what is gone is done.

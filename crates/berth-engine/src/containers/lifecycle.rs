@@ -17,28 +17,56 @@ const GRACE_SECONDS: i64 = 10;
 const KILLED_SECONDS_MAX: u64 = 30;
 
 impl Containers {
-    pub(super) async fn stop_inner(&self, container: &Arc<Container>, options: &StopOptions) -> Result<Outcome> {
+    /// Notes that a user wants it stopped. From here on no policy starts it again, also not one of a later
+    /// engine. `None`: it does not run. The caller holds the container's lock, so no start is on its way.
+    fn stop_asked(&self, container: &Arc<Container>) -> Option<tokio::sync::watch::Receiver<u64>> {
+        let mut live = container.live();
+        live.stop_asked = true;
+        live.run.stopped_by_user = true;
+        let was_due = std::mem::take(&mut live.run.restart_due);
+        if let Some(pending) = live.restarting.take() {
+            pending.abort();
+        }
+        let running = live.is_running();
+        if was_due && !running {
+            // Its last end was the last one.
+            live.answer_waiters(|condition| condition == WaitCondition::NotRunning);
+        }
+        drop(self.save(&live));
+        running.then(|| live.exits.subscribe())
+    }
+
+    fn stop_signal(container: &Container, options: &StopOptions) -> Result<i32> {
         let record = container.record();
-        let asked = options.signal.as_deref().or(record.spec.config.stop_signal.as_deref());
-        let signal = match asked {
-            Some(text) => oci::signal_number(text).ok_or_else(|| Error::invalid(format!("invalid signal: {text}")))?,
-            None => SIGTERM,
-        };
+        match options.signal.as_deref().or(record.spec.config.stop_signal.as_deref()) {
+            Some(text) => oci::signal_number(text).ok_or_else(|| Error::invalid(format!("invalid signal: {text}"))),
+            None => Ok(SIGTERM),
+        }
+    }
+
+    /// The caller holds the container's lock.
+    pub(super) async fn stop_inner(&self, container: &Arc<Container>, options: &StopOptions) -> Result<Outcome> {
+        let signal = Self::stop_signal(container, options)?;
+        match self.stop_asked(container) {
+            Some(exits) => self.end(container, options, signal, exits).await,
+            None => Ok(Outcome::Already),
+        }
+    }
+
+    /// Sends the signal, waits for the grace, kills.
+    async fn end(
+        &self,
+        container: &Arc<Container>,
+        options: &StopOptions,
+        signal: i32,
+        mut exits: tokio::sync::watch::Receiver<u64>,
+    ) -> Result<Outcome> {
+        let record = container.record();
         let grace = options.timeout_seconds.or(record.spec.config.stop_timeout_seconds).unwrap_or(GRACE_SECONDS);
-        let mut exits = {
-            let mut live = container.live();
-            live.stop_asked = true;
-            live.run.stopped_by_user = true;
-            if let Some(pending) = live.restarting.take() {
-                pending.abort();
-            }
-            if !live.is_running() {
-                return Ok(Outcome::Already);
-            }
-            live.exits.subscribe()
+        let Ok(shim) = container.shim() else {
+            // It has ended since.
+            return Ok(Outcome::Done);
         };
-        exits.borrow_and_update();
-        let shim = container.shim()?;
         if matches!(container.phase(), Phase::Paused { .. }) {
             shim.tell(Body::Resume).await?;
         }
@@ -64,10 +92,15 @@ impl Containers {
     /// Asks it to stop, and kills it after the grace.
     pub async fn stop(&self, container: &str, options: StopOptions) -> Result<Outcome> {
         let container = self.get(container)?;
-        let outcome = self.stop_inner(&container, &options).await?;
-        if outcome == Outcome::Done {
-            self.cleaned(&container).await;
-        }
+        let signal = Self::stop_signal(&container, &options)?;
+        let exits = {
+            // A start on its way is waited for and then stopped; others may act during the grace.
+            let _ops = container.ops.lock().await;
+            self.stop_asked(&container)
+        };
+        let Some(exits) = exits else { return Ok(Outcome::Already) };
+        let outcome = self.end(&container, &options, signal, exits).await?;
+        self.cleaned(&container).await;
         Ok(outcome)
     }
 
@@ -87,10 +120,13 @@ impl Containers {
         };
         let refuse = |error: Error| error.context(format!("cannot kill container: {container}"));
         let shim = found.shim().map_err(refuse)?;
-        if number == SIGKILL || number == SIGTERM {
+        // The signals that end it by its user's wish.
+        let stop = Self::stop_signal(&found, &StopOptions::default())?;
+        if number == SIGKILL || number == SIGTERM || number == stop {
             let mut live = found.live();
             live.stop_asked = true;
             live.run.stopped_by_user = true;
+            drop(self.save(&live));
         }
         shim.tell(Body::Signal { target: Target::Init, signal: number }).await.map_err(refuse)?;
         self.tell(&found, "kill", &[("signal", number.to_string())]);
@@ -131,12 +167,11 @@ impl Containers {
         };
         container.phase().after(event).map_err(refuse)?;
         container.shim()?.tell(body).await?;
-        let run = {
+        {
             let mut live = container.live();
             live.run.phase = live.run.phase.after(event).map_err(refuse)?;
-            live.run.clone()
-        };
-        self.save(&container.id, &run);
+            drop(self.save(&live));
+        }
         self.tell(&container, action, &[]);
         Ok(())
     }
@@ -147,7 +182,7 @@ impl Containers {
         let (sender, receiver) = tokio::sync::oneshot::channel();
         {
             let mut live = container.live();
-            let over = condition == WaitCondition::NotRunning && !live.is_running() && live.restarting.is_none();
+            let over = condition == WaitCondition::NotRunning && !live.is_running() && !live.is_restarting();
             if over {
                 let outcome = WaitOutcome { exit_code: live.run.exit_code, error: None };
                 return Ok(Box::pin(std::future::ready(Ok(outcome))));

@@ -124,12 +124,12 @@ impl Containers {
 
     /// Its network is another one now: record, hosts file, resolv.conf.
     fn attached(&self, container: &Arc<Container>, record: &Record, attachment: &Attachment) -> Result<()> {
-        let (run, before) = {
+        let before = {
             let mut live = container.live();
             let before = std::mem::replace(&mut live.run.attachment, attachment.clone());
-            (live.run.clone(), before)
+            drop(self.save(&live));
+            before
         };
-        self.save(&container.id, &run);
         let paths = Paths::new(self.engine.config(), &container.id);
         start::rewrite_files(record, &before, attachment, &paths)
     }

@@ -3,6 +3,7 @@
 //! ```text
 //!  store  container/<id>  Record   what it is: changes by rename and update only
 //!         run/<id>        Run      where it is in its life: small, written on every change
+//!         gone/<id>       Gone     removed, but some of its volumes may still be there
 //! ```
 //!
 //! [`Container`] is both, plus what only lives in memory. Two locks: `ops` orders the operations on one
@@ -25,6 +26,10 @@ use tokio::sync::{oneshot, watch};
 
 pub(crate) const TABLE_CONTAINER: &str = "container";
 pub(crate) const TABLE_RUN: &str = "run";
+pub(crate) const TABLE_GONE: &str = "gone";
+
+/// Execs whose end is remembered, for clients that ask a moment later.
+const EXECS_KEPT_MAX: usize = 128;
 
 /// What a container is.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -63,11 +68,11 @@ pub(crate) struct Run {
     pub restart_count: u64,
     /// A user asked it to stop: `unless-stopped` leaves it alone after the engine's restart.
     pub stopped_by_user: bool,
+    /// Its policy is about to start it again; an engine that comes meanwhile does it.
+    pub restart_due: bool,
     pub attachment: Attachment,
     /// How the last run ended, in the shim's words.
     pub last_exit: Option<ExitRecord>,
-    /// The host's boot during which it was started last.
-    pub boot_id: String,
 }
 
 impl Default for Run {
@@ -80,11 +85,20 @@ impl Default for Run {
             error: String::new(),
             restart_count: 0,
             stopped_by_user: false,
+            restart_due: false,
             attachment: Attachment::default(),
             last_exit: None,
-            boot_id: String::new(),
         }
     }
+}
+
+/// What goes with a removed container and does not carry its id: written with the removal, deleted once all of
+/// it is gone.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Gone {
+    /// Anonymous volumes.
+    pub volumes: Vec<String>,
 }
 
 /// A process of `exec`.
@@ -96,6 +110,7 @@ pub(crate) struct Exec {
     pub pid: i32,
     pub started: bool,
     pub exit_code: Option<i64>,
+    pub ended: Option<std::time::Instant>,
 }
 
 /// An attached client that waits for a start.
@@ -129,6 +144,8 @@ pub(crate) struct Live {
     pub(crate) cleaned: watch::Receiver<bool>,
     /// Grows with every exit, for those who wait for the next one.
     pub(crate) exits: watch::Sender<u64>,
+    /// The same for ends of execs.
+    pub(crate) exec_ends: watch::Sender<u64>,
 }
 
 /// One container. See the module's comment for its locks.
@@ -142,6 +159,9 @@ impl Container {
     pub(crate) fn new(record: Record, run: Run) -> Arc<Container> {
         let (_, cleaned) = watch::channel(true);
         let (exits, _) = watch::channel(0);
+        let (exec_ends, _) = watch::channel(0);
+        // An engine that was killed while it stopped this container is not to be undone by the policy.
+        let stop_asked = run.stopped_by_user && run.phase.pid().is_some();
         Arc::new(Container {
             id: record.id.clone(),
             ops: tokio::sync::Mutex::new(()),
@@ -155,12 +175,13 @@ impl Container {
                 attaches: Vec::new(),
                 restarting: None,
                 backoff: Duration::ZERO,
-                stop_asked: false,
+                stop_asked,
                 held: false,
                 removing: false,
                 dead: false,
                 cleaned,
                 exits,
+                exec_ends,
             }),
         })
     }
@@ -206,7 +227,7 @@ impl Live {
         let run = &self.run;
         State {
             phase: if self.removing { Phase::Removing } else { run.phase },
-            restarting: self.restarting.is_some(),
+            restarting: self.is_restarting(),
             started_unix_nanos: run.started_unix_nanos,
             finished_unix_nanos: run.finished_unix_nanos,
             error: run.error.clone(),
@@ -219,6 +240,48 @@ impl Live {
 
     pub(crate) fn is_running(&self) -> bool {
         self.run.phase.pid().is_some()
+    }
+
+    /// Between two runs: from its end until its policy has started it again.
+    pub(crate) fn is_restarting(&self) -> bool {
+        self.run.restart_due && !self.is_running()
+    }
+
+    /// Records how an exec ended; false where nobody knows of it.
+    pub(crate) fn exec_ended(&mut self, id: &ExecId, code: i64) -> bool {
+        let known = self.execs.get_mut(id).map(|exec| {
+            exec.exit_code = Some(code);
+            exec.ended = Some(std::time::Instant::now());
+        });
+        self.exec_ends.send_modify(|count| *count += 1);
+        known.is_some()
+    }
+
+    /// Forgets the oldest of the execs that have ended, so that a probe every second does not pile up; answers
+    /// who was forgotten.
+    pub(crate) fn forget_old_execs(&mut self) -> Vec<ExecId> {
+        let ended = self.execs.values().filter_map(|exec| Some((exec.ended?, exec.id.clone())));
+        let mut ended: Vec<_> = ended.collect();
+        let Some(many) = ended.len().checked_sub(EXECS_KEPT_MAX).filter(|many| *many > 0) else { return Vec::new() };
+        ended.sort();
+        let old: Vec<ExecId> = ended.into_iter().take(many).map(|(_, id)| id).collect();
+        for id in &old {
+            self.execs.remove(id);
+        }
+        old
+    }
+
+    /// Takes those out who wait for an end that has come or will not come any more.
+    pub(crate) fn answer_waiters(&mut self, over: impl Fn(WaitCondition) -> bool) {
+        let outcome = WaitOutcome { exit_code: self.run.exit_code, error: None };
+        for (condition, waiter) in std::mem::take(&mut self.waiters) {
+            if over(condition) {
+                // Whoever waited may have gone.
+                waiter.send(outcome.clone()).ok();
+            } else {
+                self.waiters.push((condition, waiter));
+            }
+        }
     }
 }
 
@@ -353,6 +416,10 @@ impl Table {
 
     pub(crate) fn add_exec(&self, exec: &ExecId, container: &ContainerId) {
         self.write().execs.insert(exec.to_string(), container.clone());
+    }
+
+    pub(crate) fn drop_exec(&self, exec: &ExecId) {
+        self.write().execs.remove(exec.as_str());
     }
 
     /// The container of an exec, by the exec's full id.

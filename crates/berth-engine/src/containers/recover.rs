@@ -1,96 +1,171 @@
 //! What an earlier engine left: containers that run on are adopted, those that ended are recorded, the rest is
 //! swept.
+//!
+//! ```text
+//!  container/<id>, run/<id>   every container; those with a shim's folder, or that ran, are looked for:
+//!      shim answers Running   adopted: same process, network, streams
+//!      shim answers Exited    recorded as if it had just been told
+//!      exit.json, no shim     the same
+//!      no shim, no exit.json  what is left of it is killed; "its shim was killed"
+//!      a shim on its way      (Create and Start were sent, the engine died) waited for, a few seconds at most
+//!  gone/<id>                  removals that were cut off: finished
+//!  folders, snapshots         that no record names: a creation or removal that was cut off
+//! ```
+//!
+//! All of it is looked at before the first request, so that nothing of a new container is taken for a
+//! leftover; what takes long (removing files) goes on behind.
 
 use super::exited::{Ended, was_running};
-use super::record::{Container, Paths, Record, Run, TABLE_CONTAINER, TABLE_RUN, shims_folder};
-use super::{Containers, remove};
-use crate::shim::Shim;
+use super::record::{Container, Gone, Paths, Record, Run, TABLE_CONTAINER, TABLE_GONE, TABLE_RUN, shims_folder};
+use super::{Containers, RemoveOptions, create, exited, remove, start};
+use crate::networks::Attachment;
+use crate::shim::{Incoming, Shim, Spawned};
 use berth_shim_proto::ShimPhase;
 use berth_types::spec::RestartPolicy;
-use berth_types::{Error, ErrorKind, Phase, Result};
+use berth_types::{ContainerId, Error, ErrorKind, Phase, Result};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-/// A shim that does not answer by then is counted as gone.
-const DIAL_SECONDS_MAX: u64 = 5;
+/// A shim that does not answer by then hangs, and is killed.
+const ANSWER_SECONDS_MAX: u64 = 5;
+/// How often a shim that is on its way is looked for.
+const LOOK_AGAIN: Duration = Duration::from_millis(2);
+/// The pause before a restart by policy after the engine's own.
+const RESTART_PAUSE: Duration = Duration::from_millis(100);
+
+/// What became of a container's shim.
+enum Found {
+    Running {
+        shim: Arc<Shim>,
+        incoming: Incoming,
+        state: berth_shim_proto::State,
+    },
+    Exited {
+        how: Ended,
+        connection: Option<(Arc<Shim>, Incoming)>,
+    },
+    /// It was killed, or never came to make the container.
+    Nothing {
+        made: bool,
+    },
+}
 
 impl Containers {
     /// Once, before the first request.
     pub(crate) async fn recover(&self) -> Result<()> {
+        let found = self.read_records()?;
+        let mut looking = tokio::task::JoinSet::new();
+        for container in &found {
+            let folder = Paths::new(self.engine.config(), &container.id).shim;
+            // The folder says more than the record, which is written behind.
+            if folder.is_dir() || was_running(container.phase()) {
+                let (container, boot) = (container.clone(), self.engine.boot_id().clone());
+                looking.spawn(async move { (container, find(&folder, &boot).await) });
+            }
+        }
+        let (mut adopted, mut ended) = (Vec::new(), Vec::new());
+        while let Some(looked) = looking.join_next().await {
+            let (container, found) =
+                looked.map_err(|error| Error::internal(format!("looking for a shim ended early: {error}")))?;
+            match found {
+                Found::Running { shim, incoming, state } => {
+                    self.adopt(&container, shim.clone(), state);
+                    adopted.push((container, shim, incoming));
+                }
+                Found::Exited { how, connection } => ended.push((container, how, connection)),
+                Found::Nothing { made } if made || was_running(container.phase()) => {
+                    ended.push((container, Ended::ShimGone, None));
+                }
+                // A start that was cut off before there was anything: nobody was told that it runs.
+                Found::Nothing { .. } => self.sweep_start(&container),
+            }
+        }
+        let attached =
+            adopted.iter().map(|(container, ..)| (container.id.clone(), container.live().run.attachment.clone()));
+        self.engine.networks().recover(attached.collect()).await?;
+        let mut busy: BTreeSet<ContainerId> = BTreeSet::new();
+        for (container, shim, incoming) in adopted {
+            let (cleaning, cleaned) = tokio::sync::watch::channel(false);
+            container.live().cleaned = cleaned;
+            busy.insert(container.id.clone());
+            self.supervise(&container, shim, incoming, None, cleaning);
+        }
+        for (container, how, connection) in ended {
+            busy.insert(container.id.clone());
+            self.recover_ended(&container, how, connection);
+        }
+        self.sweep_strangers()?;
+        for container in found.iter().filter(|container| !busy.contains(&container.id)) {
+            self.restart_or_remove(container);
+        }
+        Ok(())
+    }
+
+    fn read_records(&self) -> Result<Vec<Arc<Container>>> {
         let failed =
             |cause: berth_store::StoreError| Error::because(ErrorKind::DataLoss, "cannot read the containers", &cause);
-        let runs = self.engine.store().list::<Run>(TABLE_RUN).map_err(failed)?;
-        let mut runs: std::collections::BTreeMap<String, Run> =
-            runs.into_iter().filter_map(|(id, run)| Some((id, run.ok()?))).collect();
+        let store = self.engine.store();
+        let mut runs: BTreeMap<String, _> = store.list::<Run>(TABLE_RUN).map_err(failed)?.into_iter().collect();
         let mut found = Vec::new();
-        for (id, record) in self.engine.store().list::<Record>(TABLE_CONTAINER).map_err(failed)? {
+        for (id, record) in store.list::<Record>(TABLE_CONTAINER).map_err(failed)? {
+            let run = match runs.remove(&id) {
+                Some(Ok(run)) => run,
+                Some(Err(error)) => {
+                    tracing::error!(container = id, %error, "where it was in its life is lost");
+                    Run::default()
+                }
+                None => Run::default(),
+            };
             match record {
                 Ok(record) => {
-                    let container = Container::new(record, runs.remove(&id).unwrap_or_default());
+                    let container = Container::new(record, run);
                     self.engine.table().insert(container.clone());
                     found.push(container);
                 }
                 Err(error) => tracing::error!(container = id, %error, "a container's record is damaged"),
             }
         }
-        let mut adopted = Vec::new();
-        let mut ended = Vec::new();
-        for container in &found {
-            let paths = Paths::new(self.engine.config(), &container.id);
-            // The folder says more than the record, which is written behind.
-            if !paths.shim.join("create.json").exists() && !was_running(container.phase()) {
-                continue;
+        Ok(found)
+    }
+
+    fn adopt(&self, container: &Container, shim: Arc<Shim>, state: berth_shim_proto::State) {
+        let ShimPhase::Running { pid, started_unix_nanos, paused } = state.phase else { return };
+        let folder = Paths::new(self.engine.config(), &container.id).shim;
+        let mut live = container.live();
+        if !was_running(live.run.phase) {
+            // Its start was not written any more; what it had of the networks is in its folder.
+            match read_attachment(&folder) {
+                Some(attachment) => live.run.attachment = attachment,
+                None => tracing::warn!(container = container.id.short(), "what it has of the networks is lost"),
             }
-            match Shim::dial(&paths.shim, Duration::from_secs(DIAL_SECONDS_MAX)).await {
-                Ok((shim, incoming, state)) => match state.phase {
-                    ShimPhase::Running { pid, started_unix_nanos, paused } => {
-                        let mut live = container.live();
-                        live.run.phase = if paused { Phase::Paused { pid } } else { Phase::Running { pid } };
-                        live.run.started_unix_nanos = started_unix_nanos;
-                        if !live.run.attachment.netns.as_os_str().is_empty() {
-                            // The path that the engine before had was its own descriptor's.
-                            live.run.attachment.netns = format!("/proc/{pid}/ns/net").into();
-                        }
-                        live.health = state.health;
-                        live.shim = Some(shim.clone());
-                        if live.run.attachment.endpoints.is_empty() && !live.run.attachment.netns.as_os_str().is_empty()
-                        {
-                            tracing::warn!(container = container.id.short(), "its network's record is lost");
-                        }
-                        adopted.push((container.clone(), shim, incoming));
-                    }
-                    ShimPhase::Exited(exit) => {
-                        ended.push((container.clone(), Ended::Told(exit), Some((shim, incoming))))
-                    }
-                    // Never started: it goes with the connection.
-                    ShimPhase::Created { .. } | ShimPhase::Empty => {
-                        ended.push((container.clone(), Ended::ShimGone, None));
-                    }
-                },
-                Err(_) => ended.push((container.clone(), Ended::ShimGone, None)),
-            }
+            live.run.error.clear();
+            (live.run.stopped_by_user, live.run.restart_due) = (false, false);
+            live.run.started_unix_nanos = started_unix_nanos;
         }
-        let attached =
-            adopted.iter().map(|(container, ..)| (container.id.clone(), container.live().run.attachment.clone()));
-        self.engine.networks().recover(attached.collect()).await?;
-        for (container, shim, incoming) in adopted {
-            let (cleaning, cleaned) = tokio::sync::watch::channel(false);
-            container.live().cleaned = cleaned;
-            self.supervise(&container, shim, incoming, None, cleaning);
+        if !live.run.attachment.netns.as_os_str().is_empty() {
+            // The path that the engine before had was its own descriptor's.
+            live.run.attachment.netns = format!("/proc/{pid}/ns/net").into();
         }
-        for (container, how, connection) in ended {
-            self.recover_ended(&container, how, connection);
+        live.run.phase = if paused { Phase::Paused { pid } } else { Phase::Running { pid } };
+        live.run.exit_code = 0;
+        live.health = state.health;
+        live.shim = Some(shim);
+        for exec in state.execs {
+            let Ok(spec) = serde_json::from_value(exec.memo) else { continue };
+            self.engine.table().add_exec(&exec.id, &container.id);
+            let known = super::record::Exec {
+                id: exec.id.clone(),
+                spec,
+                pid: exec.pid,
+                started: true,
+                exit_code: exec.exit.map(|status| i64::from(status.shell_code())),
+                ended: exec.exit.map(|_| Instant::now()),
+            };
+            live.execs.insert(exec.id, known);
         }
-        self.sweep_strangers();
-        for container in found.iter().filter(|container| {
-            container.record().spec.host.auto_remove
-                && matches!(container.phase(), Phase::Created | Phase::Exited { .. })
-        }) {
-            // Its end was the earlier engine's last deed.
-            self.remove_behind(container);
-        }
-        self.restart_by_policy(&found);
-        Ok(())
+        drop(self.save(&live));
     }
 
     fn recover_ended(
@@ -102,7 +177,7 @@ impl Containers {
         {
             // A start that the record did not hear of any more.
             let mut live = container.live();
-            if !was_running(live.run.phase) && matches!(how, Ended::Told(_)) {
+            if !was_running(live.run.phase) {
                 live.run.phase = Phase::Running { pid: 1 };
             }
         }
@@ -111,11 +186,12 @@ impl Containers {
         let (containers, container) = (self.clone(), container.clone());
         tokio::spawn(async move {
             let (shim, incoming) = connection.map_or((None, None), |(shim, incoming)| (Some(shim), Some(incoming)));
+            // Somebody must read the shim's answers, and its end is not the end of this.
             let reading = async {
-                match incoming {
-                    Some(mut incoming) => while incoming.next().await.is_some() {},
-                    None => std::future::pending().await,
+                if let Some(mut incoming) = incoming {
+                    while incoming.next().await.is_some() {}
                 }
+                std::future::pending::<()>().await
             };
             tokio::select! {
                 () = containers.exited(&container, how, shim, cleaning) => {}
@@ -124,43 +200,135 @@ impl Containers {
         });
     }
 
-    /// Shim folders and snapshots that no container has.
-    fn sweep_strangers(&self) {
-        let engine = self.engine.clone();
-        drop(tokio::task::spawn_blocking(move || {
-            let known = |name: &str| engine.table().contains(name.get(..64).unwrap_or(name));
-            for entry in std::fs::read_dir(shims_folder(engine.config())).into_iter().flatten().flatten() {
-                if entry.file_name().to_str().is_some_and(|name| !known(name))
-                    && let Err(error) = std::fs::remove_dir_all(entry.path())
-                {
-                    tracing::warn!(path = %entry.path().display(), %error, "not swept");
-                }
-            }
-            for key in engine.images().rootfs_keys().unwrap_or_default() {
-                if !known(&key)
-                    && let Ok(id) = key.get(..64).unwrap_or(&key).parse()
-                {
-                    remove::sweep_folders(&engine, &id, &[key]);
-                }
-            }
-        }));
+    /// Behind: what a start that came to nothing left.
+    fn sweep_start(&self, container: &Arc<Container>) {
+        let (cleaning, cleaned) = tokio::sync::watch::channel(false);
+        container.live().cleaned = cleaned;
+        let (engine, record) = (self.engine.clone(), container.record());
+        tokio::spawn(async move {
+            exited::kill_left(&record).await;
+            exited::sweep_run(&engine, &record, None, None).await;
+            cleaning.send_replace(true);
+        });
     }
 
-    /// After a reboot: those that ran and are to run always.
-    fn restart_by_policy(&self, found: &[Arc<Container>]) {
-        let boot = self.engine.boot_id();
-        for container in found {
-            let due = {
-                let live = container.live();
-                let policy = &live.record.spec.host.restart;
-                let always = matches!(policy, RestartPolicy::Always)
-                    || matches!(policy, RestartPolicy::UnlessStopped) && !live.run.stopped_by_user;
-                let exited = matches!(live.run.phase, Phase::Exited { .. });
-                always && exited && !live.run.boot_id.is_empty() && live.run.boot_id != *boot
-            };
-            if due {
-                self.restart_later(container, Duration::from_millis(100));
+    /// Removals that were cut off, and folders and snapshots that no container has.
+    fn sweep_strangers(&self) -> Result<()> {
+        let failed =
+            |cause: berth_store::StoreError| Error::because(ErrorKind::DataLoss, "cannot read the removals", &cause);
+        let engine = self.engine.clone();
+        let config = engine.config();
+        let known = |name: &str| engine.table().contains(name.get(..64).unwrap_or(name));
+        let mut strangers: BTreeMap<ContainerId, Vec<String>> = BTreeMap::new();
+        for folder in [shims_folder(config), config.data_root.join("containers")] {
+            for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+                if let Some(Ok(id)) = entry.file_name().to_str().filter(|name| !known(name)).map(str::parse) {
+                    strangers.entry(id).or_default();
+                }
             }
         }
+        for key in engine.images().rootfs_keys()? {
+            if let Some(Ok(id)) = key.get(..64).filter(|_| !known(&key)).map(str::parse) {
+                strangers.entry(id).or_default().push(key);
+            }
+        }
+        let gone = self.engine.store().list::<Gone>(TABLE_GONE).map_err(failed)?;
+        let gone: Vec<(ContainerId, Gone)> =
+            gone.into_iter().filter_map(|(id, gone)| Some((id.parse().ok()?, gone.unwrap_or_default()))).collect();
+        if strangers.is_empty() && gone.is_empty() {
+            return Ok(());
+        }
+        let containers = self.clone();
+        tokio::spawn(async move {
+            for (id, gone) in gone {
+                let snapshots = strangers.remove(&id).unwrap_or_default();
+                containers.finish_removal(&id, &gone, snapshots).await;
+            }
+            for (id, keys) in strangers {
+                containers.sweep_stranger(id, keys).await;
+            }
+        });
+        Ok(())
+    }
+
+    /// Of a creation that was cut off, or of a removal by an engine that kept no note of it.
+    async fn sweep_stranger(&self, id: ContainerId, keys: Vec<String>) {
+        let paths = Paths::new(self.engine.config(), &id);
+        if paths.folder.join(create::CREATING).exists() {
+            self.engine.volumes().remove_made_for(&id).await;
+        }
+        if let Some(spawned) = crate::shim::spawned(&paths.shim, self.engine.boot_id()) {
+            spawned.kill();
+        }
+        let engine = self.engine.clone();
+        let sweep = move || {
+            remove::sweep_folders(&engine, &id, &keys);
+            Ok(())
+        };
+        super::archive::blocking(sweep).await.ok();
+    }
+
+    /// One that does not run: started by its policy, removed where it was to go with its end, or left alone.
+    fn restart_or_remove(&self, container: &Arc<Container>) {
+        let (restart, remove) = {
+            let live = container.live();
+            let exited = matches!(live.run.phase, Phase::Exited { .. });
+            let policy = match live.record.spec.host.restart {
+                RestartPolicy::Always => exited,
+                RestartPolicy::UnlessStopped => exited && !live.run.stopped_by_user,
+                RestartPolicy::No | RestartPolicy::OnFailure { .. } => false,
+            };
+            (policy || live.run.restart_due, live.record.spec.host.auto_remove)
+        };
+        if remove {
+            let (containers, container) = (self.clone(), container.clone());
+            tokio::spawn(async move {
+                let options = RemoveOptions { force: false, volumes: true };
+                if let Err(error) = containers.remove_inner(&container, options).await {
+                    tracing::warn!(container = container.id.short(), %error, "not removed after its end");
+                }
+            });
+        } else if restart {
+            container.live().run.restart_due = true;
+            self.restart_later(container, RESTART_PAUSE);
+        }
+    }
+}
+
+fn read_attachment(folder: &Path) -> Option<Attachment> {
+    serde_json::from_slice(&std::fs::read(folder.join(start::ATTACHMENT)).ok()?).ok()
+}
+
+/// Looks for the shim of `folder` until it says what it has, has gone, or has had its time.
+async fn find(folder: &Path, boot: &str) -> Found {
+    let deadline = Instant::now() + Duration::from_secs(ANSWER_SECONDS_MAX);
+    let spawned: Option<Spawned> = crate::shim::spawned(folder, boot);
+    loop {
+        // Asked before the rest: whatever it did before it went can then be seen.
+        let lives = spawned.is_some_and(Spawned::lives);
+        let left = deadline.saturating_duration_since(Instant::now()).max(LOOK_AGAIN);
+        if let Ok((shim, incoming, state)) = Shim::dial(folder, left).await {
+            match state.phase.clone() {
+                ShimPhase::Running { .. } => return Found::Running { shim, incoming, state },
+                ShimPhase::Exited(exit) => {
+                    return Found::Exited { how: Ended::Told(exit), connection: Some((shim, incoming)) };
+                }
+                // The engine died between Create and Start: it goes once nobody is connected.
+                ShimPhase::Created { .. } | ShimPhase::Empty => {}
+            }
+        } else if let Some(exit) = exited::read_exit(folder) {
+            return Found::Exited { how: Ended::Told(exit), connection: None };
+        }
+        if !lives {
+            return Found::Nothing { made: folder.join("create.json").exists() };
+        }
+        if Instant::now() >= deadline {
+            tracing::warn!(folder = %folder.display(), "a shim does not answer: killed");
+            if let Some(spawned) = spawned {
+                spawned.kill();
+            }
+            return Found::Nothing { made: true };
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
     }
 }

@@ -1,6 +1,6 @@
 //! Removing a container: its record first, durably; then everything of it on the disk.
 
-use super::record::{Container, Paths, TABLE_CONTAINER, TABLE_RUN};
+use super::record::{Container, Gone, Paths, TABLE_CONTAINER, TABLE_GONE, TABLE_RUN};
 use super::{Containers, RemoveOptions, StopOptions, WaitCondition, WaitOutcome};
 use crate::volumes::Pruned;
 use crate::{Engine, Filters};
@@ -24,10 +24,18 @@ impl Containers {
             if live.removing {
                 return Err(Error::conflict(format!("removal of container {} is already in progress", record.id)));
             }
+            if live.is_restarting() && !options.force {
+                return Err(Error::conflict(format!(
+                    "cannot remove container \"/{}\": container is restarting: stop the container before removing or \
+                     force remove",
+                    record.name
+                )));
+            }
             if let Err(refusal) = live.run.phase.after(Event::RemoveAsked { force: options.force }) {
                 return Err(Error::conflict(format!("cannot remove container \"{}\": {refusal}", record.name)));
             }
             live.removing = true;
+            live.run.restart_due = false;
             if let Some(pending) = live.restarting.take() {
                 pending.abort();
             }
@@ -40,35 +48,23 @@ impl Containers {
             }
         }
         self.cleaned(container).await;
+        let images = record.mounts.iter().filter(|point| !point.detail.layers.is_empty());
+        let snapshots: Vec<String> = images.map(|point| point.driver.clone()).collect();
+        let anonymous = record.mounts.iter().filter(|point| options.volumes && point.anonymous);
+        let gone = Gone { volumes: anonymous.map(|point| point.name.clone()).collect() };
         let mut batch = berth_store::Batch::new();
         batch.delete(TABLE_CONTAINER, record.id.as_str());
         batch.delete(TABLE_RUN, record.id.as_str());
+        if !gone.volumes.is_empty() {
+            super::create::put(&mut batch, TABLE_GONE, &record.id, &gone)?;
+        }
         if let Err(error) = self.engine.commit(batch).await {
             let mut live = container.live();
             (live.removing, live.dead) = (false, true);
             return Err(error);
         }
         self.engine.table().remove(container);
-        let (engine, id) = (self.engine.clone(), record.id.clone());
-        let snapshots: Vec<String> = record
-            .mounts
-            .iter()
-            .filter(|point| !point.detail.layers.is_empty())
-            .map(|point| point.driver.clone())
-            .collect();
-        super::archive::blocking(move || {
-            sweep_folders(&engine, &id, &snapshots);
-            Ok(())
-        })
-        .await?;
-        if options.volumes {
-            for point in record.mounts.iter().filter(|point| point.anonymous) {
-                if let Err(error) = self.engine.volumes().remove(&point.name, true).await {
-                    // Another container has taken it over.
-                    tracing::debug!(volume = point.name, %error, "volume stays");
-                }
-            }
-        }
+        self.finish_removal(&record.id, &gone, snapshots).await;
         self.tell(container, "destroy", &[]);
         let outcome = {
             let mut live = container.live();
@@ -85,6 +81,35 @@ impl Containers {
         Ok(())
     }
 
+    /// Takes away what a removed container leaves on the disk, and then the note that there is something.
+    pub(super) async fn finish_removal(&self, id: &ContainerId, gone: &Gone, snapshots: Vec<String>) {
+        let (engine, of) = (self.engine.clone(), id.clone());
+        let sweep = move || {
+            sweep_folders(&engine, &of, &snapshots);
+            Ok(())
+        };
+        if let Err(error) = super::archive::blocking(sweep).await {
+            tracing::warn!(container = id.short(), %error, "not swept: the next engine does it");
+            return;
+        }
+        for volume in &gone.volumes {
+            if let Err(error) = self.engine.volumes().remove(volume, true).await {
+                // Another container has taken it over.
+                tracing::debug!(volume, %error, "volume stays");
+            }
+        }
+        if !gone.volumes.is_empty() {
+            let mut batch = berth_store::Batch::new();
+            batch.delete(TABLE_GONE, id.as_str());
+            // Nobody waits for it: kept, it only makes the next engine look for what is not there.
+            self.engine.store().submit(batch, |result| {
+                if let Err(error) = result {
+                    tracing::warn!(%error, "a removal's note stays");
+                }
+            });
+        }
+    }
+
     /// Removes those that do not run. Filters: label, label!, until (as `until` key: seconds since 1970 or a Go duration).
     pub async fn prune(&self, filters: &Filters) -> Result<Pruned> {
         filters.only(&["label", "label!", "until"])?;
@@ -94,7 +119,7 @@ impl Containers {
             let record = container.record();
             let young = until.is_some_and(|until| record.created_unix_nanos > until);
             if container.live().is_running()
-                || container.live().restarting.is_some()
+                || container.live().is_restarting()
                 || young
                 || !filters.labels(&record.spec.config.labels)
             {
@@ -116,7 +141,7 @@ impl Containers {
 }
 
 /// Keys of all snapshots that are a container's: its own, and those of its image mounts.
-pub(super) fn snapshots_of(engine: &Engine, id: &ContainerId, _known: &BTreeMap<String, String>) -> Vec<String> {
+pub(super) fn snapshots_of(engine: &Engine, id: &ContainerId) -> Vec<String> {
     let keys = engine.images().rootfs_keys().unwrap_or_default();
     keys.into_iter().filter(|key| key.starts_with(id.as_str()) && key != id.as_str()).collect()
 }

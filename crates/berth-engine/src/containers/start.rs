@@ -4,7 +4,7 @@
 //!  under the container's lock:
 //!  1  network attached                  swept by networks().recover where no running container has it
 //!  2  hosts, resolv.conf, hostname      rewritten at every start
-//!  3  <exec-root>/shims/<id>/           config.json, then who its shim is (`spawned`)
+//!  3  <exec-root>/shims/<id>/           config.json, attachment.json, then who its shim is (`spawned`)
 //!  4  Create, Start to the shim         from here on the shim's folder tells the next engine everything
 //!  5  phase Running, event, answer      the record follows behind: the shim's folder is older and says more
 //! ```
@@ -13,7 +13,7 @@
 //! the next one sweeps it; killed after it, the next engine finds the container running and adopts it.
 //! A step that fails undoes those before it.
 
-use super::record::{Container, Paths, PendingAttach, Record, TABLE_RUN};
+use super::record::{Container, Live, Paths, PendingAttach, Record, TABLE_RUN};
 use super::{Containers, Outcome, create, exited};
 use crate::Engine;
 use crate::networks::{AttachRequest, Attachment, files};
@@ -27,6 +27,9 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+
+/// In the shim's folder: what the container has of the networks, older than the record and as durable as the run.
+pub(super) const ATTACHMENT: &str = "attachment.json";
 
 const PROBE_INTERVAL_NANOS: u64 = 30_000_000_000;
 const PROBE_TIMEOUT_NANOS: u64 = 30_000_000_000;
@@ -109,7 +112,7 @@ impl Containers {
         let mut taken = self.engine.pool().take().await?;
         undo.shim = Some(taken.pid);
         let paths = Paths::new(self.engine.config(), &record.id);
-        taken.note(&paths.shim).map_err(|cause| {
+        taken.note(&paths.shim, self.engine.boot_id()).map_err(|cause| {
             Error::because(ErrorKind::Internal, format!("cannot write into {}", paths.shim.display()), &cause)
         })?;
 
@@ -131,7 +134,7 @@ impl Containers {
         let pid = self.converse(container, &mut taken.incoming, &taken.shim, create, attaches).await?;
 
         let now = crate::events::now_unix_nanos();
-        let status = {
+        let cleaning = {
             let mut live = container.live();
             live.run.phase =
                 live.run.phase.after(Event::Started { pid }).map_err(|refusal| Error::conflict(refusal.to_string()))?;
@@ -139,19 +142,22 @@ impl Containers {
             live.run.error.clear();
             live.run.exit_code = 0;
             live.run.stopped_by_user = false;
-            live.run.boot_id.clone_from(self.engine.boot_id());
+            live.run.restart_due = false;
             live.run.attachment = attachment.clone();
             live.stop_asked = false;
+            // Those of the last run.
+            for old in std::mem::take(&mut live.execs).into_keys() {
+                self.engine.table().drop_exec(&old);
+            }
             live.health = exited::health_at_start(&record.spec);
             live.shim = Some(taken.shim.clone());
             let (cleaning, cleaned) = tokio::sync::watch::channel(false);
             live.cleaned = cleaned;
-            (live.run.clone(), cleaning)
+            drop(self.save(&live));
+            cleaning
         };
         undo.attached = None;
         undo.shim = None;
-        let (run, cleaning) = status;
-        self.save(&record.id, &run);
         self.tell_networks("connect", &record, &attachment);
         self.tell(container, "start", &[]);
         self.supervise(container, taken.shim, taken.incoming, Some(taken.pid), cleaning);
@@ -176,12 +182,12 @@ impl Containers {
         let mut pid = 0;
         let last = replies.pop();
         for reply in replies {
-            if let Answer::Started { pid: made } = heard(incoming, reply).await? {
+            if let Answer::Started { pid: made } = incoming.answer(reply).await? {
                 pid = made;
             }
         }
         if let Some(reply) = last
-            && let Answer::Started { pid: made } = heard(incoming, reply).await?
+            && let Answer::Started { pid: made } = incoming.answer(reply).await?
         {
             pid = made;
         }
@@ -191,7 +197,7 @@ impl Containers {
             }
             let replies = shim.send(vec![Body::Start]).await?;
             for reply in replies {
-                if let Answer::Started { pid: made } = heard(incoming, reply).await? {
+                if let Answer::Started { pid: made } = incoming.answer(reply).await? {
                     pid = made;
                 }
             }
@@ -249,11 +255,11 @@ impl Containers {
             let other = self.get(name)?;
             let (pid, restarting) = {
                 let live = other.live();
-                (live.run.phase.pid(), live.restarting.is_some())
+                (live.run.phase.pid(), live.is_restarting())
             };
             match pid {
-                Some(pid) if !restarting => Ok(pid),
-                Some(_) => Err(Error::conflict(format!(
+                Some(pid) => Ok(pid),
+                None if restarting => Err(Error::conflict(format!(
                     "Container {} is restarting, wait until the container is running",
                     other.id
                 ))),
@@ -288,28 +294,35 @@ impl Containers {
 
     /// Records why a start failed, in Docker's numbers.
     fn start_failed(&self, container: &Arc<Container>, error: &Error) {
-        let run = {
+        {
             let mut live = container.live();
             live.run.error = error.to_string();
             live.run.exit_code = failure_code(error);
+            live.run.restart_due = false;
+            // The end of an earlier run says nothing about this failure.
+            live.run.last_exit = None;
             // Clients that wanted to be attached hear the end.
             live.attaches.clear();
-            live.run.clone()
-        };
-        self.save(&container.id, &run);
+            drop(self.save(&live));
+        }
     }
 
-    /// Writes the phase behind; losing it is healed by the shim's folder.
-    pub(super) fn save(&self, id: &berth_types::ContainerId, run: &super::record::Run) {
+    /// Writes the phase behind; losing it is healed by the shim's folder. Handed over under the lock, so that
+    /// an older phase never overwrites a newer one. The answer comes once it is durable or has failed.
+    pub(super) fn save(&self, live: &Live) -> tokio::sync::oneshot::Receiver<()> {
+        let (told, written) = tokio::sync::oneshot::channel();
         let mut batch = berth_store::Batch::new();
-        match create::put(&mut batch, TABLE_RUN, id, run) {
+        match create::put(&mut batch, TABLE_RUN, &live.record.id, &live.run) {
             Ok(()) => self.engine.store().submit(batch, |result| {
                 if let Err(error) = result {
                     tracing::error!(%error, "a container's phase was not written");
                 }
+                // Most callers do not wait.
+                told.send(()).ok();
             }),
             Err(error) => tracing::error!(%error, "a container's phase was not written"),
         }
+        written
     }
 
     pub(super) fn tell_networks(&self, action: &str, record: &Record, attachment: &Attachment) {
@@ -381,26 +394,6 @@ impl Containers {
     }
 }
 
-/// The answer to a request while nobody else listens to the shim yet.
-async fn heard(incoming: &mut Incoming, reply: crate::shim::Reply) -> Result<Answer> {
-    let waiting = crate::shim::answer(reply);
-    tokio::pin!(waiting);
-    loop {
-        tokio::select! {
-            biased;
-            answer = &mut waiting => return answer,
-            notice = incoming.read() => match notice {
-                Some(notice) => incoming.keep(notice),
-                None => {
-                    // What had arrived before the end still counts.
-                    incoming.close();
-                    return waiting.await;
-                }
-            },
-        }
-    }
-}
-
 /// 127 not found, 126 cannot be run, 128 for all else: what Docker's `State.ExitCode` shows.
 pub(super) fn failure_code(error: &Error) -> i64 {
     let text = error.to_string();
@@ -465,6 +458,9 @@ fn prepare(
         other => other.map_err(|cause| failed(&paths.shim, &cause))?,
     }
     write(&paths.shim.join("config.json"), &config)?;
+    let attachment = serde_json::to_vec(attachment)
+        .map_err(|cause| Error::because(ErrorKind::Internal, "cannot write the network's part", &cause))?;
+    write(&paths.shim.join(ATTACHMENT), &attachment)?;
     Ok(Prepared { health })
 }
 
@@ -641,7 +637,7 @@ mod tests {
         frame::encode(&ShimMessage::Reply { sequence: 1, result: Ok(Answer::Started { pid: 7 }) }, &mut bytes).unwrap();
         frame::encode(&ShimMessage::Notice(Notice::Exited(exit)), &mut bytes).unwrap();
         theirs.write_all(&bytes).await.unwrap();
-        let answer = heard(&mut incoming, reply).await.unwrap();
+        let answer = incoming.answer(reply).await.unwrap();
         assert!(matches!(answer, Answer::Started { pid: 7 }));
         assert!(matches!(incoming.next().await, Some(Notice::Exited(_))));
     }

@@ -356,7 +356,8 @@ impl AttachInput {
 }
 
 /// A process to run inside a running container.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, serde::Serialize, serde::Deserialize)]
+#[serde(default)]
 pub struct ExecSpec {
     pub cmd: Vec<String>,
     pub env: Vec<String>,

@@ -33,9 +33,9 @@ struct Pending {
 pub(crate) struct Incoming {
     reader: OwnedReadHalf,
     buffer: Vec<u8>,
+    /// Notices that came while somebody waited for an answer.
+    early: VecDeque<Notice>,
     pending: Arc<Mutex<Pending>>,
-    /// Notices that came while only a reply was waited for.
-    kept: VecDeque<Notice>,
 }
 
 /// An answer on its way.
@@ -61,7 +61,7 @@ impl Shim {
         let (reader, writer) = stream.into_split();
         let pending = Arc::new(Mutex::new(Pending::default()));
         let shim = Shim { writer: tokio::sync::Mutex::new(writer), pending: pending.clone() };
-        (Arc::new(shim), Incoming { reader, buffer: Vec::new(), pending, kept: VecDeque::new() })
+        (Arc::new(shim), Incoming { reader, buffer: Vec::new(), early: VecDeque::new(), pending })
     }
 
     /// Finds the shim of `dir` again. Greets and subscribes, then asks for its state.
@@ -72,19 +72,8 @@ impl Shim {
             // Subscribed first: between the state and what is heard afterwards there must be no gap.
             let replies = shim.send(vec![Body::Hello { version: VERSION }, Body::Subscribe, Body::State]).await?;
             let mut answers = Vec::new();
-            for mut reply in replies {
-                let answer = loop {
-                    tokio::select! {
-                        biased;
-                        answer = &mut reply => break answer.unwrap_or_else(|_| Err(gone())),
-                        // It may stand right behind the answer: whoever listens next must hear it.
-                        notice = incoming.read() => match notice {
-                            Some(notice) => incoming.keep(notice),
-                            None => return Err(gone()),
-                        },
-                    }
-                };
-                answers.push(answer?);
+            for reply in replies {
+                answers.push(incoming.answer(reply).await?);
             }
             match answers.into_iter().nth(2) {
                 Some(Answer::State(state)) => Ok((shim, incoming, state)),
@@ -134,7 +123,7 @@ impl Shim {
 }
 
 /// Waits for an answer, not without end.
-pub(crate) async fn answer(reply: Reply) -> Result<Answer> {
+async fn answer(reply: Reply) -> Result<Answer> {
     match tokio::time::timeout(Duration::from_secs(REPLY_SECONDS_MAX), reply).await {
         Ok(Ok(result)) => result,
         Ok(Err(_)) => Err(gone()),
@@ -144,29 +133,43 @@ pub(crate) async fn answer(reply: Reply) -> Result<Answer> {
 
 impl Incoming {
     /// Nothing more will come: requests that wait are answered with that.
-    pub(crate) fn close(&mut self) {
+    fn close(&mut self) {
         let mut pending = lock(&self.pending);
         pending.closed = true;
         pending.replies.clear();
     }
 
+    /// Waits for the answer to a request while nobody else reads this connection. Notices that come meanwhile
+    /// are kept: the program may have ended before its start is answered.
+    pub(crate) async fn answer(&mut self, reply: Reply) -> Result<Answer> {
+        let waiting = answer(reply);
+        tokio::pin!(waiting);
+        loop {
+            tokio::select! {
+                biased;
+                answer = &mut waiting => return answer,
+                notice = self.read() => match notice {
+                    Some(notice) => self.early.push_back(notice),
+                    None => {
+                        // What had arrived before the end still counts.
+                        self.close();
+                        return waiting.await;
+                    }
+                },
+            }
+        }
+    }
+
     /// The next notice; replies are handed to whoever asked. `None` once the connection has ended.
     /// Nothing is lost when it is cancelled.
     pub(crate) async fn next(&mut self) -> Option<Notice> {
-        match self.kept.pop_front() {
+        match self.early.pop_front() {
             Some(notice) => Some(notice),
             None => self.read().await,
         }
     }
 
-    /// A notice that came while only a reply was waited for: `next` gives it first. A container that ends at once
-    /// is told in the same read as its start.
-    pub(crate) fn keep(&mut self, notice: Notice) {
-        self.kept.push_back(notice);
-    }
-
-    /// As `next`, past what was kept.
-    pub(crate) async fn read(&mut self) -> Option<Notice> {
+    async fn read(&mut self) -> Option<Notice> {
         loop {
             loop {
                 match frame::decode::<ShimMessage>(&mut self.buffer) {

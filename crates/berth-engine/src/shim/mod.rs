@@ -16,8 +16,8 @@ mod client;
 mod pool;
 mod stream;
 
-pub(crate) use client::{Incoming, Reply, Shim, answer};
-pub(crate) use pool::{Pool, forget_process, spawned};
+pub(crate) use client::{Incoming, Shim};
+pub(crate) use pool::{Pool, Spawned, forget_process, spawned};
 pub(crate) use stream::{Left, Streams, attach, parse_detach_keys};
 
 /// What an engine says first on a connection of its own.

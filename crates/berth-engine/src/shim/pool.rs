@@ -42,6 +42,15 @@ struct Idle {
     stream: std::os::unix::net::UnixStream,
 }
 
+impl Idle {
+    /// An idle shim says nothing: what can be read is its end.
+    fn has_ended(&self) -> bool {
+        let flags = rustix::net::RecvFlags::PEEK | rustix::net::RecvFlags::DONTWAIT;
+        let mut byte = [0_u8; 1];
+        !matches!(rustix::net::recv(&self.stream, &mut byte[..], flags), Err(rustix::io::Errno::AGAIN))
+    }
+}
+
 /// A shim of one's own.
 pub(crate) struct Taken {
     pub(crate) shim: Arc<Shim>,
@@ -68,7 +77,13 @@ impl Pool {
 
     /// An idle shim, or a new one where all are taken. Another is started behind.
     pub(crate) async fn take(self: &Arc<Pool>) -> Result<Taken> {
-        let idle = self.idle().pop();
+        let idle = loop {
+            match self.idle().pop() {
+                // Somebody killed it while it waited.
+                Some(idle) if idle.has_ended() => forget_process(idle.pid),
+                other => break other,
+            }
+        };
         let idle = match idle {
             Some(idle) => idle,
             None => {
@@ -136,18 +151,41 @@ impl Pool {
 }
 
 impl Taken {
-    /// Leaves the note that ties it to the container of folder `dir`.
-    pub(crate) fn note(&self, dir: &Path) -> std::io::Result<()> {
-        std::fs::write(dir.join(SPAWNED), format!("{} {}\n", self.pid, self.start_ticks))
+    /// Leaves the note that ties it to the container of folder `dir`. `boot`: the kernel's name for this boot,
+    /// after which pids and times mean something else.
+    pub(crate) fn note(&self, dir: &Path, boot: &str) -> std::io::Result<()> {
+        std::fs::write(dir.join(SPAWNED), format!("{} {} {boot}\n", self.pid, self.start_ticks))
     }
 }
 
-/// The shim that the note in `dir` names, while it is still that process.
-pub(crate) fn spawned(dir: &Path) -> Option<i32> {
+/// A shim by pid and start time, as an earlier engine noted it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Spawned {
+    pid: i32,
+    start_ticks: u64,
+}
+
+/// Who was started during this boot for the container of folder `dir`.
+pub(crate) fn spawned(dir: &Path, boot: &str) -> Option<Spawned> {
     let text = std::fs::read_to_string(dir.join(SPAWNED)).ok()?;
-    let (pid, ticks) = text.trim().split_once(' ')?;
-    let (pid, ticks): (i32, u64) = (pid.parse().ok()?, ticks.parse().ok()?);
-    (start_ticks(pid) == Some(ticks)).then_some(pid)
+    let mut words = text.split_whitespace();
+    let (pid, start_ticks) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+    (words.next() == Some(boot)).then_some(Spawned { pid, start_ticks })
+}
+
+impl Spawned {
+    /// Whether the process is still the one that was noted.
+    pub(crate) fn lives(self) -> bool {
+        start_ticks(self.pid) == Some(self.start_ticks)
+    }
+
+    /// Ends it: a shim that neither answers nor goes.
+    pub(crate) fn kill(self) {
+        if let Some(pid) = rustix::process::Pid::from_raw(self.pid).filter(|_| self.lives()) {
+            // Gone meanwhile is as good.
+            rustix::process::kill_process(pid, rustix::process::Signal::KILL).ok();
+        }
+    }
 }
 
 /// When a process began, in clock ticks since boot: field 22 of proc_pid_stat(5).

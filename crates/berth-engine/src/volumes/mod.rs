@@ -20,7 +20,7 @@ use crate::containers::{FileSystem, ListOptions};
 use crate::events::{EventKind, now_unix_nanos};
 use crate::{Engine, Filters};
 use berth_types::spec::MountKind;
-use berth_types::{Error, Result};
+use berth_types::{ContainerId, Error, Result};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -41,6 +41,8 @@ pub struct VolumeCreate {
     pub driver: String,
     pub driver_options: BTreeMap<String, String>,
     pub labels: BTreeMap<String, String>,
+    /// The container that it is made with: an anonymous volume goes with a creation that was cut off.
+    pub made_for: Option<ContainerId>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -169,6 +171,21 @@ impl Volumes {
             }
         }
         Ok(used)
+    }
+
+    /// Removes the anonymous volumes of a container that never came to be.
+    pub(crate) async fn remove_made_for(&self, id: &ContainerId) {
+        let (shared, of) = (self.shared(), id.clone());
+        let names = match blocking(move || shared.made_for(&of)).await {
+            Ok(names) => names,
+            Err(error) => return tracing::warn!(container = id.short(), %error, "its volumes are not known"),
+        };
+        for name in names {
+            if let Err(error) = self.remove(&name, true).await {
+                // Another container has taken it over.
+                tracing::debug!(volume = name, %error, "volume stays");
+            }
+        }
     }
 
     /// Refused with a conflict while a container uses it. `force`: an absent volume is no error.

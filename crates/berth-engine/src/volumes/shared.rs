@@ -22,6 +22,9 @@ struct Record {
     created_unix_nanos: i64,
     driver_options: BTreeMap<String, String>,
     labels: BTreeMap<String, String>,
+    /// The container that an anonymous volume was made with.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    made_for: String,
 }
 
 pub(crate) struct Shared {
@@ -163,8 +166,12 @@ impl Shared {
             drop(table);
             return Ok((volume, pin, false));
         }
-        let record =
-            Record { created_unix_nanos: now(), driver_options: request.driver_options, labels: request.labels };
+        let record = Record {
+            created_unix_nanos: now(),
+            driver_options: request.driver_options,
+            labels: request.labels,
+            made_for: request.made_for.filter(|_| anonymous).map(String::from).unwrap_or_default(),
+        };
         self.make(&request.name, &record, !anonymous)?;
         let volume = self.view(&request.name, &record);
         records.insert(request.name, record);
@@ -200,6 +207,13 @@ impl Shared {
             remove_tree(&temporary);
             failed("make volume", Path::new(name), &cause)
         })
+    }
+
+    /// Anonymous volumes that were made with container `id`.
+    pub(super) fn made_for(&self, id: &ContainerId) -> Result<Vec<String>> {
+        let table = self.records()?;
+        let all = table.records.iter().flatten().filter(|(_, record)| record.made_for == id.as_str());
+        Ok(all.map(|(name, _)| name.clone()).collect())
     }
 
     /// False where it was gone already. Refused while it is pinned.

@@ -79,7 +79,8 @@ async fn plan_all(engine: &Engine, id: &ContainerId, spec: &ContainerSpec) -> Re
         }
         match point.kind {
             MountKind::Volume => {
-                let (volume, pin) = engine.volumes().create_pinned(parsed.volume).await?;
+                let request = VolumeCreate { made_for: Some(id.clone()), ..parsed.volume };
+                let (volume, pin) = engine.volumes().create_pinned(request).await?;
                 pins.volumes.push(pin);
                 use_volume(&mut point, volume);
             }
@@ -96,7 +97,8 @@ async fn plan_all(engine: &Engine, id: &ContainerId, spec: &ContainerSpec) -> Re
         if points.contains_key(&target) || taken.contains(&target) {
             continue;
         }
-        let request = VolumeCreate { driver: host.volume_driver.clone(), ..VolumeCreate::default() };
+        let request =
+            VolumeCreate { driver: host.volume_driver.clone(), made_for: Some(id.clone()), ..VolumeCreate::default() };
         let (volume, pin) = engine.volumes().create_pinned(request).await?;
         pins.volumes.push(pin);
         let mut point = blank(MountKind::Volume, &target);

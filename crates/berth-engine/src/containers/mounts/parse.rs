@@ -125,6 +125,7 @@ pub(super) fn mount(spec: &MountSpec, look: bool) -> Result<Parsed> {
                 driver: options.driver,
                 driver_options: options.driver_options,
                 labels: options.labels,
+                made_for: None,
             };
             Parsed { point, volume }
         }

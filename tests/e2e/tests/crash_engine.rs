@@ -1,0 +1,184 @@
+//! kill -9 of the engine and of shims: nothing is lost, nothing is left.
+
+use berth_testkit::{Engine, kill, parent_of, wait_until};
+use std::path::Path;
+
+#[test]
+fn containers_run_on_and_keep_what_they_have() {
+    let Some(mut engine) = Engine::start("crash-adopt") else { return };
+    let write = "i=0; while :; do i=$((i+1)); echo line $i; sleep 0.005; done";
+    let script = format!("echo hello > /index.html; busybox httpd -h / -p 80; {write}");
+    let run =
+        ["run", "-d", "--name", "box", "-p", "127.0.0.1::80", "--health-cmd", "true", "--health-interval", "200ms"];
+    engine.docker(run.iter().chain(&["tiny", "sh", "-c", &script])).success();
+    engine.docker(["run", "-d", "--name", "still", "tiny", "sleep", "1000"]).success();
+    engine.docker(["pause", "still"]).success();
+    let port = engine.docker(["port", "box", "80"]).success();
+    let answers = || {
+        use std::io::{Read, Write};
+        let Ok(mut stream) = std::net::TcpStream::connect(&port) else { return false };
+        let mut text = String::new();
+        stream.write_all(b"GET /index.html HTTP/1.0\r\n\r\n").is_ok()
+            && stream.read_to_string(&mut text).is_ok()
+            && text.contains("hello")
+    };
+    wait_until("it answers", answers);
+    let before = engine.pid_of("box");
+    let started = engine.inspect("box")["State"]["StartedAt"].clone();
+    let address = engine.inspect("box")["NetworkSettings"]["Networks"]["bridge"]["IPAddress"].clone();
+    for _ in 0..3 {
+        engine.kill();
+        assert!(answers(), "its port answers without an engine");
+        engine.launch();
+        assert!(answers());
+        let now = engine.inspect("box");
+        assert_eq!(now["State"]["Pid"], before);
+        assert_eq!(now["State"]["StartedAt"], started);
+        assert_eq!(now["NetworkSettings"]["Networks"]["bridge"]["IPAddress"], address);
+        assert_eq!(engine.inspect("still")["State"]["Status"], "paused");
+        assert_eq!(engine.docker(["exec", "box", "echo", "in"]).success(), "in");
+        wait_until("healthy", || engine.inspect("box")["State"]["Health"]["Status"] == "healthy");
+        // Its address is not given away.
+        engine.docker(["run", "--rm", "tiny", "true"]).success();
+    }
+    engine.docker(["stop", "-t", "0", "box"]).success();
+    let log = engine.docker(["logs", "box"]).success();
+    let numbers: Vec<u32> = log.lines().filter_map(|line| line.strip_prefix("line ")?.parse().ok()).collect();
+    assert!(numbers.len() > 10 && numbers.windows(2).all(|pair| pair[1] == pair[0] + 1), "a line is lost");
+    engine.docker(["unpause", "still"]).success();
+    assert_eq!(engine.docker(["exec", "still", "echo", "in"]).success(), "in");
+    // The port is free again.
+    engine.docker(["start", "box"]).success();
+}
+
+#[test]
+fn ends_without_an_engine_are_known_to_the_next_one() {
+    let Some(mut engine) = Engine::start("crash-ends") else { return };
+    let wait = "while [ ! -e /go ]; do sleep 0.01; done";
+    let names = ["code", "signal", "noisy", "brief"];
+    for (name, end) in [("code", "exit 42"), ("signal", "kill -9 $$"), ("noisy", "yes | head -n 50000; exit 7")] {
+        let script = format!("{wait}; {end}");
+        engine.docker(["run", "-d", "--init", "--name", name, "tiny", "sh", "-c", &script]).success();
+    }
+    engine.docker(["run", "-d", "--rm", "--name", "brief", "tiny", "sh", "-c", wait]).success();
+    let pids = names.map(|name| engine.pid_of(name));
+    engine.kill();
+    for pid in pids {
+        std::fs::write(format!("/proc/{pid}/root/go"), "").unwrap();
+    }
+    wait_until("all have ended", || pids.iter().all(|pid| !Path::new(&format!("/proc/{pid}")).exists()));
+    engine.launch();
+    for (name, code) in [("code", "42"), ("signal", "137"), ("noisy", "7")] {
+        assert_eq!(engine.docker(["wait", name]).success(), code, "{name}");
+        wait_until("it is recorded", || engine.inspect(name)["State"]["Status"] == "exited");
+    }
+    assert_eq!(engine.docker(["logs", "noisy"]).success().lines().count(), 50_000);
+    wait_until("a --rm container goes with its end", || engine.api("GET", "/containers/brief/json", "").status == 404);
+    // And once more: what was recorded stays recorded.
+    engine.restart_after_kill();
+    assert_eq!(engine.docker(["wait", "code"]).success(), "42");
+}
+
+#[test]
+fn clients_that_come_back_see_the_truth() {
+    let Some(mut engine) = Engine::start("crash-clients") else { return };
+    let script = "i=0; while [ ! -e /go ]; do i=$((i+1)); echo line $i; sleep 0.01; done; echo last; exit 6";
+    engine.docker(["run", "-d", "--name", "box", "tiny", "sh", "-c", script]).success();
+    let waiting = engine.docker_running(["wait", "box"]);
+    let following = engine.docker_running(["logs", "-f", "box"]);
+    following.wait_for("line 3");
+    engine.kill();
+    // They hear that the engine has gone instead of hanging.
+    assert_ne!(waiting.wait().code, 0);
+    drop(following.wait());
+    engine.launch();
+    let (waiting, following) = (engine.docker_running(["wait", "box"]), engine.docker_running(["logs", "-f", "box"]));
+    following.wait_for("line 3");
+    let attached = engine.docker_running(["attach", "--no-stdin", "box"]);
+    attached.wait_for("line");
+    engine.docker(["exec", "box", "touch", "/go"]).success();
+    assert_eq!(waiting.wait().success(), "6");
+    let text = following.wait().success();
+    assert!(text.starts_with("line 1\n") && text.ends_with("last"), "{text}");
+    assert_eq!(attached.wait().code, 6);
+}
+
+#[test]
+fn a_killed_shim_ends_its_container_with_an_honest_reason() {
+    let Some(mut engine) = Engine::start("crash-shim") else { return };
+    for name in ["box", "other", "again", "away"] {
+        let policy = if name == "again" { "on-failure" } else { "no" };
+        engine
+            .docker(["run", "-d", "--name", name, "--restart", policy, "-p", "80", "tiny", "sleep", "1000"])
+            .success();
+    }
+    let waiting = engine.docker_running(["wait", "box"]);
+    let pids = ["box", "again", "away"].map(|name| engine.pid_of(name));
+    kill(parent_of(pids[0]));
+    assert_eq!(waiting.wait().success(), "255");
+    wait_until("its process is gone", || !Path::new(&format!("/proc/{}", pids[0])).exists());
+    let state = engine.inspect("box")["State"].clone();
+    assert_eq!((&state["Status"], &state["Error"]), (&"exited".into(), &"its shim was killed".into()));
+    let why = engine.berth(["why", "box"]).success();
+    assert!(why.contains("shim"), "{why}");
+    // It can be started again, and so does its policy.
+    engine.docker(["start", "box"]).success();
+    assert_eq!(engine.docker(["exec", "box", "echo", "in"]).success(), "in");
+    kill(parent_of(pids[1]));
+    wait_until("started again by its policy", || {
+        let state = engine.inspect("again")["State"].clone();
+        state["Running"] == true && state["Pid"] != pids[1] && state["Pid"] != 0
+    });
+    // Killed while no engine was there.
+    engine.kill();
+    kill(parent_of(pids[2]));
+    engine.launch();
+    wait_until("known to the next engine", || engine.inspect("away")["State"]["Status"] == "exited");
+    assert_eq!(engine.inspect("away")["State"]["Error"], "its shim was killed");
+    wait_until("its process is gone", || !Path::new(&format!("/proc/{}", pids[2])).exists());
+    assert_eq!(engine.docker(["exec", "other", "echo", "in"]).success(), "in");
+}
+
+#[test]
+fn idle_shims_that_were_killed_are_replaced() {
+    let Some(engine) = Engine::start("crash-idle") else { return };
+    for _ in 0..3 {
+        let children =
+            std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", engine.pid())).unwrap_or_default();
+        for child in children.split_whitespace().filter_map(|text| text.parse().ok()) {
+            let line = std::fs::read_to_string(format!("/proc/{child}/cmdline")).unwrap_or_default();
+            if line.starts_with("berth-shim") {
+                kill(child);
+            }
+        }
+        engine.docker(["run", "--rm", "tiny", "true"]).success();
+    }
+}
+
+#[test]
+fn a_second_engine_on_the_same_folders_is_refused() {
+    let Some(engine) = Engine::start("crash-second") else { return };
+    engine.docker(["run", "-d", "--name", "box", "tiny", "sleep", "1000"]).success();
+    let second = std::process::Command::new(berth_testkit::programs().join("berthd"))
+        .args(["-H", &format!("unix://{}", engine.root().join("second.sock").display())])
+        .arg("--data-root")
+        .arg(engine.root().join("data"))
+        .arg("--exec-root")
+        .arg(engine.root().join("run"))
+        .output()
+        .unwrap();
+    assert!(!second.status.success(), "{}", String::from_utf8_lossy(&second.stderr));
+    assert_eq!(engine.docker(["exec", "box", "echo", "in"]).success(), "in");
+}
+
+#[test]
+fn a_graceful_end_is_no_different_for_containers() {
+    let Some(mut engine) = Engine::start("crash-graceful") else { return };
+    engine.docker(["run", "-d", "--name", "box", "tiny", "sleep", "1000"]).success();
+    let before = engine.pid_of("box");
+    engine.stop();
+    assert!(Path::new(&format!("/proc/{before}")).exists());
+    engine.launch();
+    assert_eq!(engine.pid_of("box"), before);
+    assert_eq!(engine.docker(["exec", "box", "echo", "in"]).success(), "in");
+}
