@@ -1,5 +1,11 @@
 //! The whole server: real sockets, name servers of the test's own, an engine's requests.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "a test program; clippy knows only #[test] functions as tests"
+)]
+
 use berth_dns::protocol::{self, Op, Reply, View};
 use berth_dns::server::Server;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};

@@ -2,6 +2,8 @@
 //!
 //! `BERTH_ENDURANCE_KILLS=50 cargo test -p berth-e2e --test net_endurance` for the long run.
 
+#![allow(clippy::unwrap_used, reason = "a test program; clippy knows only #[test] functions as tests")]
+
 use berth_testkit::Engine;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use std::io::{BufRead, BufReader, Read, Write};
