@@ -242,6 +242,12 @@ impl Container {
     }
 }
 
+/// Whether a child has ended; it is left to be waited for.
+pub(crate) fn has_ended(pidfd: &OwnedFd) -> bool {
+    let look = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
+    matches!(rustix::process::waitid(WaitId::PidFd(pidfd.as_fd()), look), Ok(Some(_)))
+}
+
 /// Waits for a process that has ended.
 pub(crate) fn status_of(pidfd: &OwnedFd) -> ExitStatus {
     match rustix::process::waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED) {

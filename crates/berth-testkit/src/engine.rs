@@ -319,7 +319,7 @@ fn kill_below(cgroup: &Path) {
 }
 
 /// A root filesystem of one static program as a tar file; made once per test program.
-fn tiny_archive() -> &'static [u8] {
+pub fn tiny_archive() -> &'static [u8] {
     static ARCHIVE: OnceLock<Vec<u8>> = OnceLock::new();
     ARCHIVE.get_or_init(|| {
         let folder = tempfile::Builder::new().prefix("berth-tiny-").tempdir_in("/var/tmp").expect("scratch folder");

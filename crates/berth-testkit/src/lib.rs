@@ -21,7 +21,7 @@ mod token;
 
 pub use api::{Exchange, Remote, Response, frames};
 pub use client::Client;
-pub use engine::{Engine, kill, parent_of};
+pub use engine::{Engine, kill, parent_of, tiny_archive};
 pub use link::Link;
 pub use output::Output;
 pub use registry::Registry;

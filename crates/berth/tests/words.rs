@@ -35,7 +35,7 @@ fn wrong_words_exit_as_dockers_and_name_what_was_meant() {
         (&["run"], 1, "requires at least 1 argument"),
         (&["run", "-p", "x:80", "img"], 125, "invalid hostPort: x"),
         (&["run", "--rm", "--restart", "always", "img"], 125, "conflicting options"),
-        (&["build", "."], 1, "building is not supported"),
+        (&["build", "."], 1, "cannot find a Dockerfile"),
     ] {
         let out = berth(words);
         assert_eq!(out.status.code(), Some(code), "{words:?}: {}", text(&out.stderr));

@@ -208,7 +208,7 @@ fn it_is_refused_where_it_cannot_be() {
         ("{}", "No exec command specified"),
         (r#"{"Cmd": []}"#, "No exec command specified"),
         (r#"{"Cmd": 5}"#, "cannot unmarshal"),
-        (r#"{"Cmd": ["true"], "DetachKeys": "ctrl-"}"#, "etach keys"),
+        (r#"{"Cmd": ["true"], "DetachKeys": "ctrl-"}"#, "Invalid escape keys (ctrl-) provided"),
         ("{", "EOF"),
     ] {
         let refusal = engine.api("POST", "/containers/box/exec", body);

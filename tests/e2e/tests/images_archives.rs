@@ -37,8 +37,8 @@ fn image(name: &str, layers: &[Vec<u8>]) -> Vec<u8> {
 }
 
 /// The layer of the image `tiny`, as it was imported.
-fn tiny(engine: &Engine) -> Vec<u8> {
-    std::fs::read(engine.root().join("tiny.tar")).unwrap()
+fn tiny() -> Vec<u8> {
+    berth_testkit::tiny_archive().to_vec()
 }
 
 fn layers(engine: &Engine) -> Vec<String> {
@@ -92,7 +92,7 @@ fn what_a_container_made_survives_commit_save_and_load_into_another_engine() {
 #[test]
 fn an_image_of_three_hundred_layers_runs() {
     let Some(engine) = Engine::start("layers") else { return };
-    let mut all = vec![tiny(&engine)];
+    let mut all = vec![tiny()];
     for number in 1..300 {
         // Each adds one file and deletes one of the layer before.
         let gone = format!("many/.wh.{}", number - 2);
@@ -118,7 +118,7 @@ fn an_engine_killed_while_it_loads_shows_nothing_half_done() {
     let contents: Vec<(String, Vec<u8>)> = (0..300).map(|n| (format!("d{}/f{n}", n % 20), noise(n))).collect();
     let files: Vec<(&str, &[u8])> = contents.iter().map(|(name, bytes)| (name.as_str(), &bytes[..])).collect();
     let archive = engine.root().join("big.tar");
-    let bytes = image("big:1", &[tiny(&engine), tar(&files), tar(&files[..100])]);
+    let bytes = image("big:1", &[tiny(), tar(&files), tar(&files[..100])]);
     std::fs::write(&archive, bytes).unwrap();
     let before = layers(&engine);
     for round in 0..4 {
@@ -157,6 +157,7 @@ fn a_full_disk_is_said_so_and_leaves_nothing() {
     // Not zeros: those would take no space.
     let noise: Vec<u8> = (0..40_000_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8 | 1).collect();
     std::fs::write(&archive, image("big:1", &[tar(&[("noise", &noise)])])).unwrap();
+    std::fs::write(&tiny, berth_testkit::tiny_archive()).unwrap();
     engine.kill();
     let small = engine.root().join("data");
     let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=24m", "tmpfs"]).arg(&small).status().unwrap();
@@ -182,7 +183,7 @@ fn a_full_disk_is_said_so_and_leaves_nothing() {
 #[test]
 fn system_df_equals_the_disk() {
     let Some(engine) = Engine::start("df") else { return };
-    let base = tiny(&engine);
+    let base = tiny();
     let one = tar(&[("a", &vec![7; 3_000_000]), ("b/c", b"x"), ("b/d", &[9; 5000])]);
     engine.docker_with_input(["load"], &image("one:1", &[base.clone(), one.clone()])).success();
     engine.docker_with_input(["load"], &image("two:1", &[base, one, tar(&[("e", &vec![5; 1_000_000])])])).success();
@@ -277,7 +278,7 @@ fn an_image_with_dev_as_a_link_puts_nothing_on_the_host() {
     header.set_entry_type(tar::EntryType::Symlink);
     header.set_size(0);
     builder.append_link(&mut header, "dev", &outside).unwrap();
-    let archive = image("dev:1", &[tiny(&engine), builder.into_inner().unwrap()]);
+    let archive = image("dev:1", &[tiny(), builder.into_inner().unwrap()]);
     engine.docker_with_input(["load"], &archive).success();
     // Whether it runs does not matter; what the host sees does.
     engine.docker(["run", "--rm", "-t", "dev:1", "true"]);
@@ -287,7 +288,7 @@ fn an_image_with_dev_as_a_link_puts_nothing_on_the_host() {
 #[test]
 fn a_damaged_layer_is_found_set_aside_and_made_anew() {
     let Some(engine) = Engine::start("check") else { return };
-    let archive = image("words:1", &[tiny(&engine), tar(&[("word", b"right")])]);
+    let archive = image("words:1", &[tiny(), tar(&[("word", b"right")])]);
     engine.docker_with_input(["load"], &archive).success();
     let said = engine.berth(["system", "check"]).success();
     assert!(said.contains("layers") && said.contains("checked"), "{said}");

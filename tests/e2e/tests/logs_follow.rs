@@ -163,7 +163,7 @@ fn long_lines_and_lines_without_an_end_are_whole() {
 fn drivers_and_options_that_cannot_be_are_refused() {
     let Some(engine) = Engine::start("logs-bad") else { return };
     for (arguments, words) in [
-        (&["--log-driver", "syslog"][..], "no log driver named 'syslog'"),
+        (&["--log-driver", "syslog"][..], "plugin \"syslog\" not found"),
         (&["--log-opt", "max-size=big"], "max-size"),
         (&["--log-opt", "max-file=0"], "max-file"),
         (&["--log-opt", "colour=red"], "unknown log opt 'colour'"),

@@ -110,7 +110,8 @@ fn a_terminal_follows_its_clients_size() {
         assert_eq!(engine.api("POST", &format!("/containers/box/resize?{bad}"), "").status, 400, "{bad}");
     }
     engine.docker(["run", "-d", "--name", "plain", "tiny", "sleep", "1000"]).success();
-    assert!(engine.api("POST", "/containers/plain/resize?h=1&w=1", "").status >= 400);
+    // As dockerd answers: there is nothing to resize.
+    assert_eq!(engine.api("POST", "/containers/plain/resize?h=1&w=1", "").status, 200);
     assert_eq!(engine.api("POST", "/containers/nobody/resize?h=1&w=1", "").status, 404);
 }
 

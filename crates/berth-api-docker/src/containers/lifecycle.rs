@@ -112,7 +112,7 @@ async fn rename(State(engine): State<Engine>, Path(id): Path<String>, params: Pa
 /// Rows and columns of a resize.
 pub(super) fn size(params: &Params) -> Result<(u16, u16), Error> {
     let side = |key: &str, name: &str| -> Result<u16, Error> {
-        let text = params.filled(key).unwrap_or("0");
+        let text = params.get(key).unwrap_or("");
         let invalid = |why: &str| Error::invalid(format!("invalid resize {name} {text:?}: {why}"));
         let value: u64 = text.parse().map_err(|_| invalid("invalid syntax"))?;
         u16::try_from(value).map_err(|_| invalid("value out of range"))

@@ -2,7 +2,7 @@
 
 use super::{Draining, Monitor, SIGKILL};
 use crate::client::Client;
-use crate::container::{ExecProcess, now, status_of};
+use crate::container::{ExecProcess, has_ended, now, status_of};
 use crate::streams::Streams;
 use berth_log::Stream;
 use berth_shim_proto::{Notice, Target};
@@ -64,6 +64,12 @@ impl Monitor {
         }
         let status = draining.status;
         self.draining = None;
+        // Ends are told in their order: the container's takes those of its execs that nobody heard of for killed.
+        let ended = |exec: &ExecProcess| exec.pidfd.as_ref().is_some_and(has_ended);
+        for index in (0..container.execs.len()).filter(|&index| ended(&container.execs[index])).collect::<Vec<_>>() {
+            self.exec_ended(index);
+        }
+        let Some(container) = &mut self.container else { return };
         if let Some(writer) = &mut container.log {
             for stream in [Stream::Stdout, Stream::Stderr] {
                 if let Err(error) = writer.end(stream, now()) {

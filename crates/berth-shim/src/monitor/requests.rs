@@ -225,7 +225,13 @@ impl Monitor {
         }
         let wanted = Wanted { tty: exec.tty, size: exec.console_size, stdin: exec.stdin, output: exec.output };
         let (mut streams, stdio) = Streams::make(&wanted)?;
-        let running = Self::launch(container, &exec.process, stdio)?;
+        let running = match Self::launch(container, &exec.process, stdio) {
+            // It ended while we looked at it: that is the reason, whatever step met it.
+            Err(_) if crate::container::has_ended(&container.pidfd) => {
+                return Err(Error::conflict(format!("container {} is not running", container.create.id)));
+            }
+            launched => launched?,
+        };
         streams.take_terminal(running.terminal);
         container.execs.push(ExecProcess {
             id: exec.id,
