@@ -176,7 +176,7 @@ impl Auth {
             scopes: scopes.clone(),
         });
         if let Challenge::Bearer { scope, .. } = &challenge {
-            scopes.extend(scope.split(' ').filter(|scope| !scope.is_empty()).map(str::to_owned));
+            scopes.extend(scope.split(' ').filter(|scope| !scope.is_empty()).map(in_order));
         }
         lock(&self.challenges).insert(origin.clone(), challenge);
         true
@@ -284,4 +284,15 @@ fn token_call(
         Credentials::Basic { username, password } => call.with(header::AUTHORIZATION, &basic(username, password)),
         _ => call,
     })
+}
+/// `repository:a:push,pull` asks for what `repository:a:pull,push` does; registries name the actions in any order.
+fn in_order(scope: &str) -> String {
+    match scope.rsplit_once(':') {
+        Some((of, actions)) => {
+            let mut actions: Vec<&str> = actions.split(',').collect();
+            actions.sort_unstable();
+            format!("{of}:{}", actions.join(","))
+        }
+        None => scope.to_owned(),
+    }
 }

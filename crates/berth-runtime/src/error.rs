@@ -15,6 +15,8 @@ pub enum LaunchKind {
     CannotRun,
     /// The host refused a step.
     Host,
+    /// The container that was to be joined is ending: its namespaces are gone before its process is.
+    Gone,
 }
 
 /// A launch that failed: `text` is a whole sentence without the words around it.
@@ -53,6 +55,15 @@ impl<T> Step<T> for std::io::Result<T> {
             None => LaunchError::host(format!("{}: {error}", what())),
         })
     }
+}
+
+/// A step of joining a container's process.
+pub(crate) fn join<T>(result: Result<T, Errno>, what: &str) -> Result<T, LaunchError> {
+    let gone = matches!(result, Err(Errno::SRCH));
+    result.step(|| what.to_owned()).map_err(|error| match gone {
+        true => LaunchError { kind: LaunchKind::Gone, ..error },
+        false => error,
+    })
 }
 
 /// The system's words, in Docker's lower case.

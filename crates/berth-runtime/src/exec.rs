@@ -130,8 +130,8 @@ fn inside(
     let agent = Agent::connect(request.spec, filter, &of)?;
     child::join_cgroups(&request.cgroup)?;
     if !spaces.is_empty() {
-        rustix::thread::move_into_thread_name_spaces(container, spaces)
-            .step(|| "join the container's namespaces".to_owned())?;
+        let joined = rustix::thread::move_into_thread_name_spaces(container, spaces);
+        crate::error::join(joined, "join the container's namespaces")?;
     }
     if spaces.contains(ThreadNameSpaceType::USER) {
         child::become_root()?;

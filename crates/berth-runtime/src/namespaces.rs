@@ -128,8 +128,9 @@ impl Namespaces {
 /// Joins what an exec must share with the container's process before its clone.
 pub(crate) fn pid_namespace_of(pidfd: impl AsFd) -> Result<Around, LaunchError> {
     let around = Around { restore: vec![(LinkNameSpaceType::ProcessID, own("pid")?)] };
-    rustix::thread::move_into_thread_name_spaces(pidfd.as_fd(), rustix::thread::ThreadNameSpaceType::PROCESS_ID)
-        .step(|| "join the container's pid namespace".to_owned())?;
+    let kind = rustix::thread::ThreadNameSpaceType::PROCESS_ID;
+    let joined = rustix::thread::move_into_thread_name_spaces(pidfd.as_fd(), kind);
+    crate::error::join(joined, "join the container's pid namespace")?;
     Ok(around)
 }
 

@@ -65,6 +65,7 @@ pub(crate) fn launch_error(error: &LaunchError) -> Error {
         LaunchKind::NotFound => (ErrorKind::CannotRun, Some(2)),
         LaunchKind::CannotRun => (ErrorKind::CannotRun, Some(13)),
         LaunchKind::Host => (ErrorKind::Internal, None),
+        LaunchKind::Gone => (ErrorKind::Conflict, None),
     };
     let mut told = Error::new(kind, error.text.clone());
     told.errno = errno;
