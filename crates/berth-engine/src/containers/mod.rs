@@ -65,10 +65,12 @@ impl Containers {
         let record = found.record();
         let running = matches!(found.phase(), berth_types::Phase::Running { .. });
         let paused: Option<Box<dyn Send + Sync>> = match pause && running {
-            true => {
-                self.pause(record.id.as_str()).await?;
-                Some(Box::new(Thaw { containers: self.clone(), id: record.id.to_string() }))
-            }
+            true => match self.pause(record.id.as_str()).await {
+                Ok(()) => Some(Box::new(Thaw { containers: self.clone(), id: record.id.to_string() })),
+                // It ended meanwhile, and stands still.
+                Err(error) if error.kind == ErrorKind::Conflict && found.phase().pid().is_none() => None,
+                Err(error) => return Err(error),
+            },
             false => None,
         };
         Ok(CommitSource {
