@@ -4,6 +4,7 @@
 #   run.sh [FOLDER-WITH-PROGRAMS]      plays the scene, leaves both databases running
 #   run.sh --stop                      stops them and the engine, removes everything
 set -euo pipefail
+[ "${1:-}" = --stop ] || given=${1:+$(realpath "$1")} # before the change of folder: it may be relative
 cd "$(dirname "$0")"
 
 work=${BERTH_DEMO_ROOT:-/var/tmp/berth-demo}
@@ -29,7 +30,7 @@ fi
 
 [ "$(id -u)" = 0 ] || { echo "this needs root: containers are made for real" >&2; exit 1; }
 mkdir -p "$work"
-realpath "${1:-../../target/release}" >"$work/programs"
+realpath "${given:-../../target/release}" >"$work/programs"
 PATH=$(programs):$PATH
 
 if ! berth version >/dev/null 2>&1; then
@@ -70,7 +71,7 @@ start db15 postgres:15 "$port15"
 start db17 postgres:17 "$port17"
 ready "$port15"; ready "$port17"
 for port in "$port15" "$port17"; do
-    echo "port $port answers: $(query "$port" 'select version()' | cut -d'(' -f1), listening on $(query "$port" 'show port') inside"
+    echo "port $port answers: $(query "$port" 'select version()' | cut -d' ' -f1,2), listening on $(query "$port" 'show port') inside"
     query "$port" "create table if not exists visits (at timestamptz default now()); insert into visits default values"
 done
 
