@@ -90,7 +90,7 @@ pub(crate) async fn run(engine: &Engine, program: Program, output: berth_build::
     taken.note(&shim_folder, engine.boot_id()).map_err(|cause| {
         Error::because(ErrorKind::Internal, format!("cannot write into {}", shim_folder.display()), &cause)
     })?;
-    sweep.shim = Some((taken.shim.clone(), taken.pid));
+    sweep.shim = Some(taken.pid);
     let create = Create {
         id: id.clone(),
         dir: shim_folder.clone(),
@@ -113,9 +113,10 @@ pub(crate) async fn run(engine: &Engine, program: Program, output: berth_build::
         seccomp_cache: Some(engine.config().data_root.join("seccomp")),
     };
     let exit = converse(&mut taken.incoming, &taken.shim, create, &shim_folder, output).await?;
-    drop(taken.incoming);
     sweep.armed = false;
-    sweep.clean(true).await;
+    // Before its folder goes: without it no later engine finds the shim.
+    forget(&taken.shim, &mut taken.incoming).await;
+    sweep.clean().await;
     Ok(exit)
 }
 
@@ -322,7 +323,8 @@ struct Sweep {
     id: ContainerId,
     cgroup: String,
     attached: Option<Attachment>,
-    shim: Option<(Arc<Shim>, i32)>,
+    /// The shim's pid.
+    shim: Option<i32>,
     folder: PathBuf,
     /// Files that the step sees.
     seen: PathBuf,
@@ -330,12 +332,8 @@ struct Sweep {
 }
 
 impl Sweep {
-    async fn clean(&mut self, ended: bool) {
-        if let Some((shim, pid)) = self.shim.take() {
-            if ended {
-                // A shim that cannot hear it any more has gone by itself.
-                shim.tell(Body::Forget).await.ok();
-            }
+    async fn clean(&mut self) {
+        if let Some(pid) = self.shim.take() {
             crate::shim::forget_process(pid);
         }
         if let Some(attached) = self.attached.take()
@@ -383,7 +381,7 @@ impl Drop for Sweep {
         };
         tokio::spawn(async move {
             kill(&rest.folder).await;
-            rest.clean(false).await;
+            rest.clean().await;
         });
     }
 }
@@ -407,11 +405,17 @@ async fn kill(folder: &Path) {
     };
     let both = async { tokio::join!(asking, listening) };
     if let Ok(((), mut incoming)) = tokio::time::timeout(Duration::from_secs(END_SECONDS_MAX), both).await {
-        let hearing = async { while incoming.next().await.is_some() {} };
-        tokio::select! {
-            result = shim.tell(Body::Forget) => drop(result.ok()),
-            () = hearing => {}
-        }
+        forget(&shim, &mut incoming).await;
+    }
+}
+
+/// Lets a shim go whose step has ended; its answer comes only while somebody reads it.
+async fn forget(shim: &Shim, incoming: &mut Incoming) {
+    let hearing = async { while incoming.next().await.is_some() {} };
+    tokio::select! {
+        // A shim that cannot hear it any more has gone by itself.
+        result = shim.tell(Body::Forget) => drop(result.ok()),
+        () = hearing => {}
     }
 }
 

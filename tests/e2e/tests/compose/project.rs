@@ -1,12 +1,7 @@
 //! Docker Compose against this engine: one project from up to down.
-//!
-//! Needs the compose plugin; without one it is skipped, aloud.
 
-#[path = "support/compose.rs"]
-mod compose;
-
+use crate::plugin::{self, Compose};
 use berth_testkit::Engine;
-use compose::Compose;
 
 const PROJECT: &str = r#"
 name: shop
@@ -47,7 +42,7 @@ configs:
 
 #[test]
 fn a_project_comes_up_in_order_works_and_leaves_nothing() {
-    if !compose::found() {
+    if !plugin::found() {
         return;
     }
     let Some(engine) = Engine::start("compose") else { return };

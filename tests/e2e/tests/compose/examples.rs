@@ -1,13 +1,10 @@
 //! The projects of `examples/compose`, each from `up` to `down` with Docker's Compose plugin.
 //!
 //! Whatever a project is about is looked at; then the engine is killed under it, and nothing is noticed; then it goes
-//! down, and nothing is left. Needs the compose plugin; without one each test is skipped, aloud.
+//! down, and nothing is left.
 
-#[path = "support/compose.rs"]
-mod compose;
-
+use crate::plugin::{self, Compose};
 use berth_testkit::{Engine, wait_until};
-use compose::Compose;
 use std::path::{Path, PathBuf};
 
 /// Copies a folder of the examples, hidden files and all.
@@ -23,7 +20,7 @@ fn project<'a>(engine: &'a Engine, folder: &Path, env: &[(&str, &str)]) -> Compo
 
 /// Plays the project `name`: `options` for `up`, `check` while it is up.
 fn play(name: &str, env: &[(&str, &str)], options: &[&str], check: impl Fn(&Compose<'_>)) {
-    if !compose::found() {
+    if !plugin::found() {
         return;
     }
     let Some(mut engine) = Engine::start(&format!("example-{name}")) else { return };
