@@ -46,7 +46,7 @@ pub enum SlotError {
     Enter(#[source] Errno),
     #[error("cannot set {path}")]
     Sysctl {
-        path: &'static str,
+        path: String,
         #[source]
         source: std::io::Error,
     },
@@ -101,8 +101,12 @@ pub struct Interface<'a> {
     pub name: &'a str,
     pub mac: [u8; 6],
     pub addresses: &'a [(IpAddr, u8)],
+    /// Link-local ones; nobody on the host looks for them.
+    pub local_addresses: &'a [(IpAddr, u8)],
     /// Default routes to set.
     pub gateways: &'a [IpAddr],
+    /// Path below `/proc/sys`, with `IFNAME` for the interface's name, and value.
+    pub sysctls: &'a [(String, String)],
 }
 
 impl Namespace {
@@ -243,23 +247,28 @@ fn configure(interface: &Interface<'_>) -> Result<(), SlotError> {
     let mut route = Route::open().map_err(failed)?;
     let link = route.link(interface.name).map_err(failed)?;
     let index = link.ok_or_else(|| SlotError::Lost(interface.name.to_owned()))?.index;
-    if interface.addresses.iter().any(|(address, _)| address.is_ipv6()) {
+    if interface.addresses.iter().chain(interface.local_addresses).any(|(address, _)| address.is_ipv6()) {
         std::fs::write(format!("/proc/sys/net/ipv6/conf/{}/disable_ipv6", interface.name), "0")
-            .map_err(|source| SlotError::Sysctl { path: "net.ipv6.conf.<interface>.disable_ipv6", source })?;
+            .map_err(|source| SlotError::Sysctl { path: "net.ipv6.conf.<interface>.disable_ipv6".to_owned(), source })?;
     }
     let mut batch = Batch::default();
     route::set_up(&mut batch, index);
-    for &(address, prefix_len) in interface.addresses {
+    for &(address, prefix_len) in interface.addresses.iter().chain(interface.local_addresses) {
         route::add_address(&mut batch, index, address, prefix_len);
     }
     for &gateway in interface.gateways {
         route::set_default_route(&mut batch, gateway, index);
     }
-    route.run(batch).map_err(failed)
+    route.run(batch).map_err(failed)?;
+    for (name, value) in interface.sysctls {
+        let path = format!("/proc/sys/{}", name.replace("IFNAME", interface.name));
+        std::fs::write(&path, value).map_err(|source| SlotError::Sysctl { path, source })?;
+    }
+    Ok(())
 }
 
 fn sysctl(path: &'static str, value: &str) -> Result<(), SlotError> {
-    std::fs::write(path, value).map_err(|source| SlotError::Sysctl { path, source })
+    std::fs::write(path, value).map_err(|source| SlotError::Sysctl { path: path.to_owned(), source })
 }
 
 fn in_thread<T: Send>(work: impl FnOnce() -> Result<T, SlotError> + Send) -> Result<T, SlotError> {

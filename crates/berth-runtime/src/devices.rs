@@ -40,6 +40,10 @@ pub(crate) fn make(root: BorrowedFd<'_>, devices: &[LinuxDevice], bind: bool) ->
     }
     for device in devices {
         let path = device.path();
+        // Terminals are those of the container's own devpts, whatever the host's node is called.
+        if path == Path::new("/dev/ptmx") {
+            continue;
+        }
         let kind = match device.typ() {
             LinuxDeviceType::C | LinuxDeviceType::U => FileType::CharacterDevice,
             LinuxDeviceType::B => FileType::BlockDevice,

@@ -54,6 +54,8 @@ pub struct Config {
     pub stop_timeout_seconds: Option<i64>,
     pub shell: Option<Vec<String>>,
     pub on_build: Option<Vec<String>>,
+    /// Of command lines of Windows; images carry it through.
+    pub args_escaped: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

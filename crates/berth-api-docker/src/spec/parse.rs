@@ -83,6 +83,7 @@ pub(crate) fn config(f: &Fields<'_>) -> Result<Config> {
         stop_timeout_seconds: f.int_or_none("StopTimeout", "int")?,
         shell: f.text_or_texts("Shell")?,
         on_build: f.texts_or_none("OnBuild")?,
+        args_escaped: f.flag("ArgsEscaped")?,
     })
 }
 
@@ -115,6 +116,9 @@ fn healthcheck(f: &Fields<'_>) -> Result<Healthcheck> {
 
 fn host_config(f: &Fields<'_>) -> Result<HostConfig> {
     refuse_if(!f.text("Cgroup")?.is_empty(), "HostConfig.Cgroup")?;
+    // Of older versions of the API.
+    refuse_if(f.raw("Capabilities").is_some(), "HostConfig.Capabilities")?;
+    refuse_if(f.int("DiskQuota")? != 0, "HostConfig.DiskQuota")?;
     let isolation = f.text("Isolation")?;
     if !matches!(isolation.as_str(), "" | "default") {
         return Err(Error::invalid(format!("invalid isolation ({isolation}): linux only supports 'default'")));

@@ -34,6 +34,9 @@ pub(crate) fn config(config: &Config) -> Value {
     if let Some(check) = &config.healthcheck {
         value["Healthcheck"] = healthcheck(check);
     }
+    if config.args_escaped {
+        value["ArgsEscaped"] = json!(true);
+    }
     if config.network_disabled {
         value["NetworkDisabled"] = json!(true);
     }
@@ -156,6 +159,7 @@ const CONFIG: &[&str] = &[
     "Env",
     "Cmd",
     "Healthcheck",
+    "ArgsEscaped",
     "Image",
     "Volumes",
     "WorkingDir",

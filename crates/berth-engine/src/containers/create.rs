@@ -99,14 +99,21 @@ impl Containers {
     /// Names of other containers become ids, and the host name is decided.
     fn complete(&self, spec: &mut ContainerSpec, id: &ContainerId) -> Result<()> {
         let resolve = |name: &mut String| -> Result<()> {
-            *name = self.get(name)?.id.to_string();
+            // "Not found" would make clients look for the image.
+            *name = self.get(name).map_err(|cause| Error::invalid(cause.message))?.id.to_string();
             Ok(())
         };
+        self.check_links(spec)?;
         if let NetworkMode::Container(name) = &mut spec.host.network_mode {
             resolve(name)?;
         }
         if let IpcMode::Container(name) = &mut spec.host.ipc_mode {
             resolve(name)?;
+            let other = self.get(name)?;
+            if matches!(other.record().spec.host.ipc_mode, IpcMode::Default | IpcMode::Private | IpcMode::None) {
+                return Err(Error::invalid(format!("cannot join IPC of container {}: non-shareable IPC", other.name()))
+                    .with_hint("start that one with --ipc shareable"));
+            }
         }
         if let NamespaceMode::Container(name) = &mut spec.host.pid_mode {
             resolve(name)?;

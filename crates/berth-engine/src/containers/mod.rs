@@ -7,6 +7,7 @@ mod create;
 mod exited;
 mod export;
 mod lifecycle;
+mod links;
 mod logs;
 pub mod mounts;
 mod names;

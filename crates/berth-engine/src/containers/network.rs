@@ -80,7 +80,8 @@ impl Containers {
         changed.spec.endpoints.insert(network.name.clone(), spec.clone());
         if pid.is_some() {
             let hostname = start::chosen_hostname(&record);
-            let attachment = self.engine.networks().join(&found.id, network, spec, hostname).await?;
+            let mut attachment = self.engine.networks().join(&found.id, network, spec, hostname).await?;
+            attachment.neighbours.extend(self.still_linked(&record));
             self.attached(&found, &record, &attachment)?;
         }
         self.store_record(&changed).await?;
@@ -114,7 +115,8 @@ impl Containers {
             changed.spec.host.network_mode = next.map_or(NetworkMode::None, NetworkMode::Named);
         }
         if pid.is_some() {
-            let attachment = self.engine.networks().part(&found.id, network).await?;
+            let mut attachment = self.engine.networks().part(&found.id, network).await?;
+            attachment.neighbours.extend(self.still_linked(&record));
             self.attached(&found, &record, &attachment)?;
         }
         self.store_record(&changed).await?;
@@ -123,7 +125,7 @@ impl Containers {
     }
 
     /// Its network is another one now: record, hosts file, resolv.conf.
-    fn attached(&self, container: &Arc<Container>, record: &Record, attachment: &Attachment) -> Result<()> {
+    pub(super) fn attached(&self, container: &Arc<Container>, record: &Record, attachment: &Attachment) -> Result<()> {
         let before = {
             let mut live = container.live();
             let before = std::mem::replace(&mut live.run.attachment, attachment.clone());

@@ -14,7 +14,7 @@
 //! A step that fails undoes those before it.
 
 use super::record::{Container, Live, Paths, PendingAttach, Record, TABLE_RUN};
-use super::{Containers, Outcome, create, exited};
+use super::{Containers, Outcome, create, exited, links};
 use crate::Engine;
 use crate::networks::{AttachRequest, Attachment, files};
 use crate::oci::{self, ContainerFiles, Joins, OciInput};
@@ -160,6 +160,7 @@ impl Containers {
         undo.shim = None;
         self.tell_networks("connect", &record, &attachment);
         self.tell(container, "start", &[]);
+        self.relink(container);
         self.supervise(container, taken.shim, taken.incoming, Some(taken.pid), cleaning);
         Ok(())
     }
@@ -227,6 +228,8 @@ impl Containers {
             endpoints.clear();
         }
         let none = primary == "none" || record.spec.config.network_disabled;
+        links::of_endpoints(&record.spec, &mut endpoints);
+        let linked = self.linked(record)?;
         let request = AttachRequest {
             id: &record.id,
             name: &record.name,
@@ -236,7 +239,9 @@ impl Containers {
             exposed_ports: &record.spec.config.exposed_ports,
             hostname: &chosen_hostname(record),
         };
-        self.engine.networks().attach(request).await
+        let mut attachment = self.engine.networks().attach(request).await?;
+        attachment.neighbours.extend(linked);
+        Ok(attachment)
     }
 
     /// What `inspect` shows for a container on the host's network.

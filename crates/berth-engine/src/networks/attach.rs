@@ -8,6 +8,7 @@
 //!
 //! A step that fails gives back what the steps before it took; nothing half made is left.
 
+use super::options;
 use super::publish::publish;
 use super::state::{Held, Live, Shared, State, host_error, host_name, random_id};
 use super::types::{AttachRequest, Attachment, Driver, Endpoint};
@@ -118,7 +119,11 @@ impl Shared {
             if planned.iter().any(|plan: &Planned| plan.network_id == id) {
                 continue;
             }
-            let plain = spec.ipv4_address.is_none() && spec.ipv6_address.is_none() && spec.mac_address.is_empty();
+            let plain = spec.ipv4_address.is_none()
+                && spec.ipv6_address.is_none()
+                && spec.link_local_ips.is_empty()
+                && spec.driver_options.is_empty()
+                && spec.mac_address.is_empty();
             let slot = match state.networks.get(&id) {
                 Some(live) if planned.is_empty() && plain && live.network.name == "bridge" => state.slots.pop(),
                 _ => None,
@@ -132,7 +137,10 @@ impl Shared {
                     namespace = Some(Blank { namespace: slot.namespace, names: None });
                     Ok(plan)
                 }
-                None => self.plan_endpoint(&mut state, &id, spec, &format!("eth{}", planned.len())),
+                None => {
+                    let used = |name: &str| planned.iter().any(|plan| plan.endpoint.interface == name);
+                    interface_of(spec, used).and_then(|name| self.plan_endpoint(&mut state, &id, spec, &name))
+                }
             };
             match plan {
                 Ok(mut plan) => {
@@ -303,6 +311,10 @@ pub(super) fn check_endpoint(network: &super::types::Network, spec: &EndpointSpe
             return Err(invalid(&format!("no configured subnet contains IP address {address}")));
         }
     }
+    if let Some(bad) = spec.link_local_ips.iter().find(|text| text.parse::<IpAddr>().is_err()) {
+        return Err(invalid(&format!("invalid link-local IP address: {bad}")));
+    }
+    options::read(&spec.driver_options)?;
     if !spec.mac_address.is_empty() && parse_mac(&spec.mac_address).is_none() {
         return Err(Error::invalid(format!("invalid MAC address: {}", spec.mac_address)));
     }
@@ -430,6 +442,9 @@ pub(super) fn build_endpoint(
     let v4 = endpoint.ipv4.map(|(address, prefix_len)| (IpAddr::V4(address), prefix_len));
     let v6 = endpoint.ipv6.map(|(address, prefix_len)| (IpAddr::V6(address), prefix_len));
     let addresses: Vec<_> = v4.into_iter().chain(v6).collect();
+    let local_addresses = link_local(&endpoint.spec);
+    // What is wrong with them was said when the endpoint was planned.
+    let options = options::read(&endpoint.spec.driver_options).unwrap_or_default();
     let gateways = if endpoint.default_route { endpoint.gateways() } else { Vec::new() };
     namespace.add_interface(
         route,
@@ -441,9 +456,26 @@ pub(super) fn build_endpoint(
             name: &endpoint.interface,
             mac: parse_mac(&endpoint.mac_address).unwrap_or_default(),
             addresses: &addresses,
+            local_addresses: &local_addresses,
+            sysctls: &options.sysctls,
             gateways: &gateways,
         },
     )
+}
+
+/// The interface's name: the one asked for, or the first `eth` that is free.
+pub(super) fn interface_of(spec: &EndpointSpec, used: impl Fn(&str) -> bool) -> Result<String> {
+    match options::read(&spec.driver_options)?.interface {
+        Some(name) if used(&name) => Err(Error::conflict(format!("the container has an interface {name} already"))),
+        Some(name) => Ok(name),
+        None => Ok((0..).map(|n| format!("eth{n}")).find(|name| !used(name)).unwrap_or_default()),
+    }
+}
+
+/// Link-local addresses with the length of their networks (RFC 3927, RFC 4291).
+fn link_local(spec: &EndpointSpec) -> Vec<(IpAddr, u8)> {
+    let addresses = spec.link_local_ips.iter().filter_map(|text| text.parse().ok());
+    addresses.map(|address: IpAddr| (address, if address.is_ipv4() { 16 } else { 64 })).collect()
 }
 
 pub(super) fn default_gateway(state: &State) -> Option<IpAddr> {

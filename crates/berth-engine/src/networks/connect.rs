@@ -3,7 +3,7 @@
 //! The default route belongs to one endpoint: the one with the highest gateway priority, among equals the oldest
 //! interface. When that changes, the route inside moves, and published ports lead to the new endpoint.
 
-use super::attach::{build, name_endpoint};
+use super::attach::{build, interface_of, name_endpoint};
 use super::state::{Held, Shared, State, host_error, host_name};
 use super::types::{Attachment, Endpoint};
 use berth_net::firewall::Publication;
@@ -36,7 +36,7 @@ impl Shared {
         let name = held.name.clone();
         let had_names = held.attachment.names;
         let used = |interface: &str| held.attachment.endpoints.values().any(|e| e.interface == interface);
-        let interface = (0..).map(|n| format!("eth{n}")).find(|name| !used(name)).unwrap_or_default();
+        let interface = interface_of(&spec, used)?;
         let failed = |error: &(dyn std::error::Error + 'static)| {
             host_error(format!("cannot connect container {name} to network {}", network.name), error)
         };

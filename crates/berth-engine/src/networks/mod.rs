@@ -9,6 +9,7 @@
 //!  create     a network comes and goes
 //!  shards     more bridges for a network that one bridge cannot hold
 //!  macvlan    networks that are part of the host's own
+//!  options    what --driver-opt says about one endpoint
 //!  names      what the containers' name server is told, and that it runs
 //!  setup      bridges, table and leftovers when an engine starts
 //!  behind     the two threads that work off the answer's path: slots refilled, addresses given back,
@@ -26,6 +27,7 @@ mod connect;
 mod create;
 mod macvlan;
 mod names;
+mod options;
 mod publish;
 mod records;
 mod setup;
@@ -38,6 +40,7 @@ mod types;
 pub use berth_net::files;
 pub use types::*;
 
+pub(crate) use options::read as endpoint_options;
 pub(crate) use state::Shared;
 
 use crate::containers::ListOptions;

@@ -119,7 +119,7 @@ pub(super) fn random_id() -> Result<[u8; 32]> {
 }
 
 impl Endpoint {
-    pub(super) fn addresses(&self) -> Vec<IpAddr> {
+    pub(crate) fn addresses(&self) -> Vec<IpAddr> {
         let v4 = self.ipv4.map(|(address, _)| IpAddr::V4(address));
         v4.into_iter().chain(self.ipv6.map(|(address, _)| IpAddr::V6(address))).collect()
     }

@@ -155,6 +155,8 @@ fn outside() -> Namespace {
         name: "eth0",
         mac: [2, 0, 0, 0, 0, 2],
         addresses: &[("198.51.100.2".parse().unwrap(), 24)],
+        local_addresses: &[],
+        sysctls: &[],
         gateways: &["198.51.100.1".parse().unwrap()],
     };
     machine.add_interface(&mut route, &interface).unwrap();

@@ -26,6 +26,15 @@ pub fn validate(spec: &ContainerSpec, facts: &HostFacts) -> Result<Vec<String>> 
     let security = security::parse(&spec.host)?;
     warnings.extend(security::check(&security, facts)?);
     limits(&spec.host.resources, facts, false, &mut warnings)?;
+    for (network, endpoint) in &spec.endpoints {
+        let options = crate::networks::endpoint_options(&endpoint.driver_options)?;
+        warnings.extend(
+            options.unknown.iter().map(|key| format!("driver option {key} of network {network} has no effect here")),
+        );
+        if let Some(bad) = endpoint.link_local_ips.iter().find(|text| text.parse::<IpAddr>().is_err()) {
+            return Err(Error::invalid(format!("invalid link-local IP address: {bad}")));
+        }
+    }
     if spec.host.network_mode == NetworkMode::Host && !spec.host.port_bindings.is_empty() {
         warnings.push("Published ports are discarded when using host network mode".to_owned());
     }
@@ -394,6 +403,9 @@ fn cpu(r: &Resources, facts: &HostFacts, warn: &mut dyn FnMut(&str)) -> Result<(
     }
     if (r.cpu_rt_period_micros != 0 || r.cpu_rt_runtime_micros != 0) && !facts.cpu_realtime {
         return refuse("Your kernel does not support CPU real-time scheduler");
+    }
+    if r.cpu_rt_period_micros != 0 && r.cpu_rt_runtime_micros > r.cpu_rt_period_micros {
+        return refuse("CPU real-time runtime cannot be higher than CPU real-time period");
     }
     Ok(())
 }

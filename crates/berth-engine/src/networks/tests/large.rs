@@ -124,6 +124,8 @@ fn a_macvlan_puts_containers_on_the_parents_wire() {
             name: "eth0",
             mac: [2, 0, 0, 0, 1, 2],
             addresses: &[("192.0.2.9".parse().unwrap(), 24)],
+            local_addresses: &[],
+            sysctls: &[],
             gateways: &[],
         };
         peer.add_interface(&mut route, &interface).unwrap();
