@@ -248,8 +248,9 @@ fn configure(interface: &Interface<'_>) -> Result<(), SlotError> {
     let link = route.link(interface.name).map_err(failed)?;
     let index = link.ok_or_else(|| SlotError::Lost(interface.name.to_owned()))?.index;
     if interface.addresses.iter().chain(interface.local_addresses).any(|(address, _)| address.is_ipv6()) {
-        std::fs::write(format!("/proc/sys/net/ipv6/conf/{}/disable_ipv6", interface.name), "0")
-            .map_err(|source| SlotError::Sysctl { path: "net.ipv6.conf.<interface>.disable_ipv6".to_owned(), source })?;
+        std::fs::write(format!("/proc/sys/net/ipv6/conf/{}/disable_ipv6", interface.name), "0").map_err(|source| {
+            SlotError::Sysctl { path: "net.ipv6.conf.<interface>.disable_ipv6".to_owned(), source }
+        })?;
     }
     let mut batch = Batch::default();
     route::set_up(&mut batch, index);

@@ -111,8 +111,11 @@ impl Containers {
             resolve(name)?;
             let other = self.get(name)?;
             if matches!(other.record().spec.host.ipc_mode, IpcMode::Default | IpcMode::Private | IpcMode::None) {
-                return Err(Error::invalid(format!("cannot join IPC of container {}: non-shareable IPC", other.name()))
-                    .with_hint("start that one with --ipc shareable"));
+                return Err(Error::invalid(format!(
+                    "cannot join IPC of container {}: non-shareable IPC",
+                    other.name()
+                ))
+                .with_hint("start that one with --ipc shareable"));
             }
         }
         if let NamespaceMode::Container(name) = &mut spec.host.pid_mode {

@@ -52,9 +52,9 @@ impl Containers {
         for link in &spec.host.links {
             let (name, _) = parts(link)?;
             // "Not found" would make clients look for the image.
-            let other = self
-                .get(name)
-                .map_err(|cause| Error::invalid(cause.message).context(format!("could not get container for {name}")))?;
+            let other = self.get(name).map_err(|cause| {
+                Error::invalid(cause.message).context(format!("could not get container for {name}"))
+            })?;
             if other.record().spec.host.network_mode == NetworkMode::Host {
                 return Err(Error::invalid(
                     "conflicting options: host type networking can't be used with links. This would result in undefined behavior",

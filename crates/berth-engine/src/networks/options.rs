@@ -85,7 +85,8 @@ mod tests {
         let read = of(SYSCTLS, "net.ipv4.conf.IFNAME.log_martians=1,net.ipv6.conf.IFNAME.accept_ra=0").unwrap();
         assert_eq!(read.sysctls[0], ("net/ipv4/conf/IFNAME/log_martians".to_owned(), "1".to_owned()));
         assert_eq!(read.sysctls.len(), 2);
-        for bad in ["kernel.panic=1", "net.ipv4.ip_forward=1", "net.ipv4.conf.all.log_martians=1", "net.ipv4.conf.IFNAME.x"]
+        for bad in
+            ["kernel.panic=1", "net.ipv4.ip_forward=1", "net.ipv4.conf.all.log_martians=1", "net.ipv4.conf.IFNAME.x"]
         {
             assert!(of(SYSCTLS, bad).is_err(), "{bad}");
         }

@@ -75,7 +75,12 @@ pub(crate) fn parse(text: &str) -> Vec<Case<'_>> {
         match (word, line.rsplit_once(" => ")) {
             ("note", _) => note = true,
             ("body", _) => {
-                case.trials.push(Trial { before: std::mem::take(&mut before), body: rest, checks: vec![], only_shown: note });
+                case.trials.push(Trial {
+                    before: std::mem::take(&mut before),
+                    body: rest,
+                    checks: vec![],
+                    only_shown: note,
+                });
             }
             ("host", None) => before.push(rest.to_owned()),
             ("docker", None) => before.push(line.to_owned()),
