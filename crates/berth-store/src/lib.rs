@@ -8,12 +8,15 @@
 //!
 //! One thread writes. Batches that arrive while it syncs are committed together, so sixteen clients pay for
 //! one fsync. A batch is atomic, and durable once its commit has answered. Reads never wait for writers.
-//! A corrupt file is an error that names it; nothing is ever rewritten to "repair" it.
+//! A corrupt file is an error that names it; nothing is ever rewritten to "repair" it. A disk that was full for a
+//! while costs the batches that were answered with an error, and no more ([`file`]).
 //!
 //! This crate does not know what a record means.
 
+mod file;
 mod writer;
 
+use file::File;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::{Serialize, de::DeserializeOwned};
 use std::path::{Path, PathBuf};
@@ -90,7 +93,7 @@ impl Batch {
 /// A handle; clones share the file and the writer.
 #[derive(Clone)]
 pub struct Store {
-    database: Arc<Database>,
+    file: Arc<File>,
     writer: Arc<writer::Writer>,
 }
 
@@ -117,8 +120,13 @@ impl Store {
     }
 
     fn open_at(path: &Path, schema: u32, migrate: Migration) -> Result<Store, StoreError> {
+        let of = path.to_owned();
+        Store::open_by(path, Box::new(move || open_file(&of)), schema, migrate)
+    }
+
+    fn open_by(path: &Path, open: file::Opener, schema: u32, migrate: Migration) -> Result<Store, StoreError> {
         let failed = |cause: redb::Error| StoreError::Open { path: path.to_owned(), cause: Arc::new(cause) };
-        let database = open_file(path).map_err(failed)?;
+        let database = open().map_err(failed)?;
         let found = prepare(&database, schema).map_err(failed)?;
         if found > schema {
             return Err(StoreError::Newer { path: path.to_owned(), found });
@@ -126,18 +134,19 @@ impl Store {
         if found < schema {
             bring_up(&database, found, schema, migrate).map_err(failed)?;
         }
-        let database = Arc::new(database);
-        let writer = Arc::new(writer::Writer::start(database.clone()));
-        Ok(Store { database, writer })
+        let file = Arc::new(File::new(database, open));
+        let writer = Arc::new(writer::Writer::start(file.clone()));
+        Ok(Store { file, writer })
     }
 
     pub fn get<T: DeserializeOwned>(&self, table: &str, key: &str) -> Result<Option<T>, StoreError> {
         let key = format!("{table}/{key}");
-        let read = || -> Result<Option<Vec<u8>>, redb::Error> {
-            let records = self.database.begin_read()?.open_table(RECORDS)?;
+        let read = |database: &Database| -> Result<Option<Vec<u8>>, redb::Error> {
+            let records = database.begin_read()?.open_table(RECORDS)?;
             Ok(records.get(key.as_str())?.map(|value| value.value().to_vec()))
         };
-        let Some(bytes) = read().map_err(|cause| StoreError::Read(Arc::new(cause)))? else { return Ok(None) };
+        let read = self.file.work(read).map_err(|cause| StoreError::Read(Arc::new(cause)))?;
+        let Some(bytes) = read else { return Ok(None) };
         decode(&key, &bytes).map(Some)
     }
 
@@ -148,8 +157,8 @@ impl Store {
         let prefix = format!("{table}/");
         // '0' follows '/' in ASCII: the first key past the table.
         let end = format!("{table}0");
-        let read = || -> Result<Vec<(String, Result<T, StoreError>)>, redb::Error> {
-            let records = self.database.begin_read()?.open_table(RECORDS)?;
+        let read = |database: &Database| -> Result<Vec<(String, Result<T, StoreError>)>, redb::Error> {
+            let records = database.begin_read()?.open_table(RECORDS)?;
             let mut all = Vec::new();
             for entry in records.range::<&str>(prefix.as_str()..end.as_str())? {
                 let (key, value) = entry?;
@@ -157,7 +166,7 @@ impl Store {
             }
             Ok(all)
         };
-        read().map_err(|cause| StoreError::Read(Arc::new(cause)))
+        self.file.work(read).map_err(|cause| StoreError::Read(Arc::new(cause)))
     }
 
     /// Hands `batch` to the writer; `done` is called on the writer's thread once it is durable or failed.
@@ -267,6 +276,70 @@ mod tests {
             thread.join().unwrap();
         }
         assert_eq!(store.list::<i32>("t").unwrap().len(), 16);
+    }
+
+    /// A file on a disk that is full while `full` says so.
+    #[derive(Debug)]
+    struct Disk {
+        file: redb::backends::FileBackend,
+        full: Arc<std::sync::atomic::AtomicBool>,
+    }
+
+    impl Disk {
+        fn room(&self) -> std::io::Result<()> {
+            match self.full.load(std::sync::atomic::Ordering::Acquire) {
+                true => Err(std::io::ErrorKind::StorageFull.into()),
+                false => Ok(()),
+            }
+        }
+    }
+
+    impl redb::StorageBackend for Disk {
+        fn len(&self) -> std::io::Result<u64> {
+            self.file.len()
+        }
+        fn read(&self, offset: u64, out: &mut [u8]) -> std::io::Result<()> {
+            self.file.read(offset, out)
+        }
+        fn set_len(&self, len: u64) -> std::io::Result<()> {
+            self.room().and_then(|()| self.file.set_len(len))
+        }
+        fn sync_data(&self) -> std::io::Result<()> {
+            self.room().and_then(|()| self.file.sync_data())
+        }
+        fn write(&self, offset: u64, data: &[u8]) -> std::io::Result<()> {
+            self.room().and_then(|()| self.file.write(offset, data))
+        }
+    }
+
+    #[test]
+    fn a_disk_that_was_full_for_a_while_is_written_again() {
+        use std::sync::atomic::Ordering;
+        let folder = tempfile::tempdir().unwrap();
+        let (path, full) = (folder.path().join("state.redb"), Arc::new(std::sync::atomic::AtomicBool::new(false)));
+        let (of, is_full) = (path.clone(), full.clone());
+        let open = move || {
+            let file = std::fs::File::options().create(true).truncate(false).read(true).write(true).open(&of)?;
+            let disk = Disk { file: redb::backends::FileBackend::new(file)?, full: is_full.clone() };
+            Database::builder().create_with_backend(disk).map_err(redb::Error::from)
+        };
+        let store = Store::open_by(&path, Box::new(open), SCHEMA, unchanged).unwrap();
+        let put = |key: &str| {
+            let mut batch = Batch::new();
+            batch.put("t", key, &key).unwrap();
+            store.commit(batch)
+        };
+        put("before").unwrap();
+        full.store(true, Ordering::Release);
+        for _ in 0..3 {
+            assert!(matches!(put("meanwhile"), Err(StoreError::Write(_))));
+        }
+        full.store(false, Ordering::Release);
+        put("after").unwrap();
+        assert_eq!(store.get::<String>("t", "before").unwrap().as_deref(), Some("before"));
+        drop(store);
+        let store = Store::open(&path, unchanged).unwrap();
+        assert_eq!(store.get::<String>("t", "after").unwrap().as_deref(), Some("after"));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The one thread that writes.
 
+use crate::file::File;
 use crate::{Batch, RECORDS, StoreError};
 use redb::Database;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -17,12 +18,12 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    pub(crate) fn start(database: Arc<Database>) -> Writer {
+    pub(crate) fn start(file: Arc<File>) -> Writer {
         let (sender, receiver) = channel();
         let thread = std::thread::Builder::new()
             .name("store".to_owned())
             .stack_size(256 << 10)
-            .spawn(move || write_all(&database, &receiver))
+            .spawn(move || write_all(&file, &receiver))
             .ok();
         Writer { sender: Mutex::new(Some(sender)), thread }
     }
@@ -51,7 +52,7 @@ impl Drop for Writer {
     }
 }
 
-fn write_all(database: &Database, receiver: &Receiver<(Batch, Done)>) {
+fn write_all(file: &File, receiver: &Receiver<(Batch, Done)>) {
     while let Ok(first) = receiver.recv() {
         let mut group = vec![first];
         while group.len() < GROUP_BATCHES_MAX
@@ -59,7 +60,7 @@ fn write_all(database: &Database, receiver: &Receiver<(Batch, Done)>) {
         {
             group.push(next);
         }
-        let result = write(database, &group).map_err(|cause| StoreError::Write(Arc::new(cause)));
+        let result = file.work(|database| write(database, &group)).map_err(|cause| StoreError::Write(Arc::new(cause)));
         for (_, done) in group {
             done(result.clone());
         }
