@@ -38,6 +38,7 @@ pub enum Body {
     CloseStdin {
         target: Target,
     },
+    /// On a connection that has not subscribed it lasts only as long as that connection.
     Pause,
     Resume,
     /// New limits: OCI `linux.resources` as JSON, applied as a whole.

@@ -16,6 +16,8 @@ pub(crate) struct Client {
     outgoing: Vec<u8>,
     /// Hears of what happens.
     pub(crate) subscribed: bool,
+    /// The container is paused for as long as this client is there.
+    pub(crate) holds: bool,
     pub(crate) attached: Option<Attached>,
     /// Nothing comes from it any more.
     pub(crate) gone: bool,
@@ -46,6 +48,7 @@ impl Client {
             incoming: Vec::new(),
             outgoing: Vec::new(),
             subscribed: false,
+            holds: false,
             attached: None,
             gone: false,
             ending: false,
@@ -99,7 +102,7 @@ impl Client {
                 request
             }
             Err(error) => {
-                eprintln!("berth-shim: {error}");
+                say!("{error}");
                 self.gone = true;
                 None
             }
@@ -141,7 +144,7 @@ impl Client {
             return;
         }
         if let Err(error) = frame::encode(message, &mut self.outgoing) {
-            eprintln!("berth-shim: {error}");
+            say!("{error}");
         }
         self.write();
     }

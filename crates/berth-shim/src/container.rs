@@ -28,6 +28,8 @@ pub(crate) struct Container {
     pub(crate) streams: Streams,
     pub(crate) log: Option<Writer>,
     pub(crate) oom: Option<OomEvents>,
+    /// Pieces of output that could not be written to the log since the last that could.
+    pub(crate) unlogged: u64,
     pub(crate) oom_kills: u64,
     pub(crate) last_signal: Option<(i32, i64)>,
     pub(crate) health: Option<Health>,
@@ -147,7 +149,7 @@ impl Container {
             }
             Err(error) => {
                 if let Err(left) = cgroup.remove() {
-                    eprintln!("berth-shim: {left}");
+                    say!("{left}");
                 }
                 Err(error)
             }
@@ -193,6 +195,7 @@ impl Container {
             paused: false,
             streams,
             log,
+            unlogged: 0,
             oom_kills: 0,
             last_signal: None,
             health: None,
@@ -236,7 +239,7 @@ impl Container {
             .map_err(std::io::Error::from)
             .and_then(|bytes| write_file(&self.create.dir, "exit.json", &bytes, true));
         if let Err(error) = written {
-            eprintln!("berth-shim: exit of {} not recorded: {error}", self.create.id);
+            say!("exit of {} not recorded: {error}", self.create.id);
         }
         self.exit = Some(record.clone());
         record

@@ -12,6 +12,14 @@
 //! A single thread: the runtime clones it, and only a single-threaded process may go on after that. It
 //! outlives the engine that started it; without a container it ends with the engine.
 
+/// A line for `shims.log`. A disk that is full must not end the shim and with it the container, as `eprintln!` would.
+macro_rules! say {
+    ($($word:tt)*) => {{
+        use std::io::Write as _;
+        drop(std::io::stderr().write_all(format!("berth-shim: {}\n", format_args!($($word)*)).as_bytes()));
+    }};
+}
+
 mod client;
 mod container;
 mod health;
@@ -25,20 +33,20 @@ const CONNECTION: i32 = 3;
 
 fn main() -> ExitCode {
     if let Err(error) = berth_shim::own_program::protect() {
-        eprintln!("berth-shim: cannot protect the own program: {error}");
+        say!("cannot protect the own program: {error}");
         return ExitCode::FAILURE;
     }
     // Started through a descriptor, it would be called by that number.
     rustix::thread::set_name(c"berth-shim").ok();
     berth_sys::handed_over::limit_malloc_arenas(1);
     let Some(connection) = berth_sys::handed_over::take_descriptor(CONNECTION) else {
-        eprintln!("berth-shim: started by the engine only: it wants a connection as descriptor {CONNECTION}");
+        say!("started by the engine only: it wants a connection as descriptor {CONNECTION}");
         return ExitCode::from(2);
     };
     match monitor::Monitor::new(connection).and_then(|mut monitor| monitor.run()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("berth-shim: {error}");
+            say!("{error}");
             ExitCode::FAILURE
         }
     }

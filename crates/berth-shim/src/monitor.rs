@@ -243,7 +243,7 @@ impl Monitor {
         match rustix::net::accept_with(listener, flags).and_then(Client::new) {
             Ok(client) => self.clients.push(client),
             Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => {}
-            Err(errno) => eprintln!("berth-shim: accept: {errno}"),
+            Err(errno) => say!("accept: {errno}"),
         }
     }
 
@@ -345,8 +345,19 @@ impl Monitor {
         let Some(container) = &mut self.container else { return };
         let Some(writer) = &mut container.log else { return };
         let before = writer.rotations();
-        if let Err(error) = writer.write(stream, bytes, now()) {
-            eprintln!("berth-shim: {}: {error}", container.create.id);
+        match writer.write(stream, bytes, now()) {
+            Ok(()) if container.unlogged > 0 => {
+                say!("{}: {} pieces of its output are not in its log", container.create.id, container.unlogged);
+                container.unlogged = 0;
+            }
+            Ok(()) => {}
+            Err(error) => {
+                // Once: a disk that is full for long must not get a line for each.
+                if container.unlogged == 0 {
+                    say!("{}: {error}", container.create.id);
+                }
+                container.unlogged = container.unlogged.saturating_add(1);
+            }
         }
         if writer.rotations() != before {
             let path = container.create.log.path.clone();
@@ -359,9 +370,25 @@ impl Monitor {
         self.finish_draining();
         self.end_execs();
         self.look_after_health();
+        self.let_go_on();
         self.clients.retain(|client| !client.is_finished());
         if std::mem::take(&mut self.swollen) {
             berth_sys::memory::give_back();
+        }
+    }
+}
+
+impl Monitor {
+    /// Whoever held the container still has gone without a word.
+    fn let_go_on(&mut self) {
+        if !self.clients.iter().any(|client| client.holds && client.is_finished()) {
+            return;
+        }
+        // One that has ended needs nothing.
+        if self.running().is_ok()
+            && let Err(error) = self.resume()
+        {
+            say!("{error}");
         }
     }
 }

@@ -222,6 +222,11 @@ impl Engine {
         Remote { socket: self.socket() }
     }
 
+    /// Processes that name its folders: the engine itself, its shims and name servers.
+    pub fn processes(&self) -> usize {
+        leftovers::processes(self.root()).len()
+    }
+
     /// One request to the API; `None` where the engine is not there, or goes before it has answered.
     pub fn try_api(&self, method: &str, path: &str, body: &[u8]) -> Option<Response> {
         let headers: &[(&str, &str)] = if body.is_empty() { &[] } else { &[("Content-Type", "application/json")] };
@@ -346,6 +351,10 @@ impl Drop for Engine {
         if std::thread::panicking() {
             eprintln!("engine log:\n{}", self.log());
             self.abandon();
+            if std::env::var_os("BERTH_KEEP").is_some() {
+                self.root.disable_cleanup(true);
+                eprintln!("kept: {}", self.root().display());
+            }
             return;
         }
         if self.child.is_none() {

@@ -1,5 +1,7 @@
 //! What an engine must not leave behind: looked for by the marks that only it can have made.
 
+use berth_net::netlink::{NetlinkError, Socket};
+use berth_net::nft::look;
 use berth_net::route::Route;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -10,6 +12,13 @@ pub(crate) struct Marks<'a> {
     pub(crate) bridge: &'a str,
     /// Its name below each hierarchy's mount.
     pub(crate) cgroup_parent: &'a str,
+}
+
+impl Marks<'_> {
+    /// Its firewall's, in each family.
+    fn table(&self) -> String {
+        format!("berth_{}", self.bridge)
+    }
 }
 
 /// All cgroup hierarchies' mounts: v1 and v2.
@@ -29,7 +38,7 @@ fn folders(folder: &Path) -> Vec<PathBuf> {
 }
 
 /// Of an engine whose containers are all removed, running or not: mounts below its root, cgroups below its
-/// parent, folders of containers, processes of shims. `idle`: shims and interfaces made ahead may be there.
+/// parent, folders of containers, published ports in the firewall. Shims and interfaces made ahead may be there.
 pub(crate) fn of_containers(marks: &Marks<'_>) -> Vec<String> {
     let mut found = mounts(marks.root);
     for mount in hierarchies() {
@@ -40,7 +49,23 @@ pub(crate) fn of_containers(marks: &Marks<'_>) -> Vec<String> {
         let entries = std::fs::read_dir(marks.root.join(folder)).into_iter().flatten().flatten();
         found.extend(entries.map(|entry| format!("on the disk: {}", entry.path().display())));
     }
+    match Socket::netfilter().and_then(|mut socket| published(&mut socket, marks)) {
+        Ok(ports) => found.extend(ports),
+        Err(error) => found.push(format!("the firewall cannot be listed: {error}")),
+    }
     found
+}
+
+/// The maps of published ports that are not empty.
+fn published(socket: &mut Socket, marks: &Marks<'_>) -> Result<Vec<String>, NetlinkError> {
+    let mut found = Vec::new();
+    for map in ["any4", "any6", "at4", "at6"] {
+        let count = look::elements(socket, &marks.table(), map)?;
+        if count > 0 {
+            found.push(format!("firewall: {count} elements in {map} of {}", marks.table()));
+        }
+    }
+    Ok(found)
 }
 
 /// Of an engine that has ended: the same, and processes and interfaces of any kind.
@@ -86,20 +111,17 @@ pub(crate) fn processes(root: &Path) -> BTreeMap<i32, String> {
 
 /// Takes away what an engine keeps for the next one on its folders: bridge, firewall table, cgroup parent.
 pub(crate) fn take_away(marks: &Marks<'_>) -> Result<(), String> {
-    let said = |error: berth_net::netlink::NetlinkError| error.to_string();
+    let said = |error: NetlinkError| error.to_string();
     let mut route = Route::open().map_err(said)?;
     if route.link(marks.bridge).map_err(said)?.is_some() {
         let mut batch = berth_net::netlink::Batch::default();
         berth_net::route::delete_link(&mut batch, marks.bridge);
         route.run(batch).map_err(said)?;
     }
-    let mut socket = berth_net::netlink::Socket::netfilter().map_err(said)?;
-    let table = format!("berth_{}", marks.bridge);
-    let mut transaction = berth_net::nft::Transaction::new(&table);
-    // Made where it is missing, so that there is one to delete.
-    transaction.table();
-    transaction.delete_table();
-    transaction.commit(&mut socket).map_err(said)?;
+    let mut socket = Socket::netfilter().map_err(said)?;
+    for family in look::tables(&mut socket, &marks.table()).map_err(said)? {
+        look::delete_table(&mut socket, family, &marks.table()).map_err(said)?;
+    }
     for mount in hierarchies() {
         let parent = mount.join(marks.cgroup_parent.trim_start_matches('/'));
         match std::fs::remove_dir(&parent) {

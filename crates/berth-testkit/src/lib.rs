@@ -5,6 +5,8 @@
 //! engine.docker(["run", "--rm", "tiny", "true"]).success();
 //! ```
 //!
+//! With `BERTH_KEEP` set, the folders of a test that failed stay for a look.
+//!
 //! Each engine has a data root, exec root, socket, bridge and cgroup parent of its own. Dropping it removes every
 //! container through the API, ends the engine, and fails the test if a mount, process, cgroup, interface or
 //! folder of it is left; then it takes away what an engine keeps for the next one.

@@ -1,7 +1,9 @@
 //! kill -9 of the engine and of shims: nothing is lost, nothing is left.
 
 use berth_testkit::{Engine, kill, parent_of, wait_until};
+use std::io::Write;
 use std::path::Path;
+use std::process::Command;
 
 #[test]
 fn containers_run_on_and_keep_what_they_have() {
@@ -15,7 +17,7 @@ fn containers_run_on_and_keep_what_they_have() {
     engine.docker(["pause", "still"]).success();
     let port = engine.docker(["port", "box", "80"]).success();
     let answers = || {
-        use std::io::{Read, Write};
+        use std::io::Read;
         let Ok(mut stream) = std::net::TcpStream::connect(&port) else { return false };
         let mut text = String::new();
         stream.write_all(b"GET /index.html HTTP/1.0\r\n\r\n").is_ok()
@@ -106,7 +108,7 @@ fn clients_that_come_back_see_the_truth() {
 #[test]
 fn a_killed_shim_ends_its_container_with_an_honest_reason() {
     let Some(mut engine) = Engine::start("crash-shim") else { return };
-    for name in ["box", "other", "again", "away"] {
+    for name in ["box", "other", "again", "away", "still"] {
         let policy = if name == "again" { "on-failure" } else { "no" };
         engine
             .docker(["run", "-d", "--name", name, "--restart", policy, "-p", "80", "tiny", "sleep", "1000"])
@@ -121,6 +123,12 @@ fn a_killed_shim_ends_its_container_with_an_honest_reason() {
     assert_eq!((&state["Status"], &state["Error"]), (&"exited".into(), &"its shim was killed".into()));
     let why = engine.berth(["why", "box"]).success();
     assert!(why.contains("shim"), "{why}");
+    // A paused one cannot even die before it is let go on.
+    let still = engine.pid_of("still");
+    engine.docker(["pause", "still"]).success();
+    kill(parent_of(still));
+    wait_until("the paused one is gone", || !Path::new(&format!("/proc/{still}")).exists());
+    wait_until("and known to be", || engine.inspect("still")["State"]["Error"] == "its shim was killed");
     // It can be started again, and so does its policy.
     engine.docker(["start", "box"]).success();
     assert_eq!(engine.docker(["exec", "box", "echo", "in"]).success(), "in");
@@ -137,6 +145,89 @@ fn a_killed_shim_ends_its_container_with_an_honest_reason() {
     assert_eq!(engine.inspect("away")["State"]["Error"], "its shim was killed");
     wait_until("its process is gone", || !Path::new(&format!("/proc/{}", pids[2])).exists());
     assert_eq!(engine.docker(["exec", "other", "echo", "in"]).success(), "in");
+}
+
+/// A commit holds its container still while it reads; an engine that dies over it leaves it going.
+#[test]
+fn an_engine_killed_while_it_commits_leaves_nothing_standing_still() {
+    let Some(mut engine) = Engine::start("crash-commit") else { return };
+    let script = "head -c 30000000 /dev/urandom > /big; while :; do echo tick; sleep 0.01; done";
+    engine.docker(["run", "-d", "--name", "box", "tiny", "sh", "-c", script]).success();
+    let ticks = |engine: &Engine| engine.docker(["logs", "box"]).stdout.lines().count();
+    wait_until("its file is there", || ticks(&engine) > 0);
+    let commit = engine.docker_running(["commit", "box", "made"]);
+    wait_until("it stands still", || engine.status_of("box") == "paused");
+    engine.kill();
+    assert_ne!(commit.wait().code, 0, "killed in time");
+    engine.launch();
+    assert_eq!(engine.status_of("box"), "running");
+    let before = ticks(&engine);
+    wait_until("it goes on", || ticks(&engine) > before);
+    // By its user it is paused for longer than an engine lives.
+    engine.docker(["pause", "box"]).success();
+    engine.restart_after_kill();
+    assert_eq!(engine.status_of("box"), "paused");
+}
+
+/// The end of a container whose record cannot be written stays with its shim until it can be.
+#[test]
+fn an_end_on_a_full_disk_is_not_lost() {
+    let Some(mut engine) = Engine::start("crash-full") else { return };
+    let mounts = [("data", "48m"), ("run", "16m")].map(|(name, size)| (engine.root().join(name), size));
+    engine.stop();
+    for (folder, size) in &mounts {
+        let size = format!("size={size}");
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(folder).status().unwrap();
+        assert!(mounted.success());
+    }
+    engine.launch();
+    let archive = engine.root().join("tiny.tar");
+    std::fs::write(&archive, berth_testkit::tiny_archive()).unwrap();
+    engine.docker(["import", archive.to_str().unwrap(), "tiny"]).success();
+    for (name, code) in [("early", 41), ("late", 42)] {
+        let script = format!("trap 'exit {code}' TERM; while :; do sleep 0.05; done");
+        engine.docker(["run", "-d", "--name", name, "tiny", "sh", "-c", &script]).success();
+    }
+    let full: Vec<_> = mounts.iter().map(|(folder, _)| folder.join("full")).collect();
+    let fill = || {
+        for path in &full {
+            let mut file = std::fs::File::create(path).unwrap();
+            while file.write_all(&[1; 4096]).is_ok() {}
+            while file.write_all(&[1]).is_ok() {}
+        }
+    };
+    let free = || full.iter().for_each(|path| std::fs::remove_file(path).unwrap());
+
+    // The engine lives through it: what it could not write it writes later.
+    fill();
+    engine.docker(["kill", "-s", "TERM", "early"]).success();
+    assert_eq!(engine.docker(["wait", "early"]).success(), "41");
+    // Either its end could still be written, or nothing of it may be made anew.
+    let refused = engine.docker(["start", "early"]);
+    assert_ne!(refused.code, 0, "{refused:?}");
+    free();
+    let shim = engine.root().join("run/shims").join(engine.inspect("early")["Id"].as_str().unwrap());
+    wait_until("it is written", || !shim.exists());
+    engine.restart_after_kill();
+    assert_eq!(engine.docker(["wait", "early"]).success(), "41");
+
+    // It does not: the next one asks the shim.
+    fill();
+    engine.docker(["kill", "-s", "TERM", "late"]).success();
+    assert_eq!(engine.docker(["wait", "late"]).success(), "42");
+    engine.kill();
+    free();
+    engine.launch();
+    assert_eq!(engine.docker(["wait", "late"]).success(), "42");
+    for name in ["early", "late"] {
+        engine.docker(["start", name]).success();
+    }
+    engine.docker(["rm", "-f", "early", "late"]).success();
+    engine.kill();
+    for (folder, _) in &mounts {
+        wait_until("nobody uses it", || Command::new("umount").arg(folder).status().is_ok_and(|done| done.success()));
+    }
+    engine.launch();
 }
 
 #[test]
@@ -159,7 +250,7 @@ fn idle_shims_that_were_killed_are_replaced() {
 fn a_second_engine_on_the_same_folders_is_refused() {
     let Some(engine) = Engine::start("crash-second") else { return };
     engine.docker(["run", "-d", "--name", "box", "tiny", "sleep", "1000"]).success();
-    let second = std::process::Command::new(berth_testkit::programs().join("berthd"))
+    let second = Command::new(berth_testkit::programs().join("berthd"))
         .args(["-H", &format!("unix://{}", engine.root().join("second.sock").display())])
         .arg("--data-root")
         .arg(engine.root().join("data"))

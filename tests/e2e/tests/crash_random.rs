@@ -1,21 +1,23 @@
 //! The engine is killed 200 times at random moments while clients work: what was answered stays true, every exit
 //! status and log line is there, and nothing is left.
 //!
-//! `BERTH_SEED` and `BERTH_KILLS` choose another run; the seed is printed.
+//! Every run has another seed, and prints it: `BERTH_SEED` plays one again, as far as time can be. `BERTH_KILLS` sets
+//! the number of kills.
 
 use berth_testkit::{Engine, Remote, wait_until};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
-const SEED: u64 = 20_261_127;
 const KILLS: u64 = 200;
 const WORKERS: u64 = 3;
 /// An engine that does not come back within this is lost.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Nobody may be able to go on: all wait for what only takes time.
-const LULL: Duration = Duration::from_millis(300);
+/// How long a worker whose answer is waited for may take: what it asked for may only take time.
+const LULL: Duration = Duration::from_secs(2);
 
 /// xorshift64*: the same numbers for the same seed.
 struct Random(u64);
@@ -39,8 +41,21 @@ struct Worker<'a> {
     remote: Remote,
     random: Random,
     stop: &'a AtomicBool,
-    answers: &'a AtomicU64,
-    stories: &'a AtomicU64,
+    tally: &'a Tally,
+}
+
+/// What one worker has come to.
+struct Tally {
+    answers: AtomicU64,
+    stories: AtomicU64,
+    /// Commits that were asked for more than once: the first may have been made all the same.
+    commits_cut_off: AtomicU64,
+}
+
+impl Tally {
+    const fn new() -> Tally {
+        Tally { answers: AtomicU64::new(0), stories: AtomicU64::new(0), commits_cut_off: AtomicU64::new(0) }
+    }
 }
 
 impl Worker<'_> {
@@ -52,7 +67,7 @@ impl Worker<'_> {
             if let Some(answer) = self.remote.try_api(method, path, body) {
                 // 503: the engine ends or its shim has just gone with a start that was cut off.
                 assert!(answer.status != 500, "{method} {path}: {}", answer.text());
-                self.answers.fetch_add(1, Ordering::AcqRel);
+                self.tally.answers.fetch_add(1, Ordering::AcqRel);
                 return (answer, cut_off);
             }
             cut_off = true;
@@ -77,7 +92,7 @@ impl Worker<'_> {
             count += 1;
             let name = format!("w{}-{count}", self.number);
             self.story(&name);
-            self.stories.fetch_add(1, Ordering::AcqRel);
+            self.tally.stories.fetch_add(1, Ordering::AcqRel);
         }
     }
 
@@ -105,9 +120,12 @@ impl Worker<'_> {
         if self.random.below(8) == 0 {
             self.commit(name);
         }
+        // Of one that is killed: it may not have come to say anything.
+        let mut begun = alone;
         let expected = match alone {
             true => code,
             false => {
+                begun = self.log(name).contains("begun");
                 self.end(name);
                 137
             }
@@ -117,10 +135,13 @@ impl Worker<'_> {
         let state = self.state(name).unwrap_or_else(|| panic!("{name} is lost"));
         let seen = (&state["Status"], &state["ExitCode"], &state["Error"]);
         assert_eq!(seen, (&"exited".into(), &expected.into(), &"".into()), "{name}: {state}");
-        let (log, _) = self.ask("GET", &format!("/containers/{name}/logs?stdout=1"), "");
-        let text = log.text();
-        assert!(text.contains("begun") && (!alone || text.contains("ended")), "{name}: {text:?}");
+        let text = self.log(name);
+        assert!((!begun || text.contains("begun")) && (!alone || text.contains("ended")), "{name}: {text:?}");
         self.remove(name);
+    }
+
+    fn log(&self, name: &str) -> String {
+        self.ask("GET", &format!("/containers/{name}/logs?stdout=1"), "").0.text()
     }
 
     fn create(&self, name: &str, body: &str) {
@@ -154,7 +175,8 @@ impl Worker<'_> {
 
     fn commit(&self, name: &str) {
         let path = format!("/commit?container={name}&repo=commit-{name}&pause=1");
-        let (answer, _) = self.ask("POST", &path, "{}");
+        let (answer, cut_off) = self.ask("POST", &path, "{}");
+        self.tally.commits_cut_off.fetch_add(cut_off.into(), Ordering::AcqRel);
         assert_eq!(answer.status, 201, "commit {name}: {}", answer.text());
         let (removed, cut_off) = self.ask("DELETE", &format!("/images/commit-{name}"), "");
         let good = removed.status == 200 || (cut_off && removed.status == 404);
@@ -179,27 +201,72 @@ impl Worker<'_> {
     }
 }
 
-fn entries(folder: &std::path::Path) -> Vec<String> {
+fn entries(folder: &Path) -> BTreeSet<String> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
 }
 
+/// The layers that images have, as the disk names them.
+fn layers_of_images(engine: &Engine) -> BTreeSet<String> {
+    let images = engine.api("GET", "/images/json?all=1", "").expect(200).json();
+    let layers = |image: &Value| {
+        let id = image["Id"].as_str().unwrap_or_default();
+        let layers =
+            engine.api("GET", &format!("/images/{id}/json"), "").expect(200).json()["RootFS"]["Layers"].clone();
+        layers.as_array().cloned().unwrap_or_default()
+    };
+    let layers = images.as_array().into_iter().flatten().flat_map(layers);
+    layers.filter_map(|layer| Some(layer.as_str()?.trim_start_matches("sha256:").to_owned())).collect()
+}
+
+/// Kills at moments that `random` chooses: any, or just after an answer to a worker that it chooses, so that on a slow
+/// machine everybody gets on. How many there were before a worker failed.
+fn kill_again_and_again(
+    engine: &mut Engine,
+    kills: u64,
+    random: &mut Random,
+    tallies: &[Tally],
+    stop: &AtomicBool,
+) -> u64 {
+    for kill in 0..kills {
+        let whose = &tallies[usize::try_from(random.below(WORKERS)).expect("a small number")];
+        let (enough, until) = (whose.answers.load(Ordering::Acquire) + random.below(6), Instant::now() + LULL);
+        while whose.answers.load(Ordering::Acquire) < enough && Instant::now() < until {
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        std::thread::sleep(Duration::from_micros(random.below(15_000)));
+        engine.kill();
+        let launched = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| engine.launch()));
+        if let Err(cause) = launched {
+            // The workers would wait for an engine that does not come.
+            stop.store(true, Ordering::Release);
+            std::panic::resume_unwind(cause);
+        }
+        if stop.load(Ordering::Acquire) {
+            return kill;
+        }
+    }
+    stop.store(true, Ordering::Release);
+    kills
+}
+
 #[test]
-#[ignore = "not yet steady: run by hand with --ignored, BERTH_KILLS sets the number of kills"]
 fn two_hundred_random_kills_lose_nothing() {
     let Some(mut engine) = Engine::start("crash-random") else { return };
-    let (seed, kills) = (setting("BERTH_SEED", SEED), setting("BERTH_KILLS", KILLS));
-    println!("seed {seed}, {kills} kills");
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(1, |since| since.as_micros());
+    let (seed, kills) = (setting("BERTH_SEED", now as u64), setting("BERTH_KILLS", KILLS));
+    println!("BERTH_SEED={seed} BERTH_KILLS={kills}");
     let count = "i=0; while :; do i=$((i+1)); echo line $i; sleep 0.02; done";
     engine.docker(["run", "-d", "--name", "witness", "-p", "127.0.0.1::80", "tiny", "sh", "-c", count]).success();
-    let layers = entries(&engine.root().join("data/layers"));
+    let layers_folder = engine.root().join("data/layers");
+    let layers = entries(&layers_folder);
+    assert_eq!(layers, layers_of_images(&engine));
     let witness = engine.pid_of("witness");
-    let (stop, answers, stories) = (&AtomicBool::new(false), &AtomicU64::new(0), &AtomicU64::new(0));
-    let mut random = Random(seed);
+    let (stop, tallies) = (&AtomicBool::new(false), &[const { Tally::new() }; WORKERS as usize]);
     std::thread::scope(|scope| {
-        for number in 0..WORKERS {
+        for (number, tally) in (0..WORKERS).zip(tallies) {
             let random = Random(seed.wrapping_add(number + 1));
-            let worker = Worker { number, remote: engine.remote(), random, stop, answers, stories };
+            let worker = Worker { number, remote: engine.remote(), random, stop, tally };
             scope.spawn(move || {
                 let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| worker.work()));
                 if let Err(cause) = ended {
@@ -208,29 +275,14 @@ fn two_hundred_random_kills_lose_nothing() {
                 }
             });
         }
-        for kill in 0..kills {
-            // A few answers, so that something comes to be on a slow machine too, and then any moment.
-            let (enough, until) = (answers.load(Ordering::Acquire) + random.below(16), Instant::now() + LULL);
-            while answers.load(Ordering::Acquire) < enough && Instant::now() < until {
-                std::thread::sleep(Duration::from_micros(200));
-            }
-            std::thread::sleep(Duration::from_micros(random.below(15_000)));
-            engine.kill();
-            let launched = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| engine.launch()));
-            if let Err(cause) = launched {
-                // The workers would wait for an engine that does not come.
-                stop.store(true, Ordering::Release);
-                std::panic::resume_unwind(cause);
-            }
-            if stop.load(Ordering::Acquire) {
-                println!("a worker failed after kill {kill}");
-                break;
-            }
-        }
-        stop.store(true, Ordering::Release);
+        let done = kill_again_and_again(&mut engine, kills, &mut Random(seed), tallies, stop);
+        println!("{done} of {kills} kills");
     });
-    println!("{} lives", stories.load(Ordering::Acquire));
-    assert!(stories.load(Ordering::Acquire) > 0, "the workers came to nothing");
+    let total =
+        |of: fn(&Tally) -> &AtomicU64| tallies.iter().map(|tally| of(tally).load(Ordering::Acquire)).sum::<u64>();
+    let (stories, commits_cut_off) = (total(|tally| &tally.stories), total(|tally| &tally.commits_cut_off));
+    println!("{stories} lives, {commits_cut_off} commits cut off");
+    assert!(stories * 20 > kills, "the workers came to next to nothing");
     assert_eq!(engine.pid_of("witness"), witness, "it ran on through all of it");
     engine.docker(["stop", "-t", "0", "witness"]).success();
     let log = engine.docker(["logs", "witness"]).success();
@@ -241,8 +293,16 @@ fn two_hundred_random_kills_lose_nothing() {
     assert_eq!(engine.containers(), Vec::<String>::new());
     // Nothing that no record names: volumes, layers, files half written.
     wait_until("no volume is left", || entries(&engine.root().join("data/volumes")).is_empty());
-    // A commit whose answer was cut off was made all the same; asked for again, the first one lost its name.
+    wait_until("every layer is some image's", || entries(&layers_folder) == layers_of_images(&engine));
+    // A commit whose answer was cut off may have been made all the same: asked for again, the first image lost its
+    // name to the second. No other image may be left, and with those their layers go.
+    let nameless = engine.docker(["images", "-q", "--filter", "dangling=true"]).success();
+    assert!(nameless.lines().count() as u64 <= commits_cut_off, "{nameless}");
+    assert_eq!(
+        engine.docker(["images", "--format", "{{.Repository}}", "--filter", "dangling=false"]).success(),
+        "tiny"
+    );
     engine.docker(["image", "prune", "-f"]).success();
-    wait_until("no layer is left", || entries(&engine.root().join("data/layers")) == layers);
+    wait_until("no layer is left", || entries(&layers_folder) == layers);
     engine.clear();
 }

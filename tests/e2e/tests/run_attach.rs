@@ -169,6 +169,30 @@ fn a_slow_client_loses_nothing_and_holds_only_its_container() {
     wait_until("it has ended", || engine.inspect("box")["State"]["Running"] == false);
 }
 
+/// Under load `start -ai` of one that had just ended said "cannot attach: No such file".
+#[test]
+fn an_attach_that_meets_the_end_waits_for_the_next_start() {
+    use std::io::Read;
+    let Some(engine) = Engine::start("attach-end") else { return };
+    engine.docker(["run", "-d", "--name", "box", "tiny", "sh", "-c", "echo hello; exec sleep 1000"]).success();
+    let id = engine.inspect("box")["Id"].as_str().unwrap().to_owned();
+    // What a shim takes along when it goes; the engine has not heard of an end yet.
+    std::fs::remove_file(engine.root().join("run/shims").join(id).join("shim.sock")).unwrap();
+    std::thread::scope(|scope| {
+        let attached = scope.spawn(|| {
+            let headers = [("Upgrade", "tcp"), ("Connection", "Upgrade")];
+            let path = "/containers/box/attach?stream=1&stdout=1";
+            let mut exchange = engine.exchange("POST", path, &headers, b"");
+            let mut said = [0; 14];
+            exchange.stream().read_exact(&mut said).map(|()| said)
+        });
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        engine.docker(["kill", "box"]).success();
+        engine.docker(["start", "box"]).success();
+        assert_eq!(&attached.join().unwrap().unwrap(), b"\x01\0\0\0\0\0\0\x06hello\n");
+    });
+}
+
 #[test]
 fn half_open_streams_do_not_pile_up() {
     let Some(engine) = Engine::start("attach-half") else { return };

@@ -244,16 +244,39 @@ fn an_init_reaps_and_passes_signals_on() {
     assert_eq!(engine.inspect("box")["State"]["ExitCode"], 3);
 }
 
+/// Two times 16 x 3 short lives: once in some thousand an end was not heard, and the client waited for good.
 #[test]
-fn many_start_at_once() {
+fn many_short_lives_at_once_all_come_to_their_end() {
     let Some(engine) = Engine::start("run-many") else { return };
     std::thread::scope(|scope| {
         for number in 0..16 {
             let engine = &engine;
             scope.spawn(move || {
-                let said = format!("number {number}");
-                assert_eq!(engine.docker(["run", "--rm", "tiny", "echo", &said]).success(), said);
+                for round in 0..3 {
+                    let said = format!("number {number} {round}");
+                    let words = ["run", "--rm", "tiny", "echo", &said];
+                    assert_eq!(engine.docker(words).success(), said);
+                    assert_eq!(engine.berth(words).success(), said);
+                }
             });
         }
     });
+}
+
+#[test]
+fn a_privileged_one_has_the_hosts_devices_and_its_own_terminals() {
+    let Some(engine) = Engine::start("run-privileged") else { return };
+    let look = "readlink /dev/ptmx; ls /dev; mount -t tmpfs none /tmp && echo mounted";
+    for (berth, words) in [(false, &["--privileged"][..]), (true, &["--privileged", "--device", "/dev/ptmx"])] {
+        let run: Vec<&str> = ["run", "--rm"].iter().chain(words).chain(&["tiny", "sh", "-c", look]).copied().collect();
+        let said = if berth { engine.berth(run) } else { engine.docker(run) }.success();
+        let lines: Vec<&str> = said.lines().collect();
+        assert_eq!(lines.first(), Some(&"pts/ptmx"), "{said}");
+        assert!(lines.contains(&"kmsg") && lines.contains(&"mounted"), "{said}");
+    }
+    let mut client = engine.docker_on_terminal(["run", "--rm", "-it", "--privileged", "tiny", "sh"]);
+    client.wait_for("/ #");
+    client.send("tty; exit 7\n");
+    let ended = client.wait();
+    assert!(ended.code == 7 && ended.stdout.contains("/dev/pts/0"), "{ended:?}");
 }

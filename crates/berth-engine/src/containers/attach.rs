@@ -13,8 +13,8 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 const CHUNKS_MAX: usize = 16;
-/// The end of an exec's streams and its exit come together; more means that the exit is lost.
-const EXIT_SECONDS_MAX: std::time::Duration = std::time::Duration::from_secs(2);
+/// The end of streams and the exit of their process come together; more means that the exit is lost.
+pub(super) const EXIT_SECONDS_MAX: std::time::Duration = std::time::Duration::from_secs(2);
 /// Docker's words for it, which scripts search for.
 const EXEC_FAILED: &str = "OCI runtime exec failed: exec failed: unable to start container process";
 
@@ -24,6 +24,12 @@ fn said(tty: bool, text: String) -> Result<AttachStream> {
     let full = |_| Error::internal("a new channel holds no text");
     output.try_send((super::OutputStream::Stdout, Bytes::from(text))).map_err(full)?;
     Ok(AttachStream { tty, output: AttachOutput { chunks }, input: None })
+}
+
+/// A stream that ended before it said anything.
+fn ended(tty: bool) -> AttachStream {
+    let (_, chunks) = mpsc::channel(1);
+    AttachStream { tty, output: AttachOutput { chunks }, input: None }
 }
 
 pub(super) fn wanted(options: &AttachOptions, target: Target) -> Attach {
@@ -109,17 +115,30 @@ impl Containers {
         output: mpsc::Sender<(super::OutputStream, Bytes)>,
         input: Option<mpsc::Receiver<Bytes>>,
     ) -> Result<()> {
-        {
-            let mut live = container.live();
-            if !live.is_running() {
-                live.attaches.push(PendingAttach { options, output, input });
-                return Ok(());
+        let paths = super::record::Paths::new(self.engine.config(), &container.id);
+        loop {
+            let mut exits = {
+                let mut live = container.live();
+                if !live.is_running() {
+                    live.attaches.push(PendingAttach { options, output, input });
+                    return Ok(());
+                }
+                live.exits.subscribe()
+            };
+            match crate::shim::attach(&paths.shim, wanted(&options, Target::Init)).await {
+                Ok(streams) => {
+                    run(self, container, streams, options, output, input);
+                    return Ok(());
+                }
+                // It ended since we looked, and took its streams along: the next start is waited for, as by
+                // somebody who asked a moment later.
+                Err(error) => {
+                    if !matches!(tokio::time::timeout(EXIT_SECONDS_MAX, exits.changed()).await, Ok(Ok(()))) {
+                        return Err(error);
+                    }
+                }
             }
         }
-        let paths = super::record::Paths::new(self.engine.config(), &container.id);
-        let streams = crate::shim::attach(&paths.shim, wanted(&options, Target::Init)).await?;
-        run(self, container, streams, options, output, input);
-        Ok(())
     }
 
     /// Prepares a process inside a running container.
@@ -233,7 +252,14 @@ impl Containers {
             stdout: spec.attach_stdout,
             stderr: spec.attach_stderr,
         };
-        let streams = crate::shim::attach(&paths.shim, attach).await?;
+        let streams = match crate::shim::attach(&paths.shim, attach).await {
+            Ok(streams) => streams,
+            Err(error) => {
+                // It went with its container since: its end is all that is left to hear of it.
+                let over = tokio::time::timeout(EXIT_SECONDS_MAX, exec_end(container, id)).await;
+                return if over.is_ok() { Ok(Some(ended(spec.tty))) } else { Err(error) };
+            }
+        };
         let (output, chunks) = mpsc::channel(CHUNKS_MAX);
         let (input_sender, input) = mpsc::channel(CHUNKS_MAX);
         let keys = (spec.tty && spec.attach_stdin).then(|| parse_detach_keys(&spec.detach_keys)).transpose()?;

@@ -1,6 +1,6 @@
 //! A run's end: what is recorded, who hears of it, what is cleaned away, and whether it starts again.
 
-use super::record::{Container, Paths, Record};
+use super::record::{Cleaning, Container, Paths, Record};
 use super::{Containers, RemoveOptions, WaitCondition};
 use crate::Engine;
 use crate::networks::Attachment;
@@ -16,6 +16,9 @@ use std::time::Duration;
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(60);
 const GOOD_RUN_NANOS: i64 = 10_000_000_000;
+
+/// How soon an end that could not be written is written again.
+const RECORD_AGAIN: Duration = Duration::from_millis(500);
 
 /// The code of an exec that went with its container.
 const KILLED: i64 = 137;
@@ -35,38 +38,53 @@ pub(super) fn health_at_start(spec: &ContainerSpec) -> Option<HealthState> {
     probe.map(|_| HealthState { status: HealthStatus::Starting, failing_streak: 0, log: Vec::new() })
 }
 
+/// A run's end that everybody can see, with what is still to be done for it.
+pub(super) struct End {
+    record: Arc<Record>,
+    written: tokio::sync::oneshot::Receiver<bool>,
+    attachment: Attachment,
+    restart: Option<Duration>,
+    auto_remove: bool,
+}
+
 impl Containers {
+    /// How a run ended whose shim may be gone, and everything that follows.
     pub(super) async fn exited(
         &self,
         container: &Arc<Container>,
         ended: Ended,
         shim: Option<Arc<Shim>>,
-        cleaning: tokio::sync::watch::Sender<bool>,
+        cleaning: tokio::sync::watch::Sender<Cleaning>,
     ) {
-        let record = container.record();
-        let paths = Paths::new(self.engine.config(), &record.id);
         let (exit, why) = match ended {
             Ended::Told(exit) => (exit, ""),
-            Ended::ShimGone => match read_exit(&paths.shim) {
-                Some(exit) => (exit, ""),
-                None => {
-                    kill_left(&record).await;
-                    (unknown_exit(container), SHIM_KILLED)
-                }
-            },
-        };
-        let code = i64::from(exit.status.shell_code());
-        let (written, attachment, restart, auto_remove, started) = {
-            let mut live = container.live();
-            let event = Event::Exited { status: exit.status, oom_killed: exit.oom_killed };
-            match live.run.phase.after(event) {
-                Ok(phase) => live.run.phase = phase,
-                // It has been recorded already.
-                Err(_) => {
-                    cleaning.send_replace(true);
-                    return;
+            Ended::ShimGone => {
+                let record = container.record();
+                match read_exit(&Paths::new(self.engine.config(), &record.id).shim) {
+                    Some(exit) => (exit, ""),
+                    None => {
+                        kill_left(&record).await;
+                        (unknown_exit(container), SHIM_KILLED)
+                    }
                 }
             }
+        };
+        match self.end_run(container, exit, why) {
+            Some(end) => self.after_end(container, end, shim, cleaning).await,
+            // It has been recorded already.
+            None => drop(cleaning.send_replace(Cleaning::Done)),
+        }
+    }
+
+    /// The container's phase, its waiters and the events: all at once, so that whoever hears from the shim that the
+    /// container does not run finds it so here. `None`: it has been recorded already.
+    pub(super) fn end_run(&self, container: &Arc<Container>, exit: ExitRecord, why: &str) -> Option<End> {
+        let record = container.record();
+        let code = i64::from(exit.status.shell_code());
+        let (end, started) = {
+            let mut live = container.live();
+            let event = Event::Exited { status: exit.status, oom_killed: exit.oom_killed };
+            live.run.phase = live.run.phase.after(event).ok()?;
             live.run.finished_unix_nanos = exit.finished_unix_nanos;
             live.run.exit_code = code;
             live.run.error = why.to_owned();
@@ -90,24 +108,38 @@ impl Containers {
             });
             let attachment = std::mem::take(&mut live.run.attachment);
             let auto_remove = record.spec.host.auto_remove && !live.held && !live.removing;
-            (self.save(&live), attachment, restart, auto_remove, live.run.started_unix_nanos)
+            let written = self.save(&live);
+            live.exits.send_modify(|count| *count += 1);
+            (End { record, written, attachment, restart, auto_remove }, live.run.started_unix_nanos)
         };
-        container.live().exits.send_modify(|count| *count += 1);
         let seconds = exit.finished_unix_nanos.saturating_sub(started) / 1_000_000_000;
         self.tell(container, "die", &[("execDuration", seconds.to_string()), ("exitCode", code.to_string())]);
+        Some(end)
+    }
+
+    /// Lets the shim go, cleans away, and removes or starts again.
+    pub(super) async fn after_end(
+        &self,
+        container: &Arc<Container>,
+        end: End,
+        shim: Option<Arc<Shim>>,
+        cleaning: tokio::sync::watch::Sender<Cleaning>,
+    ) {
+        let End { record, written, attachment, restart, auto_remove } = end;
         // Durable before the shim is let go: from then on only the record knows. Nobody waits for it of one that
         // goes at once: after a crash it goes all the same.
-        if !auto_remove {
-            written.await.ok();
+        if !auto_remove && !self.recorded(container, written, &cleaning).await {
+            return;
         }
 
+        unmade(&Paths::new(self.engine.config(), &record.id).shim);
         if let Some(shim) = &shim {
             // A shim that cannot hear it any more has gone by itself.
             shim.tell(Body::Forget).await.ok();
         }
         sweep_run(&self.engine, &record, Some(&attachment), None).await;
         self.tell_networks("disconnect", &record, &attachment);
-        cleaning.send_replace(true);
+        cleaning.send_replace(Cleaning::Done);
         if auto_remove {
             let options = RemoveOptions { force: false, volumes: true };
             if let Err(error) = self.remove_inner(container, options).await {
@@ -116,6 +148,29 @@ impl Containers {
         } else if let Some(pause) = restart {
             self.restart_later(container, pause);
         }
+    }
+
+    /// Until the record has its end. On a disk that is full only the shim and its folder know of it: they stay.
+    /// `false`: this engine ends first, and the next one asks the shim.
+    async fn recorded(
+        &self,
+        container: &Container,
+        mut written: tokio::sync::oneshot::Receiver<bool>,
+        cleaning: &tokio::sync::watch::Sender<Cleaning>,
+    ) -> bool {
+        while written.await == Ok(false) {
+            cleaning.send_replace(Cleaning::Unwritten);
+            tokio::time::sleep(RECORD_AGAIN).await;
+            if self.engine.is_closing() {
+                return false;
+            }
+            let live = container.live();
+            if live.removing {
+                return true;
+            }
+            written = self.save(&live);
+        }
+        true
     }
 
     /// How long until it is started again by its policy.
@@ -200,6 +255,13 @@ impl Containers {
             Notice::Probe(_) | Notice::LogRotated { .. } => {}
         }
     }
+}
+
+/// Takes back that a container was made, before anything else of the folder goes: what is left of it then says
+/// nothing about an end that the record knows better.
+fn unmade(folder: &std::path::Path) {
+    // One that was never made has no such file; of any other failure the sweep tells.
+    std::fs::remove_file(folder.join(super::recover::MADE)).ok();
 }
 
 /// What the shim of `folder` wrote at the end.

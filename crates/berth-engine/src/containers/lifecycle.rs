@@ -1,8 +1,9 @@
 //! Stop, kill, restart, pause, wait, rename, update: what is done to a container that is there.
 
-use super::record::{Container, TABLE_CONTAINER, not_running};
+use super::record::{Cleaning, Container, Paths, TABLE_CONTAINER, not_running};
 use super::{Containers, Outcome, StopOptions, Update, WaitCondition, WaitOutcome, Waiter, create};
 use crate::oci;
+use crate::shim::{Hold, Shim};
 use berth_shim_proto::{Body, Target};
 use berth_types::phase::Event;
 use berth_types::spec::RestartPolicy;
@@ -104,11 +105,11 @@ impl Containers {
         Ok(outcome)
     }
 
-    /// Until nothing of the last run is left.
+    /// Until nothing of the last run is left, or its end cannot be written.
     pub(super) async fn cleaned(&self, container: &Container) {
         let mut cleaned = container.live().cleaned.clone();
         // The sender's end is as good as its word.
-        cleaned.wait_for(|done| *done).await.ok();
+        cleaned.wait_for(|state| *state != Cleaning::Due).await.ok();
     }
 
     /// Sends a signal (`SIGTERM`, `TERM`, `15`; `None`: SIGKILL).
@@ -149,15 +150,32 @@ impl Containers {
 
     /// Freezes all its processes.
     pub async fn pause(&self, container: &str) -> Result<()> {
-        self.freeze(container, Event::Froze, Body::Pause, "pause").await
+        let ask = async |container: &Container| container.shim()?.tell(Body::Pause).await;
+        self.freeze(container, Event::Froze, "pause", ask).await
+    }
+
+    /// The same for as long as the answer and this engine are there; then [`Containers::unpause`].
+    pub(super) async fn hold(&self, container: &str) -> Result<Hold> {
+        let ask = async |container: &Container| {
+            container.shim()?;
+            Shim::hold(&Paths::new(self.engine.config(), &container.id).shim).await
+        };
+        self.freeze(container, Event::Froze, "pause", ask).await
     }
 
     /// Thaws them.
     pub async fn unpause(&self, container: &str) -> Result<()> {
-        self.freeze(container, Event::Thawed, Body::Resume, "unpause").await
+        let ask = async |container: &Container| container.shim()?.tell(Body::Resume).await;
+        self.freeze(container, Event::Thawed, "unpause", ask).await
     }
 
-    async fn freeze(&self, container: &str, event: Event, body: Body, action: &str) -> Result<()> {
+    async fn freeze<T>(
+        &self,
+        container: &str,
+        event: Event,
+        action: &str,
+        ask: impl AsyncFnOnce(&Container) -> Result<T>,
+    ) -> Result<T> {
         let container = self.get(container)?;
         let _ops = container.ops.lock().await;
         let refuse = |refusal: berth_types::phase::Refusal| {
@@ -166,14 +184,14 @@ impl Containers {
             Error::conflict(refusal.to_string().replace("container", &format!("{word} {}", container.id)))
         };
         container.phase().after(event).map_err(refuse)?;
-        container.shim()?.tell(body).await?;
+        let answer = ask(&container).await?;
         {
             let mut live = container.live();
             live.run.phase = live.run.phase.after(event).map_err(refuse)?;
             drop(self.save(&live));
         }
         self.tell(&container, action, &[]);
-        Ok(())
+        Ok(answer)
     }
 
     /// Registers for `condition`; the answer resolves when it holds.

@@ -31,7 +31,7 @@ pub(crate) use stats::hierarchy;
 
 use crate::Engine;
 use berth_types::spec::ContainerSpec;
-use berth_types::{ErrorKind, Result};
+use berth_types::{ErrorKind, Phase, Result};
 
 /// The engine's containers. `container` is a name, an id or a unique prefix of an id everywhere.
 #[derive(Clone)]
@@ -64,24 +64,35 @@ impl Containers {
     pub async fn commit_source(&self, container: &str, pause: bool) -> Result<CommitSource> {
         let found = self.get(container)?;
         let record = found.record();
-        let running = matches!(found.phase(), berth_types::Phase::Running { .. });
-        let paused: Option<Box<dyn Send + Sync>> = match pause && running {
-            true => match self.pause(record.id.as_str()).await {
-                Ok(()) => Some(Box::new(Thaw { containers: self.clone(), id: record.id.to_string() })),
-                // It ended meanwhile, and stands still.
-                Err(error) if error.kind == ErrorKind::Conflict && found.phase().pid().is_none() => None,
-                Err(error) => return Err(error),
-            },
-            false => None,
-        };
+        let paused = if pause { self.held_still(&found).await? } else { None };
         Ok(CommitSource {
             id: record.id.clone(),
             name: record.name.clone(),
             spec: record.spec.clone(),
             image_id: record.image,
             rootfs_key: record.id.to_string(),
-            _paused: paused,
+            _paused: paused.map(|thaw| Box::new(thaw) as Box<dyn Send + Sync>),
         })
+    }
+
+    /// `None`: nothing moves in it as it is, or it ended meanwhile.
+    async fn held_still(&self, container: &record::Container) -> Result<Option<Thaw>> {
+        let mut exits = {
+            let live = container.live();
+            if !matches!(live.run.phase, Phase::Running { .. }) {
+                return Ok(None);
+            }
+            live.exits.subscribe()
+        };
+        match self.hold(container.id.as_str()).await {
+            Ok(hold) => Ok(Some(Thaw { containers: self.clone(), id: container.id.to_string(), _hold: hold })),
+            Err(_) if matches!(container.phase(), Phase::Paused { .. }) => Ok(None),
+            // The shim knows of its end a moment earlier than we.
+            Err(error) => match tokio::time::timeout(attach::EXIT_SECONDS_MAX, exits.changed()).await {
+                Ok(Ok(())) => Ok(None),
+                _ => Err(error),
+            },
+        }
     }
 }
 
@@ -93,13 +104,19 @@ fn ended_early(what: &str, error: &tokio::task::JoinError) -> berth_types::Error
 struct Thaw {
     containers: Containers,
     id: String,
+    /// Until it goes on: a killed engine leaves nothing standing still.
+    _hold: crate::shim::Hold,
 }
 
 impl Drop for Thaw {
     fn drop(&mut self) {
         let (containers, id) = (self.containers.clone(), self.id.clone());
         tokio::spawn(async move {
-            if let Err(error) = containers.unpause(&id).await {
+            let stands = |id| containers.get(id).is_ok_and(|found| matches!(found.phase(), Phase::Paused { .. }));
+            // One that was killed meanwhile needs no thaw.
+            if let Err(error) = containers.unpause(&id).await
+                && stands(&id)
+            {
                 tracing::warn!(container = id, %error, "not thawed");
             }
         });

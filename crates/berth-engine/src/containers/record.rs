@@ -141,11 +141,21 @@ pub(crate) struct Live {
     /// The removal failed half-way.
     pub(crate) dead: bool,
     /// Becomes true once everything of the last run is cleaned away.
-    pub(crate) cleaned: watch::Receiver<bool>,
+    pub(crate) cleaned: watch::Receiver<Cleaning>,
     /// Grows with every exit, for those who wait for the next one.
     pub(crate) exits: watch::Sender<u64>,
     /// The same for ends of execs.
     pub(crate) exec_ends: watch::Sender<u64>,
+}
+
+/// What is left of a container's last run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Cleaning {
+    /// It goes on, or has ended and is being cleaned away.
+    Due,
+    /// Its end cannot be written (the disk is full): the shim keeps it until it can.
+    Unwritten,
+    Done,
 }
 
 /// One container. See the module's comment for its locks.
@@ -157,7 +167,7 @@ pub(crate) struct Container {
 
 impl Container {
     pub(crate) fn new(record: Record, run: Run) -> Arc<Container> {
-        let (_, cleaned) = watch::channel(true);
+        let (_, cleaned) = watch::channel(Cleaning::Done);
         let (exits, _) = watch::channel(0);
         let (exec_ends, _) = watch::channel(0);
         // An engine that was killed while it stopped this container is not to be undone by the policy.

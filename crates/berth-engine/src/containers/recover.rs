@@ -16,7 +16,9 @@
 //! leftover; what takes long (removing files) goes on behind.
 
 use super::exited::{Ended, was_running};
-use super::record::{Container, Gone, Paths, Record, Run, TABLE_CONTAINER, TABLE_GONE, TABLE_RUN, shims_folder};
+use super::record::{
+    Cleaning, Container, Gone, Paths, Record, Run, TABLE_CONTAINER, TABLE_GONE, TABLE_RUN, shims_folder,
+};
 use super::{Containers, RemoveOptions, create, exited, remove, start};
 use crate::networks::Attachment;
 use crate::shim::{Incoming, Shim, Spawned};
@@ -34,6 +36,9 @@ const ANSWER_SECONDS_MAX: u64 = 5;
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
 /// The pause before a restart by policy after the engine's own.
 const RESTART_PAUSE: Duration = Duration::from_millis(100);
+
+/// What a shim writes into its folder before it makes the container. Without it, and without a shim, there was none.
+pub(super) const MADE: &str = "create.json";
 
 /// What became of a container's shim.
 enum Found {
@@ -87,7 +92,7 @@ impl Containers {
         self.engine.networks().recover(attached.collect()).await?;
         let mut busy: BTreeSet<ContainerId> = BTreeSet::new();
         for (container, shim, incoming) in adopted {
-            let (cleaning, cleaned) = tokio::sync::watch::channel(false);
+            let (cleaning, cleaned) = tokio::sync::watch::channel(Cleaning::Due);
             container.live().cleaned = cleaned;
             busy.insert(container.id.clone());
             self.supervise(&container, shim, incoming, None, cleaning);
@@ -181,7 +186,7 @@ impl Containers {
                 live.run.phase = Phase::Running { pid: 1 };
             }
         }
-        let (cleaning, cleaned) = tokio::sync::watch::channel(false);
+        let (cleaning, cleaned) = tokio::sync::watch::channel(Cleaning::Due);
         container.live().cleaned = cleaned;
         let (containers, container) = (self.clone(), container.clone());
         tokio::spawn(async move {
@@ -202,13 +207,13 @@ impl Containers {
 
     /// Behind: what a start that came to nothing left.
     fn sweep_start(&self, container: &Arc<Container>) {
-        let (cleaning, cleaned) = tokio::sync::watch::channel(false);
+        let (cleaning, cleaned) = tokio::sync::watch::channel(Cleaning::Due);
         container.live().cleaned = cleaned;
         let (engine, record) = (self.engine.clone(), container.record());
         tokio::spawn(async move {
             exited::kill_left(&record).await;
             exited::sweep_run(&engine, &record, None, None).await;
-            cleaning.send_replace(true);
+            cleaning.send_replace(Cleaning::Done);
         });
     }
 
@@ -320,7 +325,7 @@ async fn find(folder: &Path, boot: &str) -> Found {
             return Found::Exited { how: Ended::Told(exit), connection: None };
         }
         if !lives {
-            return Found::Nothing { made: folder.join("create.json").exists() };
+            return Found::Nothing { made: folder.join(MADE).exists() };
         }
         if Instant::now() >= deadline {
             tracing::warn!(folder = %folder.display(), "a shim does not answer: killed");

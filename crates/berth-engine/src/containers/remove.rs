@@ -1,6 +1,6 @@
 //! Removing a container: its record first, durably; then everything of it on the disk.
 
-use super::record::{Container, Gone, Paths, TABLE_CONTAINER, TABLE_GONE, TABLE_RUN};
+use super::record::{Cleaning, Container, Gone, Paths, TABLE_CONTAINER, TABLE_GONE, TABLE_RUN};
 use super::{Containers, RemoveOptions, StopOptions, WaitCondition, WaitOutcome};
 use crate::volumes::Pruned;
 use crate::{Engine, Filters};
@@ -47,7 +47,9 @@ impl Containers {
                 return Err(error);
             }
         }
-        self.cleaned(container).await;
+        // One whose end cannot be written needs no record of it any more.
+        let mut cleaned = container.live().cleaned.clone();
+        cleaned.wait_for(|state| *state == Cleaning::Done).await.ok();
         let images = record.mounts.iter().filter(|point| !point.detail.layers.is_empty());
         let snapshots: Vec<String> = images.map(|point| point.driver.clone()).collect();
         let anonymous = record.mounts.iter().filter(|point| options.volumes && point.anonymous);

@@ -13,7 +13,7 @@
 //! the next one sweeps it; killed after it, the next engine finds the container running and adopts it.
 //! A step that fails undoes those before it.
 
-use super::record::{Container, Live, Paths, PendingAttach, Record, TABLE_RUN};
+use super::record::{Cleaning, Container, Live, Paths, PendingAttach, Record, TABLE_RUN};
 use super::{Containers, Outcome, create, exited, links};
 use crate::Engine;
 use crate::networks::{AttachRequest, Attachment, files};
@@ -72,7 +72,13 @@ impl Containers {
         };
         // The last run's folder and addresses must be gone before they are made again.
         let mut cleaned = cleaned;
-        cleaned.wait_for(|done| *done).await.ok();
+        if matches!(cleaned.wait_for(|state| *state != Cleaning::Due).await.as_deref(), Ok(Cleaning::Unwritten)) {
+            let name = container.name();
+            return Err(Error::new(
+                ErrorKind::Unavailable,
+                format!("cannot start container {name}: the end of its last run cannot be written, is the disk full?"),
+            ));
+        }
         match self.launch(container).await {
             Ok(()) => Ok(Outcome::Done),
             Err(error) => {
@@ -134,7 +140,7 @@ impl Containers {
         let pid = self.converse(container, &mut taken.incoming, &taken.shim, create, attaches).await?;
 
         let now = crate::events::now_unix_nanos();
-        let cleaning = {
+        let (cleaning, late) = {
             let mut live = container.live();
             live.run.phase =
                 live.run.phase.after(Event::Started { pid }).map_err(|refusal| Error::conflict(refusal.to_string()))?;
@@ -151,10 +157,11 @@ impl Containers {
             }
             live.health = exited::health_at_start(&record.spec);
             live.shim = Some(taken.shim.clone());
-            let (cleaning, cleaned) = tokio::sync::watch::channel(false);
+            let (cleaning, cleaned) = tokio::sync::watch::channel(Cleaning::Due);
             live.cleaned = cleaned;
             drop(self.save(&live));
-            cleaning
+            // Clients that came while the shim was at work; from here on they find it running.
+            (cleaning, std::mem::take(&mut live.attaches))
         };
         undo.attached = None;
         undo.shim = None;
@@ -162,6 +169,9 @@ impl Containers {
         self.tell(container, "start", &[]);
         self.relink(container);
         self.supervise(container, taken.shim, taken.incoming, Some(taken.pid), cleaning);
+        for pending in late {
+            self.connect_pending(container, pending).await;
+        }
         Ok(())
     }
 
@@ -313,17 +323,18 @@ impl Containers {
     }
 
     /// Writes the phase behind; losing it is healed by the shim's folder. Handed over under the lock, so that
-    /// an older phase never overwrites a newer one. The answer comes once it is durable or has failed.
-    pub(super) fn save(&self, live: &Live) -> tokio::sync::oneshot::Receiver<()> {
+    /// an older phase never overwrites a newer one. The answer comes once it is durable (`true`) or has failed.
+    pub(super) fn save(&self, live: &Live) -> tokio::sync::oneshot::Receiver<bool> {
         let (told, written) = tokio::sync::oneshot::channel();
         let mut batch = berth_store::Batch::new();
         match create::put(&mut batch, TABLE_RUN, &live.record.id, &live.run) {
             Ok(()) => self.engine.store().submit(batch, |result| {
-                if let Err(error) = result {
-                    tracing::error!(%error, "a container's phase was not written");
+                if let Err(error) = &result {
+                    let error = Error::because(ErrorKind::Internal, "a container's phase was not written", error);
+                    tracing::error!("{error}");
                 }
                 // Most callers do not wait.
-                told.send(()).ok();
+                told.send(result.is_ok()).ok();
             }),
             Err(error) => tracing::error!(%error, "a container's phase was not written"),
         }
@@ -351,7 +362,7 @@ impl Containers {
         shim: Arc<Shim>,
         mut incoming: Incoming,
         child: Option<i32>,
-        cleaning: tokio::sync::watch::Sender<bool>,
+        cleaning: tokio::sync::watch::Sender<Cleaning>,
     ) {
         let (containers, container) = (self.clone(), container.clone());
         tokio::spawn(async move {
@@ -360,14 +371,17 @@ impl Containers {
             while let Some(notice) = incoming.next().await {
                 match notice {
                     Notice::Exited(record) => {
+                        let Some(cleaning) = cleaning.take() else { continue };
+                        exit = Some(());
+                        let Some(end) = containers.end_run(&container, record, "") else {
+                            cleaning.send_replace(Cleaning::Done);
+                            continue;
+                        };
                         // Later replies must be read while this goes on: in a task of its own.
-                        if let Some(cleaning) = cleaning.take() {
-                            exit = Some(());
-                            let (containers, container, shim) = (containers.clone(), container.clone(), shim.clone());
-                            tokio::spawn(async move {
-                                containers.exited(&container, exited::Ended::Told(record), Some(shim), cleaning).await;
-                            });
-                        }
+                        let (containers, container, shim) = (containers.clone(), container.clone(), shim.clone());
+                        tokio::spawn(async move {
+                            containers.after_end(&container, end, Some(shim), cleaning).await;
+                        });
                     }
                     other => containers.noticed(&container, other),
                 }
@@ -586,7 +600,7 @@ impl Drop for Undo {
         if self.attached.is_none() && self.shim.is_none() {
             return;
         }
-        let (cleaning, cleaned) = tokio::sync::watch::channel(false);
+        let (cleaning, cleaned) = tokio::sync::watch::channel(Cleaning::Due);
         self.container.live().cleaned = cleaned;
         let (engine, container) = (self.engine.clone(), self.container.clone());
         let (attached, shim) = (self.attached.take(), self.shim.take());
@@ -595,7 +609,7 @@ impl Drop for Undo {
             if let Some(pid) = shim {
                 crate::shim::forget_process(pid);
             }
-            cleaning.send_replace(true);
+            cleaning.send_replace(Cleaning::Done);
         });
     }
 }

@@ -38,6 +38,11 @@ pub(crate) struct Incoming {
     pending: Arc<Mutex<Pending>>,
 }
 
+/// A pause that lasts as long as this: its connection.
+pub(crate) struct Hold {
+    _connection: (Arc<Shim>, Incoming),
+}
+
 /// An answer on its way.
 pub(crate) type Reply = oneshot::Receiver<Result<Answer>>;
 
@@ -84,6 +89,16 @@ impl Shim {
             Ok(result) => result,
             Err(_) => Err(Error::new(ErrorKind::Timeout, "a shim does not answer")),
         }
+    }
+
+    /// Holds the container of `dir` still until the answer is dropped, or this engine dies.
+    pub(crate) async fn hold(dir: &Path) -> Result<Hold> {
+        let failed = |cause: std::io::Error| Error::because(ErrorKind::Unavailable, "cannot reach a shim", &cause);
+        let (shim, mut incoming) = Shim::over(connect(dir).await.map_err(failed)?);
+        for reply in shim.send(vec![Body::Hello { version: VERSION }, Body::Pause]).await? {
+            incoming.answer(reply).await?;
+        }
+        Ok(Hold { _connection: (shim, incoming) })
     }
 
     /// Sends all of `bodies` in one write; the answers come in their order.

@@ -5,6 +5,7 @@
 //!      | Create, Start
 //!  Shim                requests by sequence number, any number at once
 //!  Incoming            replies find their request; notices come out one by one; the end is the shim's end
+//!  Shim::hold          a connection of its own that keeps a container still
 //!  Shim::dial          the same through <dir>/shim.sock, after the engine was started again
 //!  stream::attach      a connection of its own that becomes a container's standard streams
 //! ```
@@ -16,7 +17,7 @@ mod client;
 mod pool;
 mod stream;
 
-pub(crate) use client::{Incoming, Shim};
+pub(crate) use client::{Hold, Incoming, Shim};
 pub(crate) use pool::{Pool, Spawned, forget_process, spawned};
 pub(crate) use stream::{Left, Streams, attach, parse_detach_keys};
 

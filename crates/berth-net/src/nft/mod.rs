@@ -6,9 +6,11 @@
 //!
 //! The kernel takes all of a [`Transaction`] or none of it. Numbers are those of
 //! `linux/netfilter/nf_tables.h`; key types of sets are those of the `nft` program, so that
-//! `nft list ruleset` shows our table as a person would have written it. Expressions are in [`expr`].
+//! `nft list ruleset` shows our table as a person would have written it. Expressions are in [`expr`], what is in
+//! the kernel is told by [`look`].
 
 pub mod expr;
+pub mod look;
 
 use crate::netlink::{ACK, APPEND, Attributes, Batch, CREATE, NetlinkError, Reply, Socket};
 use expr::{Expression, Verdict};
@@ -31,6 +33,7 @@ const GET_RULE: u16 = 7;
 const DELETE_RULE: u16 = 8;
 const NEW_SET: u16 = 9;
 const NEW_ELEMENT: u16 = 12;
+const GET_ELEMENT: u16 = 13;
 const DELETE_ELEMENT: u16 = 14;
 
 /// Elements in one message; its attribute's length field has 16 bits, an element at most 100 bytes.

@@ -35,7 +35,7 @@ impl Monitor {
         if !container.own_pids
             && let Err(error) = container.cgroup.kill_all(SIGKILL)
         {
-            eprintln!("berth-shim: {}: {error}", container.create.id);
+            say!("{}: {error}", container.create.id);
         }
         self.draining = Some(Draining { status, deadline_nanos: now().saturating_add(DRAIN_NANOS_MAX) });
     }
@@ -73,7 +73,7 @@ impl Monitor {
         if let Some(writer) = &mut container.log {
             for stream in [Stream::Stdout, Stream::Stderr] {
                 if let Err(error) = writer.end(stream, now()) {
-                    eprintln!("berth-shim: {}: {error}", container.create.id);
+                    say!("{}: {error}", container.create.id);
                 }
             }
         }
@@ -93,14 +93,14 @@ impl Monitor {
         let Some(container) = &self.container else { return };
         let left = container.cgroup.pids().is_ok_and(|pids| !pids.is_empty());
         if left && let Err(error) = container.cgroup.kill_all(SIGKILL) {
-            eprintln!("berth-shim: {}: {error}", container.create.id);
+            say!("{}: {error}", container.create.id);
         }
         let again = berth_cgroup::Hierarchy::detect()
             .and_then(|hierarchy| berth_cgroup::Cgroup::open(&hierarchy, container.cgroup.path()));
         if let Ok(cgroup) = again
             && let Err(error) = cgroup.remove()
         {
-            eprintln!("berth-shim: {}: {error}", container.create.id);
+            say!("{}: {error}", container.create.id);
         }
     }
 

@@ -83,14 +83,10 @@ impl Monitor {
                 let deadline = Duration::from_secs(FREEZE_SECONDS_MAX);
                 container.cgroup.freeze(deadline).map_err(|cause| part("pause", &cause))?;
                 container.paused = true;
+                self.clients[index].holds = !self.clients[index].subscribed;
                 Ok(Answer::Done)
             }
-            Body::Resume => {
-                let container = self.running()?;
-                container.cgroup.thaw().map_err(|cause| part("resume", &cause))?;
-                container.paused = false;
-                Ok(Answer::Done)
-            }
+            Body::Resume => self.resume(),
             Body::Update { resources } => {
                 let resources = serde_json::from_value(resources).map_err(|cause| part("read the limits", &cause))?;
                 let limits = berth_shim::limits::for_update(&resources).map_err(|cause| part("set limits", &cause))?;
@@ -131,6 +127,14 @@ impl Monitor {
                 Ok(Answer::Done)
             }
         }
+    }
+
+    pub(super) fn resume(&mut self) -> Result<Answer> {
+        let container = self.running()?;
+        container.cgroup.thaw().map_err(|cause| part("resume", &cause))?;
+        container.paused = false;
+        self.clients.iter_mut().for_each(|client| client.holds = false);
+        Ok(Answer::Done)
     }
 
     pub(super) fn container(&mut self) -> Result<&mut Container> {

@@ -29,19 +29,7 @@ pub(crate) struct Stream {
 
 pub(crate) async fn attach(app: &'static App, args: Args) -> Result<u8> {
     let name = app.container(&args.words[0]).await?;
-    let info = app.client.get_value(&format!("/containers/{}/json", encode(&name))).await?;
-    let state = info.get("State");
-    if !state.get("Running").bool() {
-        return Err(CliError::failed("You cannot attach to a stopped container, start it first")
-            .with_hint(format!("berth start -ai {name}")));
-    }
-    if state.get("Paused").bool() {
-        return Err(CliError::failed("You cannot attach to a paused container, unpause it first")
-            .with_hint(format!("berth unpause {name}")));
-    }
-    if state.get("Restarting").bool() {
-        return Err(CliError::failed("You cannot attach to a restarting container, wait until it is running"));
-    }
+    let info = running(app, &name).await?;
     let tty = info.at(&["Config", "Tty"]).bool();
     let stdin = !args.on("no-stdin") && info.at(&["Config", "OpenStdin"]).bool();
     if stdin && tty && !tty::stdin_is_terminal() {
@@ -57,12 +45,32 @@ pub(crate) async fn attach(app: &'static App, args: Args) -> Result<u8> {
         proxy_signals: args.on("sig-proxy") && !tty,
     };
     let session = Session::open(app, info.text("Id"), &stream, "").await?;
+    // One that ended meanwhile would be waited for until somebody starts it again.
+    running(app, &name).await?;
     if let Some((rows, columns)) = tty::size().filter(|_| tty) {
         // A program draws itself anew only when the size changes: one step off, and then the true size.
         let path = format!("{}/resize?h={}&w={}", Target::Container(name).path(), rows + 1, columns + 1);
         app.client.post(&path).await?;
     }
     session.run().await
+}
+
+/// What `inspect` says of a container that can be attached to.
+async fn running(app: &App, name: &str) -> Result<Value> {
+    let info = app.client.get_value(&format!("/containers/{}/json", encode(name))).await?;
+    let state = info.get("State");
+    if !state.get("Running").bool() {
+        return Err(CliError::failed("You cannot attach to a stopped container, start it first")
+            .with_hint(format!("berth start -ai {name}")));
+    }
+    if state.get("Paused").bool() {
+        return Err(CliError::failed("You cannot attach to a paused container, unpause it first")
+            .with_hint(format!("berth unpause {name}")));
+    }
+    if state.get("Restarting").bool() {
+        return Err(CliError::failed("You cannot attach to a restarting container, wait until it is running"));
+    }
+    Ok(info)
 }
 
 /// The bytes to detach by: the flag, the configuration file, or ctrl-p ctrl-q.
