@@ -31,6 +31,8 @@ pub struct EngineConfig {
     pub closed_ports: Vec<u16>,
     /// Labels of the engine itself, shown by `info`.
     pub labels: Vec<String>,
+    /// How new layers lie on the disk.
+    pub storage_driver: crate::images::StorageDriver,
     pub log_driver: String,
     pub log_options: std::collections::BTreeMap<String, String>,
     /// Mirrors, trust and credentials for pulls, pushes and builds.
@@ -53,6 +55,7 @@ impl EngineConfig {
             bridge_name: "berth0".to_owned(),
             bridge_subnet: None,
             labels: Vec::new(),
+            storage_driver: Default::default(),
             log_driver: "json-file".to_owned(),
             log_options: Default::default(),
             registries: Default::default(),

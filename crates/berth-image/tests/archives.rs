@@ -6,7 +6,7 @@
 )]
 
 use berth_image::{LoadError, Loaded, ToSave, load, save, unpack, unpack_changes};
-use berth_snapshot::{OverlayDriver, Snapshotter};
+use berth_snapshot::{LayerForm, OverlayDriver, Snapshotter};
 use berth_types::Digest;
 use sha2::Digest as _;
 use std::io::Read;
@@ -17,14 +17,23 @@ struct Place {
     driver: OverlayDriver,
 }
 
-fn place() -> Option<Place> {
+fn place_of(form: LayerForm) -> Option<Place> {
     if !berth_snapshot::checks::can_run() {
         eprintln!("skipped: needs root");
         return None;
     }
     let folder = tempfile::tempdir().unwrap();
-    let driver = OverlayDriver::open(folder.path()).unwrap();
+    let driver = OverlayDriver::open(folder.path(), form).unwrap();
     Some(Place { folder, driver })
+}
+
+fn place() -> Option<Place> {
+    place_of(LayerForm::Folder)
+}
+
+/// One for each form of layers.
+fn places() -> impl Iterator<Item = Place> {
+    [LayerForm::Folder, LayerForm::Image].into_iter().filter_map(place_of)
 }
 
 fn digest(bytes: &[u8]) -> Digest {
@@ -76,7 +85,8 @@ impl Place {
 
 #[test]
 fn images_survive_the_way_through_an_archive_into_another_store() {
-    let (Some(here), Some(there)) = (place(), place()) else { return };
+    // From layers of one form to those of the other.
+    let (Some(here), Some(there)) = (place(), place_of(LayerForm::Image)) else { return };
     let (a, b) = (tar(&[("etc/a", b"one")]), tar(&[("etc/b", b"two"), ("etc/.wh.a", b"")]));
     for layer in [&a, &b] {
         let unpacked = unpack(&here.driver, &layer[..], None).unwrap();
@@ -137,27 +147,28 @@ fn without(archive: &[u8], names: &[&str]) -> Vec<u8> {
 
 #[test]
 fn old_layouts_links_and_compressed_layers_are_read() {
-    let Some(place) = place() else { return };
-    let layer = tar(&[("f", b"content")]);
-    let config = config(&[&layer, &layer]);
-    let id = digest(&config).hex();
-    let name = format!("{id}.json");
-    let packed = zstd::encode_all(&layer[..], 1).unwrap();
-    let manifest = format!(r#"[{{"Config":"{name}","RepoTags":null,"Layers":["1/layer.tar","2/layer.tar"]}}]"#);
-    let archive = tar(&[
-        ("1/VERSION", b"1.0"),
-        ("1/json", b"{}"),
-        ("1/layer.tar", &packed),
-        ("2/layer.tar@", b"../1/layer.tar"),
-        (&name, &config),
-        ("manifest.json", manifest.as_bytes()),
-    ]);
-    let loaded = place.load(&archive).unwrap();
-    assert_eq!((loaded[0].id.hex(), loaded[0].names.len(), loaded[0].layers.len()), (id, 0, 2));
-    assert_eq!(place.layers(), 1);
-    // And the whole archive compressed.
-    let loaded = place.load(&zstd::encode_all(&archive[..], 1).unwrap()).unwrap();
-    assert_eq!(loaded.len(), 1);
+    for place in places() {
+        let layer = tar(&[("f", b"content")]);
+        let config = config(&[&layer, &layer]);
+        let id = digest(&config).hex();
+        let name = format!("{id}.json");
+        let packed = zstd::encode_all(&layer[..], 1).unwrap();
+        let manifest = format!(r#"[{{"Config":"{name}","RepoTags":null,"Layers":["1/layer.tar","2/layer.tar"]}}]"#);
+        let archive = tar(&[
+            ("1/VERSION", b"1.0"),
+            ("1/json", b"{}"),
+            ("1/layer.tar", &packed),
+            ("2/layer.tar@", b"../1/layer.tar"),
+            (&name, &config),
+            ("manifest.json", manifest.as_bytes()),
+        ]);
+        let loaded = place.load(&archive).unwrap();
+        assert_eq!((loaded[0].id.hex(), loaded[0].names.len(), loaded[0].layers.len()), (id, 0, 2));
+        assert_eq!(place.layers(), 1);
+        // And the whole archive compressed.
+        let loaded = place.load(&zstd::encode_all(&archive[..], 1).unwrap()).unwrap();
+        assert_eq!(loaded.len(), 1);
+    }
 }
 
 #[test]
@@ -210,88 +221,89 @@ fn leaving() -> Vec<u8> {
 
 #[test]
 fn hostile_archives_are_refused_and_leave_no_layer() {
-    let Some(place) = place() else { return };
-    let layer = tar(&[("f", b"content")]);
-    let good = config(&[&layer]);
-    let lies = config(&[b"another layer"]);
-    let manifest = |text: &str| text.replace('\'', "\"").into_bytes();
-    let one = "[{'Config':'c.json','RepoTags':['a:1'],'Layers':['l']}]";
-    let deep = format!("{}1{}", "[".repeat(100_000), "]".repeat(100_000)).into_bytes();
-    let blob = format!("blobs/sha256/{}", digest(b"something else").hex());
-    let link_loop: &[(&str, &[u8])] =
-        &[("l@", b"m"), ("m@", b"l"), ("c.json", &good), ("manifest.json", one.as_bytes())];
-    let cases: Vec<(&str, Vec<u8>)> = vec![
-        ("nothing", Vec::new()),
-        ("an empty archive", tar(&[])),
-        ("no index", tar(&[("l", &layer)])),
-        ("no archive at all", b"#!/bin/sh\necho hello\n".repeat(100)),
-        ("a layer that is missing", tar(&[("c.json", &good), ("manifest.json", &manifest(one))])),
-        ("a configuration that is missing", tar(&[("l", &layer), ("manifest.json", &manifest(one))])),
-        ("another diff id", tar(&[("l", &layer), ("c.json", &lies), ("manifest.json", &manifest(one))])),
-        (
-            "too few layers",
-            tar(&[
-                ("l", &layer),
-                ("c.json", &good),
-                ("manifest.json", &manifest("[{'Config':'c.json','RepoTags':['a:1'],'Layers':[]}]")),
-            ]),
-        ),
-        ("null", tar(&[("l", &layer), ("manifest.json", b"null")])),
-        ("no JSON", tar(&[("l", &layer), ("manifest.json", b"{{{{")])),
-        ("another type", tar(&[("l", &layer), ("manifest.json", b"{\"a\":1}")])),
-        ("deeply nested JSON", tar(&[("l", &layer), ("manifest.json", &deep)])),
-        (
-            "a bad tag",
-            tar(&[
-                ("l", &layer),
-                ("c.json", &good),
-                ("manifest.json", &manifest("[{'Config':'c.json','RepoTags':['../../x y'],'Layers':['l']}]")),
-            ]),
-        ),
-        (
-            "a configuration outside",
-            tar(&[
-                ("l", &layer),
-                ("manifest.json", &manifest("[{'Config':'../../../etc/passwd','RepoTags':null,'Layers':['l']}]")),
-            ]),
-        ),
-        ("links in a circle", tar(link_loop)),
-        ("a link that leaves", tar(&[("x@", b"../../etc/passwd"), ("l", &layer), ("manifest.json", b"[]")])),
-        ("a blob with another digest", tar(&[(&blob, &layer), ("c.json", &good), ("manifest.json", b"[]")])),
-        (
-            "a compressed blob with another digest",
-            tar(&[(&blob, &zstd::encode_all(&layer[..], 1).unwrap()), ("manifest.json", b"[]")]),
-        ),
-        (
-            "a configuration for another system",
-            tar(&[
-                ("l", &layer),
-                ("c.json", &String::from_utf8_lossy(&good).replace("linux", "plan9").into_bytes()),
-                ("manifest.json", &manifest(one)),
-            ]),
-        ),
-        (
-            "an index without its blobs",
-            tar(&[(
-                "index.json",
-                &manifest(&format!(
-                    "{{'schemaVersion':2,'manifests':[{{'mediaType':'x','digest':'{}','size':1}}]}}",
-                    digest(b"x")
-                )),
-            )]),
-        ),
-        ("a layer that is hostile", tar(&[("l", &leaving()), ("manifest.json", b"[]")])),
-    ];
-    for (what, archive) in cases {
-        let loaded = place.load(&archive);
-        let Err(error) = loaded else { panic!("{what}: loaded {loaded:?}") };
-        assert!(error.is_archive(), "{what}: {error}");
-        assert_eq!(place.layers(), 0, "{what}");
-        // The same cut off anywhere is an error too, never a panic.
-        for cut in (0..archive.len()).step_by(1 + archive.len() / 7) {
-            assert!(place.load(&archive[..cut]).is_err(), "{what} cut at {cut}");
+    for place in places() {
+        let layer = tar(&[("f", b"content")]);
+        let good = config(&[&layer]);
+        let lies = config(&[b"another layer"]);
+        let manifest = |text: &str| text.replace('\'', "\"").into_bytes();
+        let one = "[{'Config':'c.json','RepoTags':['a:1'],'Layers':['l']}]";
+        let deep = format!("{}1{}", "[".repeat(100_000), "]".repeat(100_000)).into_bytes();
+        let blob = format!("blobs/sha256/{}", digest(b"something else").hex());
+        let link_loop: &[(&str, &[u8])] =
+            &[("l@", b"m"), ("m@", b"l"), ("c.json", &good), ("manifest.json", one.as_bytes())];
+        let cases: Vec<(&str, Vec<u8>)> = vec![
+            ("nothing", Vec::new()),
+            ("an empty archive", tar(&[])),
+            ("no index", tar(&[("l", &layer)])),
+            ("no archive at all", b"#!/bin/sh\necho hello\n".repeat(100)),
+            ("a layer that is missing", tar(&[("c.json", &good), ("manifest.json", &manifest(one))])),
+            ("a configuration that is missing", tar(&[("l", &layer), ("manifest.json", &manifest(one))])),
+            ("another diff id", tar(&[("l", &layer), ("c.json", &lies), ("manifest.json", &manifest(one))])),
+            (
+                "too few layers",
+                tar(&[
+                    ("l", &layer),
+                    ("c.json", &good),
+                    ("manifest.json", &manifest("[{'Config':'c.json','RepoTags':['a:1'],'Layers':[]}]")),
+                ]),
+            ),
+            ("null", tar(&[("l", &layer), ("manifest.json", b"null")])),
+            ("no JSON", tar(&[("l", &layer), ("manifest.json", b"{{{{")])),
+            ("another type", tar(&[("l", &layer), ("manifest.json", b"{\"a\":1}")])),
+            ("deeply nested JSON", tar(&[("l", &layer), ("manifest.json", &deep)])),
+            (
+                "a bad tag",
+                tar(&[
+                    ("l", &layer),
+                    ("c.json", &good),
+                    ("manifest.json", &manifest("[{'Config':'c.json','RepoTags':['../../x y'],'Layers':['l']}]")),
+                ]),
+            ),
+            (
+                "a configuration outside",
+                tar(&[
+                    ("l", &layer),
+                    ("manifest.json", &manifest("[{'Config':'../../../etc/passwd','RepoTags':null,'Layers':['l']}]")),
+                ]),
+            ),
+            ("links in a circle", tar(link_loop)),
+            ("a link that leaves", tar(&[("x@", b"../../etc/passwd"), ("l", &layer), ("manifest.json", b"[]")])),
+            ("a blob with another digest", tar(&[(&blob, &layer), ("c.json", &good), ("manifest.json", b"[]")])),
+            (
+                "a compressed blob with another digest",
+                tar(&[(&blob, &zstd::encode_all(&layer[..], 1).unwrap()), ("manifest.json", b"[]")]),
+            ),
+            (
+                "a configuration for another system",
+                tar(&[
+                    ("l", &layer),
+                    ("c.json", &String::from_utf8_lossy(&good).replace("linux", "plan9").into_bytes()),
+                    ("manifest.json", &manifest(one)),
+                ]),
+            ),
+            (
+                "an index without its blobs",
+                tar(&[(
+                    "index.json",
+                    &manifest(&format!(
+                        "{{'schemaVersion':2,'manifests':[{{'mediaType':'x','digest':'{}','size':1}}]}}",
+                        digest(b"x")
+                    )),
+                )]),
+            ),
+            ("a layer that is hostile", tar(&[("l", &leaving()), ("manifest.json", b"[]")])),
+        ];
+        for (what, archive) in cases {
+            let loaded = place.load(&archive);
+            let Err(error) = loaded else { panic!("{what}: loaded {loaded:?}") };
+            assert!(error.is_archive(), "{what}: {error}");
+            assert_eq!(place.layers(), 0, "{what}");
+            // The same cut off anywhere is an error too, never a panic.
+            for cut in (0..archive.len()).step_by(1 + archive.len() / 7) {
+                assert!(place.load(&archive[..cut]).is_err(), "{what} cut at {cut}");
+            }
+            assert_eq!(place.layers(), 0, "{what}");
         }
-        assert_eq!(place.layers(), 0, "{what}");
     }
 }
 

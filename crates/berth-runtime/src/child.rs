@@ -26,6 +26,7 @@ pub(crate) struct Work<'a> {
     pub(crate) filter: Option<&'a Filter>,
     /// Of the binds that only the caller may open; by their place among the mounts.
     pub(crate) sources: Vec<Option<OwnedFd>>,
+    pub(crate) images: Vec<Option<OwnedFd>>,
     pub(crate) channel: OwnedFd,
 }
 
@@ -101,7 +102,7 @@ fn container(work: &Work<'_>, gate: &mut Gate, pair: &mut Option<terminal::Pair>
     rustix::process::umask(Mode::empty());
     let has_terminal = matches!(request.stdio, Stdio::Terminal { .. });
     if namespaces.new_mount() {
-        let root = mounts::build(request, namespaces, &cgroups, &work.sources)?;
+        let root = mounts::build(request, namespaces, &cgroups, &work.sources, &work.images)?;
         if let Stdio::Terminal { rows, columns } = request.stdio {
             let made = terminal::open(root.as_fd(), rows, columns)?;
             mounts::console(root.as_fd(), made.slave.as_fd())?;

@@ -63,6 +63,7 @@ pub fn create(request: CreateRequest<'_>) -> Result<Created, LaunchError> {
     let filter = filter(request.spec, request.seccomp_cache)?;
     notify::check(request.spec, filter.as_ref())?;
     let sources = if namespaces.new_user() { mounts::bind_sources(&request)? } else { Vec::new() };
+    let images = mounts::layer_images(request.rootfs)?;
     let (ours, theirs) = channel::pair()?;
     let around = namespaces.around_clone(linux)?;
     let forked = around.left_by_child(fork(namespaces.cloned, request.cgroup.v2));
@@ -70,7 +71,7 @@ pub fn create(request: CreateRequest<'_>) -> Result<Created, LaunchError> {
         Forked::Child => {
             drop(ours);
             let filter = filter.as_ref();
-            child::run(Work { request: &request, namespaces: &namespaces, filter, sources, channel: theirs });
+            child::run(Work { request: &request, namespaces: &namespaces, filter, sources, images, channel: theirs });
         }
         Forked::Parent { pid, pidfd } => (pid, pidfd),
     };

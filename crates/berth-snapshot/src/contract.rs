@@ -18,6 +18,7 @@ macro_rules! snapshot_contract_tests {
             a_second_name_needs_a_file_of_the_same_layer,
             the_same_layer_twice_is_one,
             a_snapshot_answers_the_same_after_reopening,
+            a_layer_that_is_there_twice_is_mounted_once,
             unknown_things_are_told_apart_from_failures);
     };
     (@each $open:expr; $($name:ident),*) => {
@@ -233,6 +234,18 @@ pub mod checks {
         driver.remove("web").expect("it is removed");
         driver.remove("web").expect("and that is not an error twice");
         assert!(driver.keys().expect("a list").is_empty());
+    }
+
+    pub fn a_layer_that_is_there_twice_is_mounted_once(open: Open<'_>) {
+        let driver = open();
+        layer(&*driver, 1, |writer| file(writer, "a", "one").expect("a file"));
+        layer(&*driver, 2, |writer| file(writer, "a", "two").expect("a file"));
+        let layers = [id(1), id(2), id(1)];
+        driver.prepare("web", &layers).expect("a snapshot");
+        assert_eq!(driver.layers_of("web").expect("its layers"), layers);
+        let Rootfs::Overlay(twice) = driver.view(&layers) else { return };
+        let Rootfs::Overlay(once) = driver.view(&[id(2), id(1)]) else { return };
+        assert_eq!(twice.lower, once.lower);
     }
 
     pub fn unknown_things_are_told_apart_from_failures(open: Open<'_>) {

@@ -1,11 +1,19 @@
 //! What goes into a layer, and what comes out of one.
 
-use crate::{Result, SnapshotError};
+use crate::{Result, SnapshotError, step};
 use berth_types::Digest;
 use bytes::Bytes;
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
+
+/// Entries of one layer. A whole distribution has half a million.
+pub(crate) const ENTRIES_MAX: u64 = 8_000_000;
+/// Longer paths are refused; the kernel takes 4096 with its own.
+const PATH_BYTES_MAX: usize = 3900;
+/// What overlayfs looks for on a folder through which nothing shows.
+pub(crate) const OPAQUE: &str = "trusted.overlay.opaque";
 
 /// Owner, rights, time and extended attributes of an entry.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -91,6 +99,20 @@ pub struct StagedLayer {
     pub(crate) folder: Temporary,
 }
 
+/// The file of an image that was made to be tried out; it goes with this.
+#[derive(Debug)]
+pub struct Probe {
+    pub path: PathBuf,
+    _folder: Temporary,
+}
+
+impl StagedLayer {
+    /// What it would be mounted from, were it committed; for a layer that is an image.
+    pub fn into_probe(self) -> Probe {
+        Probe { path: self.folder.path.join(crate::erofs::IMAGE), _folder: self.folder }
+    }
+}
+
 /// A layer that nobody sees any more. Its files go when this is dropped, so that who holds a lock need not wait.
 #[derive(Debug)]
 #[must_use = "its files go when it is dropped: after the locks are released"]
@@ -137,4 +159,67 @@ pub trait LayerReader: Send {
 /// Why an entry cannot be made where it wants to be.
 pub(crate) fn refused(path: &[u8], why: &'static str) -> SnapshotError {
     SnapshotError::Refused { path: crate::shown(path), why }
+}
+
+/// A path of an entry: relative to the layer, clean, within it.
+pub(crate) fn check_path(path: &[u8], entry: Entry<'_>) -> Result<()> {
+    if path.len() > PATH_BYTES_MAX {
+        return Err(refused(&path[..64], "its path is too long"));
+    }
+    if names(path).any(|name| name == b"." || name == b".." || name.contains(&0)) {
+        return Err(refused(path, "its path leaves the layer"));
+    }
+    if path.starts_with(b"/") || path.ends_with(b"/") || path.windows(2).any(|pair| pair == b"//") {
+        return Err(refused(path, "its path is not clean"));
+    }
+    if path.is_empty() && !matches!(entry, Entry::Directory | Entry::Opaque) {
+        return Err(refused(path, "the top of a layer is a folder"));
+    }
+    Ok(())
+}
+
+pub(crate) fn names(path: &[u8]) -> impl Iterator<Item = &[u8]> {
+    path.split(|&byte| byte == b'/').filter(|name| !name.is_empty())
+}
+
+/// The folder of a path, and its last name.
+pub(crate) fn split(path: &[u8]) -> (&[u8], &[u8]) {
+    match path.iter().rposition(|&byte| byte == b'/') {
+        Some(at) => (&path[..at], &path[at + 1..]),
+        None => (&[], path),
+    }
+}
+
+/// Overlayfs' own attributes would change what the layers below mean; SELinux labels are the host's.
+pub(crate) fn is_private(name: &[u8]) -> bool {
+    name.starts_with(b"trusted.overlay.") || name.starts_with(b"user.overlay.") || name == b"security.selinux"
+}
+
+pub(crate) fn is_zero(bytes: &[u8]) -> bool {
+    let (head, rest) = bytes.split_at(bytes.len().min(16));
+    head.iter().all(|&byte| byte == 0) && rest.iter().all(|&byte| byte == 0)
+}
+
+/// The file of [`LayerWriter::record`].
+pub(crate) fn create_record(folder: &Temporary) -> Result<File> {
+    let path = folder.path.join("record");
+    File::create(&path).map_err(step("create", &path))
+}
+
+/// The layer is whole: notes what it takes on the disk, `sectors` that were counted and what those of `names` take
+/// that are there, and the record.
+pub(crate) fn seal(folder: Temporary, id: Digest, mut sectors: u64, names: &[&str]) -> Result<StagedLayer> {
+    for name in names.iter().copied().chain(["record"]) {
+        let path = if name.is_empty() { folder.path.clone() } else { folder.path.join(name) };
+        match std::fs::symlink_metadata(&path) {
+            Ok(meta) => sectors += meta.blocks(),
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => {}
+            Err(cause) => return Err(step("stat", path)(cause)),
+        }
+    }
+    let path = folder.path.join("bytes");
+    // With the block that this file itself takes.
+    let bytes = sectors * 512 + 4096;
+    std::fs::write(&path, bytes.to_string()).map_err(step("write", &path))?;
+    Ok(StagedLayer { id, bytes, folder })
 }

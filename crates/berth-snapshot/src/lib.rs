@@ -18,15 +18,16 @@
 //! nobody needs it.
 //!
 //! Every driver passes [`snapshot_contract_tests!`]. The trait says nothing about how a layer lies on the disk:
-//! a folder of files, or one file system image per layer.
+//! a folder of files, or one EROFS image per layer ([`LayerForm`]).
 
 mod contract;
+mod erofs;
 mod layer;
 mod overlay;
 
 pub use contract::checks;
-pub use layer::{Content, Displaced, Entry, LayerReader, LayerWriter, Meta, Retired, StagedLayer};
-pub use overlay::OverlayDriver;
+pub use layer::{Content, Displaced, Entry, LayerReader, LayerWriter, Meta, Probe, Retired, StagedLayer};
+pub use overlay::{LayerForm, OverlayDriver};
 
 use berth_types::Digest;
 use berth_types::mount::Rootfs;
@@ -80,6 +81,12 @@ pub type Result<T, E = SnapshotError> = std::result::Result<T, E>;
 pub(crate) fn step(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> SnapshotError {
     let path = path.into();
     move |cause| SnapshotError::Step { action, path, cause }
+}
+
+/// A folder for root alone; whether it was there does not matter.
+pub(crate) fn make_folder(path: &std::path::Path) -> Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(step("make", path))
 }
 
 pub(crate) fn shown(path: &[u8]) -> PathBuf {

@@ -6,12 +6,12 @@
     reason = "a test program; clippy knows only #[test] functions as tests"
 )]
 
-use berth_snapshot::{Entry, Meta, OverlayDriver, SnapshotError, Snapshotter, snapshot_contract_tests};
+use berth_snapshot::{Entry, LayerForm, Meta, OverlayDriver, SnapshotError, Snapshotter, snapshot_contract_tests};
 use berth_types::Digest;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 
-snapshot_contract_tests!(|folder: &Path| OverlayDriver::open(folder).unwrap());
+snapshot_contract_tests!(|folder: &Path| OverlayDriver::open(folder, LayerForm::Folder).unwrap());
 
 fn id() -> Digest {
     Digest::from_bytes([3; 32])
@@ -31,7 +31,7 @@ fn whiteouts_opaque_folders_owners_rights_and_capabilities_are_as_overlayfs_want
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    let driver = OverlayDriver::open(folder.path()).unwrap();
+    let driver = OverlayDriver::open(folder.path(), LayerForm::Folder).unwrap();
     let mut writer = driver.begin_layer().unwrap();
     let capability = b"\x01\x00\x00\x02\x00\x04\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00".to_vec();
     let meta = Meta {
@@ -92,11 +92,11 @@ fn what_a_crash_left_goes_when_the_driver_is_opened_next() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    drop(OverlayDriver::open(folder.path()).unwrap());
+    drop(OverlayDriver::open(folder.path(), LayerForm::Folder).unwrap());
     for left in ["layers/new-7/fs/a", "layers/gone-9/fs", "snapshots/new-2/fs", "snapshots/gone-1"] {
         std::fs::create_dir_all(folder.path().join(left)).unwrap();
     }
-    let driver = OverlayDriver::open(folder.path()).unwrap();
+    let driver = OverlayDriver::open(folder.path(), LayerForm::Folder).unwrap();
     assert!(driver.layers().unwrap().is_empty() && driver.keys().unwrap().is_empty());
     // A layer that begins meanwhile is none of the leftovers.
     let writer = driver.begin_layer().unwrap();
@@ -120,7 +120,7 @@ fn a_snapshot_of_three_hundred_layers_names_them_all_and_forgotten_chains_go() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    let driver = OverlayDriver::open(folder.path()).unwrap();
+    let driver = OverlayDriver::open(folder.path(), LayerForm::Folder).unwrap();
     let layers: Vec<Digest> = (0..300u16)
         .map(|n| {
             let mut bytes = [0; 32];
@@ -132,7 +132,7 @@ fn a_snapshot_of_three_hundred_layers_names_them_all_and_forgotten_chains_go() {
     let empty = |layer: &Digest| driver.begin_layer().unwrap().finish(*layer).unwrap();
     driver.commit_layers(layers.iter().map(empty).collect()).unwrap();
     driver.prepare("many", &layers).unwrap();
-    let reopened = OverlayDriver::open(folder.path()).unwrap();
+    let reopened = OverlayDriver::open(folder.path(), LayerForm::Folder).unwrap();
     assert_eq!(reopened.layers_of("many").unwrap(), layers);
     reopened.tidy().unwrap();
     assert_eq!(reopened.layers_of("many").unwrap(), layers);

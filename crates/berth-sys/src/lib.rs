@@ -3,6 +3,7 @@
 pub mod bpf;
 pub mod clone;
 pub mod handed_over;
+pub mod images;
 pub mod memory;
 pub mod mounts;
 pub mod netns;

@@ -28,7 +28,7 @@ impl Engine {
         Engine::start_with(name, &[])
     }
 
-    /// The same with more options for `berthd`.
+    /// The same with more options for `berthd`. `BERTH_TEST_STORAGE_DRIVER`, where it is set, is one for all engines.
     pub fn start_with(name: &str, options: &[&str]) -> Option<Engine> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         if let Some(why) = missing() {
@@ -88,6 +88,7 @@ impl Engine {
             .arg(self.root().join("run"))
             .args(["--bridge-name", &self.bridge, "--cgroup-parent", &self.cgroup_parent])
             .args(&self.options)
+            .args(std::env::var("BERTH_TEST_STORAGE_DRIVER").map(|driver| format!("--storage-driver={driver}")))
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("log file"))
             .stderr(log)
@@ -101,6 +102,13 @@ impl Engine {
             assert!(Instant::now() < deadline, "no answer from berthd\n{}", self.log());
             std::thread::sleep(Duration::from_millis(2));
         }
+    }
+
+    /// Starts it again as another one would be: with other options for `berthd`.
+    pub fn restart_with(&mut self, options: &[&str]) {
+        self.stop();
+        self.options = options.iter().map(|option| (*option).to_owned()).collect();
+        self.launch();
     }
 
     /// `kill -9` of the engine, at whatever it is doing.

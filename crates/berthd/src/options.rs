@@ -47,6 +47,9 @@ pub(crate) struct Options {
     /// The berth-shim program [default: next to berthd]
     #[arg(long, value_name = "FILE")]
     shim: Option<PathBuf>,
+    /// How new layers of images lie on the disk: overlay (folders) or erofs (images) [default: overlay]
+    #[arg(long, value_name = "DRIVER")]
+    storage_driver: Option<String>,
     /// Log driver of containers that name none [default: json-file]
     #[arg(long, value_name = "DRIVER")]
     log_driver: Option<String>,
@@ -123,6 +126,7 @@ impl Options {
                 "cgroup-parent" => replace(&mut self.cgroup_parent, text()?),
                 "log-level" => replace(&mut self.log_level, text()?),
                 "group" => replace(&mut self.group, text()?),
+                "storage-driver" => replace(&mut self.storage_driver, text()?),
                 "log-driver" => replace(&mut self.log_driver, text()?),
                 "console" => {
                     let address = text()?.parse().map_err(|_| format!("{key}: must be ADDRESS:PORT"))?;
@@ -227,6 +231,9 @@ impl Options {
         }
         if let Some(parent) = &self.cgroup_parent {
             config.cgroup_parent = parent.clone();
+        }
+        if let Some(driver) = &self.storage_driver {
+            config.storage_driver = driver.parse()?;
         }
         if let Some(driver) = &self.log_driver {
             config.log_driver = driver.clone();

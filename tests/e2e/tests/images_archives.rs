@@ -293,8 +293,13 @@ fn a_damaged_layer_is_found_set_aside_and_made_anew() {
     let said = engine.berth(["system", "check"]).success();
     assert!(said.contains("layers") && said.contains("checked"), "{said}");
     let top = engine.docker(["image", "inspect", "-f", "{{index .RootFS.Layers 1}}", "words:1"]).success();
-    let file = engine.root().join("data/layers").join(top.trim_start_matches("sha256:")).join("fs/word");
-    std::fs::write(&file, "wrong").unwrap();
+    let layer = engine.root().join("data/layers").join(top.trim_start_matches("sha256:"));
+    // In whichever form the layer lies, one word of it is another.
+    let file = [layer.join("fs/word"), layer.join("image.erofs")].into_iter().find(|file| file.exists()).unwrap();
+    let mut bytes = std::fs::read(&file).unwrap();
+    let at = bytes.windows(5).position(|part| part == b"right").unwrap();
+    bytes[at..at + 5].copy_from_slice(b"wrong");
+    std::fs::write(&file, bytes).unwrap();
     let failed = engine.berth(["system", "check"]);
     assert_ne!(failed.code, 0);
     assert!(failed.stdout.contains("is damaged") && failed.stdout.contains("words:1"), "{failed:?}");
@@ -308,4 +313,55 @@ fn a_damaged_layer_is_found_set_aside_and_made_anew() {
     engine.docker_with_input(["load"], &archive).success();
     assert_eq!(engine.docker(["run", "--rm", "words:1", "cat", "/word"]).success(), "right");
     engine.berth(["system", "check"]).success();
+}
+
+/// Whether new layers are images, as the data root shows.
+fn forms(engine: &Engine) -> (usize, usize) {
+    let at = |layer: &String, name: &str| engine.root().join("data/layers").join(layer).join(name).exists();
+    let all = layers(engine);
+    let count = |name: &str| all.iter().filter(|layer| at(layer, name)).count();
+    (count("fs"), count("image.erofs"))
+}
+
+#[test]
+fn layers_of_both_storage_drivers_stand_below_one_container() {
+    if std::env::var_os("BERTH_TEST_STORAGE_DRIVER").is_some() {
+        eprintln!("skipped: all engines have one storage driver");
+        return;
+    }
+    let Some(mut engine) = Engine::start_with("drivers", &["--storage-driver", "overlay"]) else { return };
+    assert_eq!(forms(&engine), (1, 0));
+    engine.docker(["run", "-d", "--name", "old", "tiny", "sleep", "1000"]).success();
+    engine.restart_with(&["--storage-driver", "erofs"]);
+    // A container that runs goes on, and starts again on the folders that it has.
+    engine.docker(["exec", "old", "sh", "-c", "echo one >/one"]).success();
+    engine.docker(["commit", "old", "two"]).success();
+    assert_eq!(forms(&engine), (1, 1));
+    assert_eq!(
+        engine.docker(["run", "--name", "new", "two", "sh", "-c", "cat /one; rm /one; echo three >/three"]).success(),
+        "one"
+    );
+    engine.docker(["commit", "new", "three"]).success();
+    let look = ["run", "--rm", "three", "sh", "-c", "ls /one 2>&1; cat /three"];
+    let said = engine.docker(look).success();
+    assert!(said.contains("No such file") && said.ends_with("three"), "{said}");
+    let archive = engine.root().join("three.tar");
+    let saved = |engine: &Engine| {
+        engine.docker(["save", "-o", archive.to_str().unwrap(), "three"]).success();
+        std::fs::read(&archive).unwrap()
+    };
+    let before = saved(&engine);
+    engine.restart_with(&["--storage-driver", "overlay"]);
+    assert_eq!(engine.docker(look).success(), said);
+    assert_eq!(forms(&engine), (1, 2));
+    // Removed and loaded again, the layers have the other form and make the same archive.
+    engine.docker(["rm", "-f", "old", "new"]).success();
+    engine.docker(["rmi", "-f", "three", "two"]).success();
+    assert_eq!(forms(&engine), (1, 0));
+    engine.docker(["load", "-i", archive.to_str().unwrap()]).success();
+    assert_eq!(forms(&engine), (3, 0));
+    assert!(saved(&engine) == before);
+    assert_eq!(engine.docker(look).success(), said);
+    let checked = engine.berth(["system", "check"]).success();
+    assert!(checked.contains("3 layers"), "{checked}");
 }

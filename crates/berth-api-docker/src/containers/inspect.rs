@@ -67,7 +67,7 @@ fn state(state: &ContainerState) -> Value {
 fn graph_driver(rootfs: Option<&Rootfs>) -> Value {
     match rootfs {
         Some(Rootfs::Overlay(overlay)) => {
-            let lower: Vec<String> = overlay.lower.iter().map(|path| path.display().to_string()).collect();
+            let lower: Vec<String> = overlay.lower.iter().map(|lower| lower.path().display().to_string()).collect();
             let mut data = json!({"LowerDir": lower.join(":")});
             if let Some(upper) = &overlay.upper {
                 data["UpperDir"] = json!(upper.upper);

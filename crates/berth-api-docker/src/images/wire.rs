@@ -101,8 +101,8 @@ pub(crate) fn graph_driver(rootfs: &Rootfs) -> Value {
     match rootfs {
         Rootfs::Directory { path } => json!({"Data": {"UpperDir": path}, "Name": "overlay2"}),
         Rootfs::Overlay(overlay) => {
-            let join = |paths: &[std::path::PathBuf]| {
-                paths.iter().map(|path| path.to_string_lossy()).collect::<Vec<_>>().join(":")
+            let join = |layers: &[berth_types::mount::Lower]| {
+                layers.iter().map(|layer| layer.path().to_string_lossy()).collect::<Vec<_>>().join(":")
             };
             let mut data = json!({});
             match &overlay.upper {
@@ -113,12 +113,12 @@ pub(crate) fn graph_driver(rootfs: &Rootfs) -> Value {
                     data["WorkDir"] = json!(upper.work);
                 }
                 None => {
-                    let folder = overlay.lower.first().and_then(|top| top.parent());
+                    let folder = overlay.lower.first().and_then(|top| top.path().parent());
                     if overlay.lower.len() > 1 {
                         data["LowerDir"] = json!(join(&overlay.lower[1..]));
                     }
                     data["MergedDir"] = json!(folder.map(|folder| folder.join("merged")));
-                    data["UpperDir"] = json!(overlay.lower.first());
+                    data["UpperDir"] = json!(overlay.lower.first().map(berth_types::mount::Lower::path));
                     data["WorkDir"] = json!(folder.map(|folder| folder.join("work")));
                 }
             }

@@ -12,7 +12,7 @@ use berth_build::{
     BaseImage, CopyStep, Known, Layer, MkdirStep, MountKind, Output, Ran, Remote, RunMount, RunStep, Tree, Worker,
 };
 use berth_dockerfile::Sharing;
-use berth_types::mount::{Rootfs, Upper};
+use berth_types::mount::{Lower, Rootfs, Upper};
 use berth_types::spec::Resources;
 use berth_types::{ContainerId, Digest, Error, ErrorKind, ExitStatus, Result};
 use futures_util::future::BoxFuture;
@@ -257,8 +257,8 @@ impl Job {
             return Ok(bind(target, &path, source, read_only));
         }
         let whole = source == "/";
-        if read_only && view.lower.len() == 1 {
-            return Ok(bind(target, &view.lower[0], source, true));
+        if let (true, [Lower::Folder(only)]) = (read_only, &view.lower[..]) {
+            return Ok(bind(target, only, source, true));
         }
         if !whole {
             // A part of several layers, or one to be written to: a copy that goes with the build.
@@ -268,8 +268,11 @@ impl Job {
             blocking(move || put_down(&*tree, &inside, &place, &made)).await?;
             return Ok(bind(target, &path, "", read_only));
         }
+        if let (true, [only]) = (read_only, &view.lower[..]) {
+            return Ok(oci_mount(target, "erofs", only.path(), vec!["ro".to_owned()]));
+        }
         let mut options: Vec<String> =
-            view.lower.iter().map(|lower| format!("lowerdir+={}", lower.display())).collect();
+            view.lower.iter().map(|lower| format!("lowerdir+={}", lower.path().display())).collect();
         if read_only {
             options.push("ro".to_owned());
         } else {

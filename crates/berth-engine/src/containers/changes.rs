@@ -188,7 +188,7 @@ mod tests {
             return;
         }
         let overlay = Overlay {
-            lower: vec![at("lower")],
+            lower: vec![berth_types::mount::Lower::Folder(at("lower"))],
             upper: Some(Upper { upper: at("upper"), work: at("work") }),
             options: Vec::new(),
         };

@@ -125,7 +125,7 @@ impl Containers {
         let create = Create {
             id: record.id.clone(),
             dir: paths.shim.clone(),
-            rootfs: record.rootfs.clone(),
+            rootfs: self.engine.images().mounted(record.rootfs.clone())?,
             cgroup: record.cgroup.clone(),
             tty: record.spec.config.tty,
             console_size: record.spec.host.console_size,

@@ -223,7 +223,7 @@ pub struct MountDetail {
     /// What a volume with driver options stands for, instead of its folder.
     pub file_system: Option<FileSystem>,
     /// Layers of an image mount, topmost first.
-    pub layers: Vec<PathBuf>,
+    pub layers: Vec<berth_types::mount::Lower>,
 }
 
 /// A file system to mount: the `local` driver's `type`, `device` and `o`.

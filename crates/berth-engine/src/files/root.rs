@@ -2,7 +2,7 @@
 
 use super::FilesError;
 use crate::containers::MountPoint;
-use berth_types::mount::{Overlay, Rootfs};
+use berth_types::mount::{Lower, Overlay, Rootfs};
 use berth_types::spec::MountKind;
 use rustix::fs::{FileType, Mode, OFlags, Stat};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
@@ -130,7 +130,7 @@ impl Root {
     pub(crate) fn of_layers(rootfs: &Rootfs) -> Result<Root, FilesError> {
         let stacked = match rootfs {
             Rootfs::Overlay(overlay) => {
-                let upper = overlay.upper.iter().map(|upper| upper.upper.clone());
+                let upper = overlay.upper.iter().map(|upper| Lower::Folder(upper.upper.clone()));
                 let lower = upper.chain(overlay.lower.iter().cloned()).collect();
                 Rootfs::Overlay(Overlay { lower, upper: None, ..overlay.clone() })
             }
@@ -247,20 +247,25 @@ fn mount_detached(rootfs: &Rootfs) -> Result<OwnedFd, FilesError> {
         rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
             .map_err(|errno| FilesError::step("open", path, errno))
     };
+    let layer = |lower: &Lower| match lower {
+        Lower::Folder(path) => open(path),
+        Lower::Image { erofs, held } => berth_sys::images::open_image(erofs, held.map(|held| (held.pid, held.fd)))
+            .map_err(|errno| FilesError::step("mount", erofs, errno)),
+    };
     let overlay = match rootfs {
         Rootfs::Directory { path } => return open(path),
         // Overlayfs wants two layers or an upper folder; a single layer is what it is.
-        Rootfs::Overlay(Overlay { lower, upper: None, .. }) if lower.len() == 1 => return open(&lower[0]),
+        Rootfs::Overlay(Overlay { lower, upper: None, .. }) if lower.len() == 1 => return layer(&lower[0]),
         Rootfs::Overlay(overlay) => overlay,
     };
     let fs = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(mount_error)?;
     let set = |key: &str, value: &Path| rustix::mount::fsconfig_set_string(fs.as_fd(), key, value);
-    let stacked = overlay.lower.iter().try_for_each(|layer| set("lowerdir+", layer));
+    let layers = overlay.lower.iter().map(layer).collect::<Result<Vec<_>, _>>()?;
+    let names: Vec<String> =
+        layers.iter().map(|fd| format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(fd))).collect();
+    let stacked = names.iter().try_for_each(|name| set("lowerdir+", Path::new(name)));
     if stacked.is_err() {
         // Before Linux 6.5: one list, short enough for a parameter when each layer is a descriptor's link.
-        let layers = overlay.lower.iter().map(|layer| open(layer)).collect::<Result<Vec<_>, _>>()?;
-        let names: Vec<String> =
-            layers.iter().map(|fd| format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(fd))).collect();
         set("lowerdir", Path::new(&names.join(":"))).map_err(mount_error)?;
         return finish(&fs, overlay);
     }

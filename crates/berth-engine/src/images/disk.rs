@@ -6,16 +6,17 @@
 //! ```
 
 use super::Progress;
+use super::mounts::{self, Mounts};
 use crate::files::Root;
 use berth_content::{Blobs, ContentError};
 use berth_image::{CommitError, LoadError, SaveError, UnpackError};
-use berth_snapshot::{OverlayDriver, Retired, SnapshotError, Snapshotter, StagedLayer};
+use berth_snapshot::{LayerForm, OverlayDriver, Retired, SnapshotError, Snapshotter, StagedLayer};
 use berth_types::mount::Rootfs;
 use berth_types::{Digest, Error, ErrorKind, ImageName, Result};
 use sha2::Digest as _;
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// How long an unfinished download, or a blob that nobody holds, waits for somebody to go on with it.
@@ -38,8 +39,43 @@ pub(super) struct Loaded {
     pub parent: Option<Digest>,
 }
 
+/// How new layers lie on the disk; those that are there stay as they are and go on being used.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum StorageDriver {
+    /// A folder of files for each layer.
+    #[default]
+    Overlay,
+    /// An EROFS image for each layer, overlayfs on top.
+    Erofs,
+}
+
+impl StorageDriver {
+    /// As `info` says it.
+    pub fn name(self) -> &'static str {
+        match self {
+            StorageDriver::Overlay => "overlayfs",
+            StorageDriver::Erofs => "erofs",
+        }
+    }
+}
+
+impl std::str::FromStr for StorageDriver {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<StorageDriver, String> {
+        match name {
+            // dockerd's names for it.
+            "overlay" | "overlay2" | "overlayfs" => Ok(StorageDriver::Overlay),
+            "erofs" => Ok(StorageDriver::Erofs),
+            other => Err(format!("there is no storage driver {other:?}: overlay or erofs")),
+        }
+    }
+}
+
 pub(super) struct Disk {
     snapshots: Box<dyn Snapshotter>,
+    data_root: PathBuf,
+    mounts: Mounts,
     blobs: Blobs,
 }
 
@@ -71,10 +107,23 @@ fn unpack_failed(cause: &UnpackError) -> Error {
 }
 
 impl Disk {
-    pub(super) fn open(data_root: &Path) -> Result<Disk> {
-        let snapshots = Box::new(OverlayDriver::open(data_root).map_err(|cause| layers_failed(&cause))?);
+    pub(super) fn open(data_root: &Path, driver: StorageDriver) -> Result<Disk> {
+        let form = match driver {
+            StorageDriver::Overlay => LayerForm::Folder,
+            StorageDriver::Erofs => LayerForm::Image,
+        };
+        let snapshots = Box::new(OverlayDriver::open(data_root, form).map_err(|cause| layers_failed(&cause))?);
+        if form == LayerForm::Image {
+            let probe = || -> Result<StagedLayer, SnapshotError> {
+                let mut writer = snapshots.begin_layer()?;
+                writer.settle()?;
+                writer.finish(Digest::from_bytes([0xff; 32]))
+            };
+            let image = probe().map_err(|cause| layers_failed(&cause))?.into_probe();
+            mounts::try_out(&image.path)?;
+        }
         let blobs = Blobs::open(&data_root.join("content")).map_err(|cause| blobs_failed(&cause))?;
-        Ok(Disk { snapshots, blobs })
+        Ok(Disk { snapshots, data_root: data_root.to_owned(), mounts: Mounts::default(), blobs })
     }
 
     /// For transfers, which unpack while they fetch.
@@ -97,11 +146,15 @@ impl Disk {
     }
 
     pub(super) fn prepare(&self, key: &str, layers: &[Digest]) -> Result<Rootfs> {
-        self.snapshots.prepare(key, layers).map_err(|cause| layers_failed(&cause))
+        let mut rootfs = self.snapshots.prepare(key, layers).map_err(|cause| layers_failed(&cause))?;
+        self.mounts.hold(&mut rootfs)?;
+        Ok(rootfs)
     }
 
     pub(super) fn rootfs(&self, key: &str) -> Result<Rootfs> {
-        self.snapshots.rootfs(key).map_err(|cause| layers_failed(&cause))
+        let mut rootfs = self.snapshots.rootfs(key).map_err(|cause| layers_failed(&cause))?;
+        self.mounts.hold(&mut rootfs)?;
+        Ok(rootfs)
     }
 
     /// The layers alone, read-only.
@@ -126,6 +179,17 @@ impl Disk {
         self.blobs.disk_bytes().map_err(|cause| blobs_failed(&cause))
     }
 
+    /// Says where the layers of a root file system are mounted now.
+    pub(super) fn hold(&self, rootfs: &mut Rootfs) -> Result<()> {
+        self.mounts.hold(rootfs)
+    }
+
+    /// A mount would keep the layer's file on the disk.
+    fn retire(&self, layer: &Digest) -> Result<Retired, SnapshotError> {
+        self.mounts.forget(&self.data_root.join("layers").join(layer.hex()));
+        self.snapshots.remove_layer(layer)
+    }
+
     /// Takes the layers out of sight that neither `needed` names nor a snapshot stands on; their files go with the
     /// answer. Nobody may make or take layers meanwhile.
     pub(super) fn sweep(&self, needed: &BTreeSet<Digest>) -> Result<Vec<Retired>> {
@@ -137,7 +201,7 @@ impl Disk {
             let mut retired = Vec::new();
             for layer in self.snapshots.layers()? {
                 if !used.contains(&layer) {
-                    retired.push(self.snapshots.remove_layer(&layer)?);
+                    retired.push(self.retire(&layer)?);
                 }
             }
             self.snapshots.tidy()?;
@@ -163,7 +227,7 @@ impl Disk {
                     return Ok(None);
                 }
             }
-            self.snapshots.remove_layer(layer).map(Some)
+            self.retire(layer).map(Some)
         };
         retire().map_err(|cause| layers_failed(&cause))
     }

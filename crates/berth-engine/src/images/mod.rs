@@ -28,6 +28,7 @@ mod disk;
 mod known;
 mod look;
 mod manage;
+mod mounts;
 mod pipe;
 mod pull;
 mod push;
@@ -37,6 +38,7 @@ mod shared;
 mod transfer;
 mod types;
 
+pub use disk::StorageDriver;
 pub use pull::PullOptions;
 pub use push::PushOptions;
 pub use registry::{
@@ -92,6 +94,12 @@ impl Images {
         let record = shared.catalog().images.get(image).cloned();
         let record = record.ok_or_else(|| catalog::no_such(&image.to_string()))?;
         shared.disk.prepare(key, &record.layers)
+    }
+
+    /// `rootfs` of a container's record, with its layers' mounts as they are now.
+    pub(crate) fn mounted(&self, mut rootfs: Rootfs) -> Result<Rootfs> {
+        self.shared().disk.hold(&mut rootfs)?;
+        Ok(rootfs)
     }
 
     /// The snapshot of `key` as it was prepared.

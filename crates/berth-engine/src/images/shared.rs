@@ -86,7 +86,7 @@ impl Shared {
     /// Reads the records and removes what a crash left on the disk. `containers` are the keys of snapshots
     /// that still belong to somebody; `None` keeps all.
     pub(crate) fn open(config: &EngineConfig, store: Store, builds: Arc<crate::builds::Shared>) -> Result<Arc<Shared>> {
-        let disk = Disk::open(&config.data_root)?;
+        let disk = Disk::open(&config.data_root, config.storage_driver)?;
         let mut catalog = Catalog::default();
         for (key, record) in store.list::<Record>(IMAGES).map_err(|cause| records_failed(&cause))? {
             match record {

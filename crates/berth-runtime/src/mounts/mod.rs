@@ -25,7 +25,7 @@ use berth_sys::mounts::{MountChange, attributes as attr, change_mount, propagati
 use oci_spec::runtime::{Linux, Mount, Spec};
 use options::Options;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use rustix::fs::{CWD, FileType, Mode, OFlags};
+use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags, UnmountFlags, fsconfig_create, fsconfig_set_flag,
@@ -34,6 +34,7 @@ use rustix::mount::{
 use std::path::Path;
 
 pub(crate) use cgroups::Own;
+pub(crate) use rootfs::layer_images;
 
 const CLONE: OpenTreeFlags = OpenTreeFlags::OPEN_TREE_CLONE.union(OpenTreeFlags::OPEN_TREE_CLOEXEC);
 
@@ -78,13 +79,14 @@ pub(crate) fn build(
     namespaces: &Namespaces,
     cgroups: &[Own],
     sources: &[Option<OwnedFd>],
+    images: &[Option<OwnedFd>],
 ) -> Result<OwnedFd, LaunchError> {
     let spec = request.spec;
     let host = open_path(CWD, Path::new("/")).step(|| "open the host's root".to_owned())?;
     let cut = MountChange { propagation: prop::SLAVE, ..MountChange::default() };
     change_mount(host.as_fd(), cut, None, true).step(|| "cut the mounts off from the host's".to_owned())?;
 
-    let root = rootfs::mount(request.rootfs)?;
+    let root = rootfs::mount(request.rootfs, images)?;
     let place = match request.rootfs {
         berth_types::mount::Rootfs::Directory { path } => path.as_path(),
         berth_types::mount::Rootfs::Overlay(_) => request.bundle,
@@ -141,8 +143,16 @@ fn apply(
     if let Some(source) = mount.source() {
         fsconfig_set_string(&context, "source", source.as_path()).step(what)?;
     }
+    let mut images = Vec::new();
     for (key, value) in &options.data {
         let said = match value {
+            Some(value) if key == "lowerdir+" && Path::new(value).is_file() => {
+                // A layer that is an image: it is mounted first.
+                let image = berth_sys::images::mount_image(Path::new(value)).step(what)?;
+                let name = format!("/proc/self/fd/{}", rustix::fd::AsRawFd::as_raw_fd(&image));
+                images.push(image);
+                fsconfig_set_string(&context, "lowerdir+", name.as_str())
+            }
             Some(value) => fsconfig_set_string(&context, key.as_str(), value.as_str()),
             None => fsconfig_set_flag(&context, key.as_str()),
         };
@@ -153,7 +163,10 @@ fn apply(
         fsconfig_set_string(&context, "context", label).step(what)?;
     }
     fsconfig_create(&context).step(what)?;
-    let tree = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty()).step(what)?;
+    let mut tree = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty()).step(what)?;
+    if let Some(path) = &options.subpath {
+        tree = part(tree.as_fd(), path).step(|| format!("{}: take its part {path:?}", what()))?;
+    }
     if kind == "tmpfs" {
         if options.copy_up {
             copy_up::copy(at.as_fd(), tree.as_fd()).step(|| format!("{}: copy what was there", what()))?;
@@ -164,6 +177,13 @@ fn apply(
     }
     finish(tree.as_fd(), options, None).step(what)?;
     target::attach(tree.as_fd(), at.as_fd()).step(what)
+}
+
+/// A mount of what is at `path` in another; links do not lead out of it.
+fn part(tree: BorrowedFd<'_>, path: &str) -> Result<OwnedFd, Errno> {
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
+    let found = rustix::fs::openat2(tree, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)?;
+    rustix::mount::open_tree(&found, "", CLONE | OpenTreeFlags::AT_EMPTY_PATH)
 }
 
 /// Nothing may be mounted into /proc but over files that tell of the host's load: what is read and written there

@@ -17,6 +17,8 @@ pub(crate) struct Options {
     /// See [`super::source`].
     pub(crate) beneath: Option<std::path::PathBuf>,
     pub(crate) process: Option<u32>,
+    /// Only this part of what is mounted is wanted; links do not lead out of it.
+    pub(crate) subpath: Option<String>,
     /// `key` or `key=value` for fsconfig(2).
     pub(crate) data: Vec<(String, Option<String>)>,
 }
@@ -63,6 +65,7 @@ pub(crate) fn parse(words: &[String]) -> Result<Options, LaunchError> {
             "tmpcopyup" => options.copy_up = true,
             word if word.starts_with("berth.") => match word.split_once('=') {
                 Some(("berth.beneath", folder)) => options.beneath = Some(folder.into()),
+                Some(("berth.subpath", path)) => options.subpath = Some(path.to_owned()),
                 Some(("berth.process", pid)) if pid.parse::<u32>().is_ok() => options.process = pid.parse().ok(),
                 _ => return Err(LaunchError::configuration(format!("mount option {word} is not known"))),
             },
@@ -139,6 +142,7 @@ mod tests {
         // `relatime` and `ro` begin with the r of recursion and are not it.
         assert_eq!(of("relatime").recursive_change, MountChange::default());
         assert_eq!(of("rro").recursive_change.set, attr::RDONLY);
+        assert_eq!(of("ro,berth.subpath=a/b").subpath.as_deref(), Some("a/b"));
         assert_eq!(of("bind,berth.process=7").process, Some(7));
         assert!(parse(&["berth.process=x".to_owned()]).is_err());
         assert_eq!(of("ro,rw").change.set, 0);

@@ -1,7 +1,7 @@
 //! The container's root as a detached mount.
 
 use crate::error::{LaunchError, Step};
-use berth_types::mount::{Overlay, Rootfs};
+use berth_types::mount::{Lower, Overlay, Rootfs};
 use rustix::fd::{AsRawFd, OwnedFd};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
@@ -19,15 +19,29 @@ pub(crate) fn recursive() -> OpenTreeFlags {
     OpenTreeFlags::AT_RECURSIVE
 }
 
-pub(crate) fn mount(rootfs: &Rootfs) -> Result<OwnedFd, LaunchError> {
+/// The layers that are images, as mounts; nothing for those that are folders. Done before the clone: a user
+/// namespace may not mount them, nor look into the process that has them mounted already.
+pub(crate) fn layer_images(rootfs: &Rootfs) -> Result<Vec<Option<OwnedFd>>, LaunchError> {
+    let Rootfs::Overlay(overlay) = rootfs else { return Ok(Vec::new()) };
+    let open = |lower: &Lower| match lower {
+        Lower::Folder(_) => Ok(None),
+        Lower::Image { erofs, held } => berth_sys::images::open_image(erofs, held.map(|held| (held.pid, held.fd)))
+            .map(Some)
+            .step(|| format!("mount the layer {}", erofs.display())),
+    };
+    overlay.lower.iter().map(open).collect()
+}
+
+/// `images` are of [`layer_images`].
+pub(crate) fn mount(rootfs: &Rootfs, images: &[Option<OwnedFd>]) -> Result<OwnedFd, LaunchError> {
     match rootfs {
         Rootfs::Directory { path } => {
             let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | recursive();
             open_tree(CWD, path, flags).step(|| format!("take the root file system {}", path.display()))
         }
-        Rootfs::Overlay(overlay) => match by_parts(overlay) {
-            // A kernel before 6.8 knows no `lowerdir+`.
-            Err(Errno::INVAL) => by_string(overlay),
+        Rootfs::Overlay(overlay) => match by_parts(overlay, images) {
+            // A kernel before 6.8 knows no `lowerdir+`. One that mounts images does.
+            Err(Errno::INVAL) if images.iter().all(Option::is_none) => by_string(overlay),
             mounted => mounted.step(|| describe(overlay)),
         },
     }
@@ -54,12 +68,16 @@ fn named(path: &Path) -> Result<Named, Errno> {
     }
 }
 
-fn by_parts(overlay: &Overlay) -> Result<OwnedFd, Errno> {
+fn by_parts(overlay: &Overlay, images: &[Option<OwnedFd>]) -> Result<OwnedFd, Errno> {
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
     fsconfig_set_string(&context, "source", "overlay")?;
     let mut held = Vec::new();
-    for lower in &overlay.lower {
-        let name = named(lower)?;
+    for (number, lower) in overlay.lower.iter().enumerate() {
+        if let Some(Some(image)) = images.get(number) {
+            fsconfig_set_string(&context, "lowerdir+", format!("/proc/self/fd/{}", image.as_raw_fd()))?;
+            continue;
+        }
+        let name = named(lower.path())?;
         fsconfig_set_string(&context, "lowerdir+", name.text.as_str())?;
         held.push(name);
     }
@@ -92,7 +110,8 @@ fn read_only(overlay: &Overlay) -> MountAttrFlags {
 fn by_string(overlay: &Overlay) -> Result<OwnedFd, LaunchError> {
     let what = || describe(overlay);
     let hold = |path: &Path| rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
-    let layers: Vec<OwnedFd> = overlay.lower.iter().map(|path| hold(path)).collect::<Result<_, _>>().step(what)?;
+    let layers: Vec<OwnedFd> =
+        overlay.lower.iter().map(|lower| hold(lower.path())).collect::<Result<_, _>>().step(what)?;
     let before = rustix::fs::open(".", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).step(what)?;
     let numbers: Vec<String> = layers.iter().map(|fd| fd.as_raw_fd().to_string()).collect();
     let mut data = format!("lowerdir={}", numbers.join(":"));
@@ -108,7 +127,8 @@ fn by_string(overlay: &Overlay) -> Result<OwnedFd, LaunchError> {
         data.push_str(&format!(",{option}"));
     }
     // The newest layer's own folder serves as the place: this mount namespace is ours alone.
-    let place = overlay.lower.first().ok_or_else(|| LaunchError::configuration("an overlay needs a layer"))?;
+    let place =
+        overlay.lower.first().map(Lower::path).ok_or_else(|| LaunchError::configuration("an overlay needs a layer"))?;
     let flags = if overlay.upper.is_some() { MountFlags::empty() } else { MountFlags::RDONLY };
     rustix::process::chdir("/proc/self/fd").step(what)?;
     let data = std::ffi::CString::new(data).map_err(|_| LaunchError::configuration("a path holds a zero byte"))?;

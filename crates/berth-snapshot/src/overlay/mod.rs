@@ -1,9 +1,13 @@
-//! The driver for overlayfs: a folder of files for each layer, in overlayfs' own form.
+//! The driver for overlayfs: each layer is a folder of files in overlayfs' own form, or an EROFS image. Which, says
+//! the layer itself: layers of both kinds stand below one container.
 //!
 //! ```text
 //! layers/<hex>/
 //!   fs/            the files; whiteouts are character devices 0/0, opaque folders carry trusted.overlay.opaque
 //!   displaced/<n>  files that a later entry of the same archive replaced; there only if there are any
+//! or
+//!   image.erofs    all of that in one file, and displaced.nids where something was replaced: `crate::erofs`
+//! and
 //!   record         how the archive can be made again: the unpacker's
 //!   bytes          what the layer takes on the disk, in decimal
 //! snapshots/<key>/
@@ -23,10 +27,11 @@ mod walk;
 mod worker;
 mod write;
 
+use crate::erofs::{self, Image};
 use crate::layer::{Content, LayerReader, LayerWriter, Retired, StagedLayer, Temporary};
-use crate::{Result, SnapshotError, Snapshotter, step};
+use crate::{Result, SnapshotError, Snapshotter, make_folder, step};
 use berth_types::Digest;
-use berth_types::mount::{Overlay, Rootfs, Upper};
+use berth_types::mount::{Lower, Overlay, Rootfs, Upper};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use sha2::Digest as _;
 use std::collections::HashMap;
@@ -46,18 +51,24 @@ const KEY_BYTES_MAX: usize = 128;
 const NEW: &str = "new-";
 const GONE: &str = "gone-";
 
+/// How a new layer is to lie on the disk.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum LayerForm {
+    /// A folder of files, on every kernel.
+    #[default]
+    Folder,
+    /// One EROFS image; to be mounted it needs a kernel that mounts files (6.12).
+    Image,
+}
+
 #[derive(Debug)]
 pub struct OverlayDriver {
     root: PathBuf,
+    form: LayerForm,
     /// What an unfinished folder is called next.
     next: Arc<AtomicU64>,
     /// Chains that are on the disk, for snapshots made one after another on the same image.
     chains: Mutex<HashMap<Digest, Vec<Digest>>>,
-}
-
-/// A folder for root alone; whether it was there does not matter.
-fn make_folder(path: &Path) -> Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(step("make", path))
 }
 
 fn sync_folder(path: &Path) -> Result<()> {
@@ -71,8 +82,8 @@ fn is_missing(cause: &io::Error) -> bool {
 impl OverlayDriver {
     /// Opens or makes the folders below `root`, and begins to remove what a crash left. One driver at a time
     /// may have them open.
-    pub fn open(root: &Path) -> Result<OverlayDriver> {
-        let driver = OverlayDriver { root: root.to_owned(), next: Arc::default(), chains: Mutex::default() };
+    pub fn open(root: &Path, form: LayerForm) -> Result<OverlayDriver> {
+        let driver = OverlayDriver { root: root.to_owned(), form, next: Arc::default(), chains: Mutex::default() };
         for folder in [driver.layers_folder(), driver.snapshots(), driver.chains_folder()] {
             make_folder(&folder)?;
         }
@@ -176,7 +187,10 @@ fn chain_of(key: &str, folder: &Path) -> Result<Digest> {
 impl Snapshotter for OverlayDriver {
     fn begin_layer(&self) -> Result<Box<dyn LayerWriter>> {
         let folder = self.unfinished(NEW, &self.layers_folder());
-        Ok(Box::new(write::Writer::begin(folder)?))
+        Ok(match self.form {
+            LayerForm::Folder => Box::new(write::Writer::begin(folder)?),
+            LayerForm::Image => Box::new(erofs::Writer::begin(folder)?),
+        })
     }
 
     fn commit_layers(&self, layers: Vec<StagedLayer>) -> Result<()> {
@@ -214,7 +228,7 @@ impl Snapshotter for OverlayDriver {
         let folder = self.layer_folder(id);
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         match rustix::fs::open(&folder, flags, Mode::empty()) {
-            Ok(fd) => Ok(Box::new(Reader { folder, fd })),
+            Ok(fd) => Reader::of_layer(folder, fd),
             Err(rustix::io::Errno::NOENT) => Err(SnapshotError::NoLayer(*id)),
             Err(errno) => Err(step("open", &folder)(errno.into())),
         }
@@ -275,8 +289,7 @@ impl Snapshotter for OverlayDriver {
     }
 
     fn view(&self, layers: &[Digest]) -> Rootfs {
-        let lower = layers.iter().rev().map(|layer| self.layer_folder(layer).join("fs")).collect();
-        Rootfs::Overlay(Overlay { lower, upper: None, options: Vec::new() })
+        Rootfs::Overlay(Overlay { lower: self.lower(layers), upper: None, options: Vec::new() })
     }
 
     fn remove(&self, key: &str) -> Result<()> {
@@ -326,8 +339,23 @@ impl Snapshotter for OverlayDriver {
 }
 
 impl OverlayDriver {
+    /// The layers as overlayfs wants them, topmost first. One that is there twice shows through its higher place
+    /// alone: overlayfs refuses a folder that is in it already.
+    fn lower(&self, layers: &[Digest]) -> Vec<Lower> {
+        let mut seen = std::collections::HashSet::new();
+        let one = |layer: &Digest| {
+            let folder = self.layer_folder(layer);
+            let erofs = folder.join(erofs::IMAGE);
+            match erofs.exists() {
+                true => Lower::Image { erofs, held: None },
+                false => Lower::Folder(folder.join("fs")),
+            }
+        };
+        layers.iter().rev().filter(|layer| seen.insert(**layer)).map(one).collect()
+    }
+
     fn writable(&self, folder: &Path, layers: &[Digest]) -> Rootfs {
-        let lower = layers.iter().rev().map(|layer| self.layer_folder(layer).join("fs")).collect();
+        let lower = self.lower(layers);
         let upper = Some(Upper { upper: folder.join("fs"), work: folder.join("work") });
         // A kernel may have these on by default: then an upper folder would be more than whiteouts and files,
         // and a commit of it would miss what was renamed or only changed its owner.
@@ -336,12 +364,37 @@ impl OverlayDriver {
     }
 }
 
+/// A layer's folder, whatever is in it.
 struct Reader {
     folder: PathBuf,
     fd: OwnedFd,
 }
 
+/// The same for a layer that is an image.
+struct ImageReader {
+    folder: Reader,
+    image: Image,
+    /// Inodes that lost their names, by [`Displaced::number`](crate::Displaced).
+    displaced: Vec<u64>,
+}
+
 impl Reader {
+    fn of_layer(folder: PathBuf, fd: OwnedFd) -> Result<Box<dyn LayerReader>> {
+        let is_image = folder.join(erofs::IMAGE).exists();
+        let reader = Reader { folder, fd };
+        if !is_image {
+            return Ok(Box::new(reader));
+        }
+        let image = Image::new(reader.open_below(erofs::IMAGE.as_bytes())?);
+        let path = reader.folder.join(erofs::DISPLACED);
+        let displaced = match std::fs::read_to_string(&path) {
+            Ok(text) => text.lines().map(|line| line.parse().unwrap_or(u64::MAX)).collect(),
+            Err(cause) if is_missing(&cause) => Vec::new(),
+            Err(cause) => return Err(step("read", path)(cause)),
+        };
+        Ok(Box::new(ImageReader { folder: reader, image, displaced }))
+    }
+
     fn open_below(&self, path: &[u8]) -> Result<File> {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
@@ -362,6 +415,24 @@ impl LayerReader for Reader {
 
     fn record(&self) -> Result<File> {
         self.open_below(b"record")
+    }
+}
+
+impl LayerReader for ImageReader {
+    fn open(&self, path: &[u8], displaced: Option<u32>) -> Result<Box<dyn Content>> {
+        let failed = |cause| step("open", self.folder.folder.join(erofs::IMAGE).join(crate::shown(path)))(cause);
+        let from = match displaced {
+            None => None,
+            Some(number) => {
+                let nid = usize::try_from(number).ok().and_then(|number| self.displaced.get(number));
+                Some(*nid.ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?)
+            }
+        };
+        Ok(Box::new(self.image.open(from, path).map_err(failed)?))
+    }
+
+    fn record(&self) -> Result<File> {
+        self.folder.record()
     }
 }
 

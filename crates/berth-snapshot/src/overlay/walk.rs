@@ -5,7 +5,7 @@
 //! of the layer itself is resolved by the kernel within the layer ([`ResolveFlags::IN_ROOT`]), as in a container.
 
 use super::{open_folder, open_top};
-use crate::layer::refused;
+use crate::layer::{names, refused};
 use crate::{Result, step};
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
@@ -32,17 +32,6 @@ pub(super) struct Folders {
 pub(super) struct Opened {
     pub fd: Arc<OwnedFd>,
     pub moved: Option<Vec<u8>>,
-}
-
-pub(super) fn names(path: &[u8]) -> impl Iterator<Item = &[u8]> {
-    path.split(|&byte| byte == b'/').filter(|name| !name.is_empty())
-}
-
-pub(super) fn split(path: &[u8]) -> (&[u8], &[u8]) {
-    match path.iter().rposition(|&byte| byte == b'/') {
-        Some(at) => (&path[..at], &path[at + 1..]),
-        None => (&[], path),
-    }
 }
 
 impl Folders {

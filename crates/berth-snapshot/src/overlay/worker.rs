@@ -4,8 +4,7 @@
 //! on one path always goes to one thread, in the order of the archive; what touches more than one path waits until
 //! all threads are idle ([`Workers::wait`]).
 
-use super::is_missing;
-use crate::layer::{Displaced, Meta, refused};
+use crate::layer::{Displaced, Meta, is_private, is_zero, refused, split};
 use crate::{Result, SnapshotError, step};
 use bytes::Bytes;
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags};
@@ -151,11 +150,6 @@ impl Common {
     pub(super) fn count(&self, blocks: i64) {
         self.blocks.fetch_add(blocks.unsigned_abs(), Ordering::Relaxed);
     }
-}
-
-/// Overlayfs' own attributes would change what the layers below mean; SELinux labels are the host's.
-fn is_private(name: &[u8]) -> bool {
-    name.starts_with(b"trusted.overlay.") || name.starts_with(b"user.overlay.") || name == b"security.selinux"
 }
 
 /// A file system without such attributes holds the file without them.
@@ -308,7 +302,7 @@ fn begin(common: &Common, job: Job, failed: bool, open: &mut Option<Open>) -> Re
             Ok(())
         }
         Job::Symlink { parent, path, target, meta, entry } => {
-            let name = super::walk::split(&path).1;
+            let name = split(&path).1;
             let mut made = rustix::fs::symlinkat(&target[..], &*parent, name);
             if matches!(made, Err(Errno::EXIST)) {
                 common.displace(&parent, name, &path, entry)?;
@@ -326,7 +320,7 @@ fn begin(common: &Common, job: Job, failed: bool, open: &mut Option<Open>) -> Re
 }
 
 fn create(common: &Common, parent: &OwnedFd, path: Vec<u8>, meta: Meta, size: u64, entry: u64) -> Result<Open> {
-    let name = super::walk::split(&path).1;
+    let name = split(&path).1;
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let made_with = meta.mode & 0o777;
     let mut made = rustix::fs::openat(parent, name, flags, Mode::from_raw_mode(made_with));
@@ -336,11 +330,6 @@ fn create(common: &Common, parent: &OwnedFd, path: Vec<u8>, meta: Meta, size: u6
     }
     let fd = made.map_err(common.failed("create", &path))?;
     Ok(Open { fd, path, meta, made_with, size, end: 0 })
-}
-
-fn is_zero(bytes: &[u8]) -> bool {
-    let (head, rest) = bytes.split_at(bytes.len().min(16));
-    head.iter().all(|&byte| byte == 0) && rest.iter().all(|&byte| byte == 0)
 }
 
 /// The parts of `bytes`, which lie at `offset` of a file, that are not long runs of zeros.
@@ -397,15 +386,6 @@ impl Open {
         let stat = rustix::fs::fstat(&self.fd).map_err(common.failed("stat", &self.path))?;
         common.count(stat.st_blocks);
         Ok(())
-    }
-}
-
-/// Whether a folder is there at all; used where its absence is an answer.
-pub(super) fn exists(path: &std::path::Path) -> Result<bool> {
-    match std::fs::symlink_metadata(path) {
-        Ok(_) => Ok(true),
-        Err(cause) if is_missing(&cause) => Ok(false),
-        Err(cause) => Err(step("stat", path)(cause)),
     }
 }
 

@@ -1,9 +1,12 @@
 //! One layer while it is made.
 
 use super::open_folder;
-use super::walk::{Folders, names, split};
-use super::worker::{Common, Job, Workers, exists};
-use crate::layer::{Displaced, Entry, LayerWriter, Meta, StagedLayer, Temporary, refused};
+use super::walk::Folders;
+use super::worker::{Common, Job, Workers};
+use crate::layer::{
+    Displaced, ENTRIES_MAX, Entry, LayerWriter, Meta, OPAQUE, StagedLayer, Temporary, check_path, create_record,
+    refused, seal, split,
+};
 use crate::{Result, step};
 use berth_types::Digest;
 use bytes::Bytes;
@@ -14,18 +17,13 @@ use std::collections::hash_map::DefaultHasher;
 use std::fs::{DirBuilder, File};
 use std::hash::Hasher;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
-/// Entries of one layer. A whole distribution has half a million.
-const ENTRIES_MAX: u64 = 8_000_000;
-/// Longer paths are refused; the kernel takes 4096 with its own.
-const PATH_BYTES_MAX: usize = 3900;
 /// Paths on their way through the threads; when there are more, all are waited for.
 const PENDING_MAX: usize = 1 << 16;
-const OPAQUE: &str = "trusted.overlay.opaque";
 
 pub(super) struct Writer {
     // Dropped in this order: threads end before their folder goes.
@@ -51,7 +49,7 @@ fn hash(path: &[u8]) -> u64 {
 
 impl Writer {
     pub(super) fn begin(path: PathBuf) -> Result<Writer> {
-        super::make_folder(&path)?;
+        crate::make_folder(&path)?;
         let folder = Temporary { path, kept: false };
         let fs = folder.path.join("fs");
         DirBuilder::new().mode(0o755).create(&fs).map_err(step("make", &fs))?;
@@ -287,18 +285,7 @@ impl LayerWriter for Writer {
     fn entry(&mut self, path: &[u8], entry: Entry<'_>, meta: &Meta) -> Result<Option<Vec<u8>>> {
         self.common.check()?;
         self.current = None;
-        if path.len() > PATH_BYTES_MAX {
-            return Err(refused(&path[..64], "its path is too long"));
-        }
-        if names(path).any(|name| name == b"." || name == b".." || name.contains(&0)) {
-            return Err(refused(path, "its path leaves the layer"));
-        }
-        if path.starts_with(b"/") || path.ends_with(b"/") || path.windows(2).any(|pair| pair == b"//") {
-            return Err(refused(path, "its path is not clean"));
-        }
-        if path.is_empty() && !matches!(entry, Entry::Directory | Entry::Opaque) {
-            return Err(refused(path, "the top of a layer is a folder"));
-        }
+        check_path(path, entry)?;
         if self.entries >= ENTRIES_MAX {
             return Err(refused(path, "a layer has at most eight million entries"));
         }
@@ -330,8 +317,7 @@ impl LayerWriter for Writer {
     }
 
     fn record(&mut self) -> Result<File> {
-        let path = self.folder.path.join("record");
-        File::create(&path).map_err(step("create", &path))
+        create_record(&self.folder)
     }
 
     fn settle(&mut self) -> Result<Vec<Displaced>> {
@@ -356,19 +342,8 @@ impl LayerWriter for Writer {
 
     fn finish(mut self: Box<Self>, id: Digest) -> Result<StagedLayer> {
         self.wait()?;
-        let folder = self.folder.path.clone();
-        let mut sectors = self.common.blocks.load(Ordering::Relaxed);
-        for name in ["", "record", "displaced"] {
-            let path = if name.is_empty() { folder.clone() } else { folder.join(name) };
-            if exists(&path)? {
-                sectors += std::fs::symlink_metadata(&path).map_err(step("stat", &path))?.blocks();
-            }
-        }
-        let path = folder.join("bytes");
-        // With the block that this file itself takes.
-        let bytes = sectors * 512 + 4096;
-        std::fs::write(&path, bytes.to_string()).map_err(step("write", &path))?;
-        let folder = Temporary { path: folder, kept: std::mem::replace(&mut self.folder.kept, true) };
-        Ok(StagedLayer { id, bytes, folder })
+        let sectors = self.common.blocks.load(Ordering::Relaxed);
+        let folder = Temporary { path: self.folder.path.clone(), kept: std::mem::replace(&mut self.folder.kept, true) };
+        seal(folder, id, sectors, &["", "displaced"])
     }
 }

@@ -152,7 +152,7 @@ fn use_image(engine: &Engine, id: &ContainerId, point: &mut MountPoint, number: 
     let rootfs = engine.images().prepare_rootfs(&key, &image.id)?;
     point.detail.layers = match rootfs {
         berth_types::mount::Rootfs::Overlay(overlay) => overlay.lower,
-        berth_types::mount::Rootfs::Directory { path } => vec![path],
+        berth_types::mount::Rootfs::Directory { path } => vec![berth_types::mount::Lower::Folder(path)],
     };
     point.name = reference;
     point.driver = key;

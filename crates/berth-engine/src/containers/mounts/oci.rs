@@ -3,6 +3,7 @@
 use super::clean;
 use crate::containers::{FileSystem, MountPoint};
 use crate::oci::HostFacts;
+use berth_types::mount::Lower;
 use berth_types::spec::{HostConfig, MountKind};
 use berth_types::{Error, ErrorKind, Result};
 use oci_spec::runtime::Mount;
@@ -133,19 +134,21 @@ fn contained(folder: &Path, subpath: &str, options: &mut Vec<String>) -> Result<
 fn image(point: &MountPoint) -> Result<Mount> {
     match &point.detail.layers[..] {
         [] => Err(Error::internal(format!("image mount {} has no layers", point.target))),
-        [only] => {
+        [Lower::Folder(only)] => {
             let mut options = bind_options(point);
             let source = contained(only, &point.detail.subpath, &mut options)?;
             Ok(mount(&point.target, "bind", &source, options))
         }
-        _ if !point.detail.subpath.is_empty() => Err(Error::not_implemented(format!(
-            "image mount {}: a subpath of an image with several layers",
-            point.target
-        ))),
         layers => {
+            let mut options = vec!["ro".to_owned()];
+            if !point.detail.subpath.is_empty() {
+                options.push(format!("berth.subpath={}", point.detail.subpath));
+            }
+            if let [only] = layers {
+                return Ok(mount(&point.target, "erofs", only.path(), options));
+            }
             // One word each: a list of all would pass what a mount option may be long.
-            let lower = layers.iter().map(|layer| format!("lowerdir+={}", layer.display()));
-            let options = std::iter::once("ro".to_owned()).chain(lower).collect();
+            options.extend(layers.iter().map(|layer| format!("lowerdir+={}", layer.path().display())));
             Ok(mount(&point.target, "overlay", Path::new("overlay"), options))
         }
     }
