@@ -17,13 +17,22 @@ mkdir -p "$KEEP"
 work=$(mktemp -d /var/tmp/berth-bench-XXXXXX)
 group=/sys/fs/cgroup/cpuacct/berth-bench-$$
 [ ! -e /sys/fs/cgroup/cgroup.controllers ] || group=/sys/fs/cgroup/berth-bench-$$
-peer_group=$group-peers
-mkdir -p "$group" "$peer_group"
+peer_group=
+mkdir -p "$group"
+# The peers' world has most of the machine beside other work (peers.sh): so has our engine.
+share=
+if [ -e /sys/fs/cgroup/cgroup.controllers ]; then
+    echo 10000 >"$group/cpu.weight" 2>/dev/null || true
+else
+    share=/sys/fs/cgroup/cpu/berth-bench-$$
+    mkdir "$share"
+    echo 262144 >"$share/cpu.shares"
+fi
 engine=
 cleanup() {
     [ -z "$engine" ] || { kill "$engine" && wait "$engine" || true; }
     [ -z "$PEERS" ] || "$peers" down "$work/world" || true
-    for _ in $(seq 50); do rmdir "$group" "$peer_group" 2>/dev/null && break; [ -e "$group" ] || [ -e "$peer_group" ] || break; sleep 0.1; done
+    for _ in $(seq 50); do rmdir "$group" ${share:+"$share"} 2>/dev/null || true; [ -e "$group" ] || [ -e "${share:-/nonexistent}" ] || break; sleep 0.1; done
     rm -rf "$work"
 }
 trap cleanup EXIT
@@ -37,7 +46,10 @@ cpu() {
     if [ -e "$1/cpuacct.usage" ]; then echo $(($(cat "$1/cpuacct.usage") / 1000))
     else sed -n 's/^usage_usec //p' "$1/cpu.stat"; fi
 }
-join() { echo $BASHPID >"$group/cgroup.procs"; }
+join() {
+    echo $BASHPID >"$group/cgroup.procs"
+    [ -z "$share" ] || echo $BASHPID >"$share/cgroup.procs"
+}
 
 (
     join
@@ -47,13 +59,13 @@ engine=$!
 ours() { (join; DOCKER_HOST=unix://$work/berth.sock exec docker "$@"); }
 for _ in $(seq 100); do ours version >/dev/null 2>&1 && break; sleep 0.1; done
 
-# Programs that enter the world keep the caller's cgroup: they are counted by one of ours.
-theirs() { (echo $BASHPID >"$peer_group/cgroup.procs"; exec "$peers" "$@"); }
 if [ -n "$PEERS" ]; then
-    theirs up "$PEERS" "$work/world"
-    theirs docker "$work/world"
+    "$peers" up "$PEERS" "$work/world"
+    "$peers" docker "$work/world"
+    # Whatever runs in a world is in the world's cgroup.
+    peer_group=$(dirname "$group")/$(cat "$work/world/cgroup")
 fi
-inside() { theirs in "$work/world" env PODMAN_IGNORE_CGROUPSV1_WARNING=1 "$@"; }
+inside() { "$peers" in "$work/world" env PODMAN_IGNORE_CGROUPSV1_WARNING=1 "$@"; }
 
 ours import "$rootfs" big:1 >/dev/null
 if [ -n "$PEERS" ]; then archives=$work/world/share; else archives=$work; fi

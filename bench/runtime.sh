@@ -1,18 +1,21 @@
 #!/bin/bash
 # OCI runtimes side by side; see README.md here. Needs root, gcc and cargo.
+#   PROGRAMS=DIR  take built programs from there instead of building them
 #   PEERS=DIR  run inside this root (a Debian tree with newer crun and runc)   RUNS=N  rounds (default 25)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 [ "$(id -u)" = 0 ] || { echo "skipped: needs root" >&2; exit 0; }
-cargo build -q --release -p berth-shim -p berth-bench
+programs=${PROGRAMS:-}
+[ -n "$programs" ] || { cargo build -q --release -p berth-shim -p berth-bench; programs=target/release; }
 work=$(mktemp -d /tmp/berth-bench-XXXXXX)
 trap 'rm -rf "$work"' EXIT
 gcc -O2 -static -o "$work/floor" bench/floor.c
-cp target/release/berth-runtime target/release/bench-runtime "$work/"
+cp "$programs"/{berth-runtime,bench-runtime} "$work/"
 mkdir -p "$work/rootfs/"{bin,proc,sys,dev,etc,tmp}
 cp "${BUSYBOX:-/bin/busybox}" "$work/rootfs/bin/busybox"
 ln -s busybox "$work/rootfs/bin/true"
-"$work/bench-runtime" --print-config > "$work/config.json"
+# What dockerd 28.5.2 hands to its runtime for run -m 256m --cpu-shares 512 --cpus 1 --pids-limit 100 busybox true.
+cp bench/dockerd.json "$work/config.json"
 export PEERS="${PEERS:-}" RUNS="${RUNS:-25}" WORK="$work"
 unshare --mount --net --propagation private bash -eu -c '
     ip link set lo up

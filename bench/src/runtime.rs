@@ -183,7 +183,29 @@ fn print_table(way: &str, candidates: &[&(String, String)], samples: &mut [Vec<S
     }
     let Some(ours) = medians.iter().find(|(name, ..)| *name == "berth") else { return };
     for peer in medians.iter().filter(|(name, ..)| *name != "berth") {
-        println!("{way}: berth / {}: wall {:.2}, cpu {:.2}", peer.0, ours.1 / peer.1, ours.2 / peer.2);
+        let (wall_most, cpu_most) = targets(peer.0);
+        println!(
+            "{way}: berth / {}: wall {}, cpu {}",
+            peer.0,
+            verdict(ours.1 / peer.1, wall_most),
+            verdict(ours.2 / peer.2, cpu_most)
+        );
+    }
+}
+
+/// What the project has set itself: our wall time and CPU time at most this part of a peer's.
+fn targets(peer: &str) -> (Option<f64>, Option<f64>) {
+    match peer {
+        "crun" => (Some(0.5), Some(0.65)),
+        "floor" => (Some(1.5), None),
+        _ => (None, None),
+    }
+}
+
+fn verdict(ratio: f64, most: Option<f64>) -> String {
+    match most {
+        Some(most) => format!("{ratio:.2} (target {most:.2}: {})", if ratio <= most { "met" } else { "MISSED" }),
+        None => format!("{ratio:.2}"),
     }
 }
 
@@ -229,9 +251,15 @@ impl Group {
                     std::fs::write(directory.join(file), std::fs::read(parent.join(file))?)?;
                 }
             }
+            if controller == "cpu" {
+                // Other work on the machine, a compiler perhaps, is not what is measured.
+                std::fs::write(directory.join("cpu.shares"), "262144")?;
+            }
             if controller == "cpuacct" {
-                std::fs::write(directory.join("cgroup.procs"), &own)?;
                 group.counter = directory.join("cpuacct.usage");
+            }
+            if matches!(controller, "cpu" | "cpuacct") {
+                std::fs::write(directory.join("cgroup.procs"), &own)?;
                 group.homes.push(parent);
             }
             group.directories.push(directory);

@@ -5,7 +5,7 @@ use crate::http::Connection;
 use crate::{Measure, Options, Outcome, Times, Title, verdict};
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 const HTTP_MAX: Duration = Duration::from_secs(10);
@@ -16,6 +16,7 @@ pub(crate) const MEASURES: &[(&str, Title, Measure)] = &[
     ("api", Title { text: "API: create + start + wait + remove of true, default bridge", target: Some(0.1) }, api),
     ("run", Title { text: "command line: run --rm tiny true", target: Some(1.0 / 12.0) }, run),
     ("exec", Title { text: "command line: exec CONTAINER true", target: Some(0.1) }, exec),
+    ("client", Title { text: "command line: version, what the client costs by itself", target: None }, version),
     ("http", Title { text: "command line: run -d -p to the first HTTP answer", target: Some(0.125) }, http),
 ];
 
@@ -51,18 +52,22 @@ fn api(engine: &mut Engine, _round: usize) -> Outcome<Option<Times>> {
 }
 
 fn run(engine: &mut Engine, _round: usize) -> Outcome<Option<Times>> {
-    let mut command = engine.run(["--rm", "tiny:1", "/bin/true"]);
-    let begin = Instant::now();
-    let status = command.status()?;
-    let took = begin.elapsed();
-    if status.success() { Ok(Some(vec![("all", took)])) } else { Err(format!("{command:?}: {status}").into()) }
+    timed(&mut engine.run(["--rm", "tiny:1", "/bin/true"]))
 }
 
 fn exec(engine: &mut Engine, round: usize) -> Outcome<Option<Times>> {
     if round == 0 {
         engine.succeed(&mut engine.run(["-d", "--name", "held", "tiny:1", "/bin/sleep", "100000"]))?;
     }
-    let mut command = engine.client(["exec", "held", "/bin/true"]);
+    timed(&mut engine.client(["exec", "held", "/bin/true"]))
+}
+
+fn version(engine: &mut Engine, _round: usize) -> Outcome<Option<Times>> {
+    timed(&mut engine.client(["version"]))
+}
+
+/// One command from its start to its end.
+fn timed(command: &mut Command) -> Outcome<Option<Times>> {
     let begin = Instant::now();
     let status = command.status()?;
     let took = begin.elapsed();
