@@ -28,6 +28,8 @@ const IFLA_LINKINFO: u16 = 18;
 const IFLA_IFALIAS: u16 = 20;
 const IFLA_STATS64: u16 = 23;
 const IFLA_NET_NS_FD: u16 = 28;
+const IFLA_NUM_TX_QUEUES: u16 = 31;
+const IFLA_NUM_RX_QUEUES: u16 = 32;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
 const VETH_INFO_PEER: u16 = 1;
@@ -145,17 +147,27 @@ pub fn add_veth(batch: &mut Batch, veth: Veth<'_>) {
         a.text(IFLA_IFNAME, veth.name);
         a.u32(IFLA_MTU, veth.mtu);
         a.u32(IFLA_MASTER, veth.master);
+        one_queue(a);
         link_kind(a, "veth", |a| {
             a.nest(VETH_INFO_PEER, |a| {
                 // Up would fail: the kernel opens the peer before the two know each other (ENOTCONN).
                 a.raw(&ifinfo(0, 0, 0));
                 a.text(IFLA_IFNAME, veth.peer_name);
                 a.u32(IFLA_MTU, veth.mtu);
+                one_queue(a);
                 a.bytes(IFLA_ADDRESS, &veth.peer_mac);
                 a.u32(IFLA_NET_NS_FD, veth.peer_netns.as_raw_fd() as u32);
             });
         });
     });
+}
+
+/// One queue each way, which is what a veth uses. Where nobody says so the kernel makes one for each processor and
+/// takes all but one away again, waiting for an RCU grace period at each end while it holds the lock of all networks
+/// (`veth_init_queues`): then sixteen starts at once wait for each other.
+fn one_queue(attributes: &mut Attributes<'_>) {
+    attributes.u32(IFLA_NUM_TX_QUEUES, 1);
+    attributes.u32(IFLA_NUM_RX_QUEUES, 1);
 }
 
 /// Joins two bridges by a veth pair. `isolated`: what hangs on the second one reaches no isolated port of the first.
@@ -165,9 +177,11 @@ pub fn add_trunk(batch: &mut Batch, names: [&str; 2], bridges: [u32; 2], mtu: u3
         a.text(IFLA_IFNAME, names[0]);
         a.u32(IFLA_MTU, mtu);
         a.u32(IFLA_MASTER, bridges[0]);
+        one_queue(a);
         link_kind(a, "veth", |a| {
             a.nest(VETH_INFO_PEER, |a| {
                 a.raw(&ifinfo(0, 0, 0));
+                one_queue(a);
                 a.text(IFLA_IFNAME, names[1]);
                 a.u32(IFLA_MTU, mtu);
             });

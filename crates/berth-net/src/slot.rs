@@ -119,8 +119,8 @@ impl Namespace {
             sysctl("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0")?;
             // Refused where the user namespace maps fewer groups; then ping needs CAP_NET_RAW as ever.
             sysctl("/proc/sys/net/ipv4/ping_group_range", "0 2147483647").ok();
-            // Interfaces get IPv6 when their network has it; ::1 stays. Absent on hosts without IPv6.
-            sysctl("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1").ok();
+            // Interfaces get IPv6 when their network has it. Absent on hosts without IPv6.
+            interfaces_have_ipv6(false)?;
             sysctl("/proc/sys/net/ipv6/conf/default/accept_ra", "0").ok();
             let mut batch = Batch::default();
             route::set_up(&mut batch, 1);
@@ -177,7 +177,10 @@ impl Namespace {
                 route::add_macvlan(&mut batch, name, parent, mode, mac, interface.mtu, self.fd.as_fd());
             }
         }
-        let made = host.run(batch).map_err(failed);
+        // What a new interface gets, and not its own switch afterwards: writing that one is tried again and again by
+        // the kernel, at full speed, while anybody holds the lock of all networks (`addrconf_disable_ipv6`).
+        let ipv6 = interface.addresses.iter().chain(interface.local_addresses).any(|(address, _)| address.is_ipv6());
+        let made = self.enter(|| interfaces_have_ipv6(ipv6)).and_then(|()| host.run(batch).map_err(failed));
         let configured = made.and_then(|()| self.enter(|| configure(interface)));
         if configured.is_err() {
             let mut batch = Batch::default();
@@ -241,17 +244,22 @@ fn veth<'a>(interface: &Interface<'a>, bridge: u32, netns: BorrowedFd<'a>) -> Ve
     }
 }
 
+/// Whether interfaces made from now on in the calling thread's namespace have IPv6; ::1 is there anyway.
+fn interfaces_have_ipv6(wanted: bool) -> Result<(), SlotError> {
+    const DEFAULT: &str = "/proc/sys/net/ipv6/conf/default/disable_ipv6";
+    match sysctl(DEFAULT, if wanted { "0" } else { "1" }) {
+        // Absent on hosts without IPv6.
+        Err(_) if !wanted => Ok(()),
+        other => other,
+    }
+}
+
 /// Addresses and routes of an interface, on a thread inside its namespace.
 fn configure(interface: &Interface<'_>) -> Result<(), SlotError> {
     let failed = |source| SlotError::Interface { name: interface.name.to_owned(), source };
     let mut route = Route::open().map_err(failed)?;
     let link = route.link(interface.name).map_err(failed)?;
     let index = link.ok_or_else(|| SlotError::Lost(interface.name.to_owned()))?.index;
-    if interface.addresses.iter().chain(interface.local_addresses).any(|(address, _)| address.is_ipv6()) {
-        std::fs::write(format!("/proc/sys/net/ipv6/conf/{}/disable_ipv6", interface.name), "0").map_err(|source| {
-            SlotError::Sysctl { path: "net.ipv6.conf.<interface>.disable_ipv6".to_owned(), source }
-        })?;
-    }
     let mut batch = Batch::default();
     route::set_up(&mut batch, index);
     for &(address, prefix_len) in interface.addresses.iter().chain(interface.local_addresses) {

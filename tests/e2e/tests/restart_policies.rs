@@ -139,6 +139,23 @@ fn after_a_reboot_those_that_are_to_run_run() {
 }
 
 #[test]
+fn a_container_of_rm_that_is_restarted_keeps_its_files() {
+    let Some(engine) = Engine::start("restart-rm") else { return };
+    let script = "echo run >> /runs; sleep 1000";
+    engine.docker(["run", "-d", "--rm", "--init", "--name", "brief", "tiny", "sh", "-c", script]).success();
+    for runs in 1..=3 {
+        wait_until("it has written", || {
+            engine.docker(["exec", "brief", "wc", "-l", "/runs"]).stdout.starts_with(&runs.to_string())
+        });
+        // Its overlay is not synced at its end, which the kernel remembers.
+        assert!(engine.docker(["exec", "brief", "grep", " / overlay ", "/proc/mounts"]).success().contains("volatile"));
+        engine.docker(["restart", "-t", "1", "brief"]).success();
+    }
+    engine.docker(["stop", "-t", "1", "brief"]).success();
+    wait_until("it is gone", || engine.api("GET", "/containers/brief/json", "").status == 404);
+}
+
+#[test]
 fn rm_and_policies_exclude_each_other() {
     let Some(engine) = Engine::start("restart-bad") else { return };
     let refusal = engine.docker(["create", "--rm", "--restart", "always", "tiny"]);

@@ -20,6 +20,7 @@ use crate::networks::{AttachRequest, Attachment, files};
 use crate::oci::{self, ContainerFiles, Joins, OciInput};
 use crate::shim::{Incoming, Shim};
 use berth_shim_proto::{Answer, Body, Create, HealthProbe, Notice, Target};
+use berth_types::mount::{Overlay, Rootfs};
 use berth_types::phase::Event;
 use berth_types::spec::{ContainerSpec, IpcMode, NamespaceMode, NetworkMode};
 use berth_types::{Error, ErrorKind, Phase, Result};
@@ -125,7 +126,7 @@ impl Containers {
         let create = Create {
             id: record.id.clone(),
             dir: paths.shim.clone(),
-            rootfs: self.engine.images().mounted(record.rootfs.clone())?,
+            rootfs: self.engine.images().mounted(rootfs_of(&record))?,
             cgroup: record.cgroup.clone(),
             tty: record.spec.config.tty,
             console_size: record.spec.host.console_size,
@@ -431,6 +432,31 @@ struct Prepared {
     health: Option<HealthProbe>,
 }
 
+/// Overlayfs writes the whole file system that its upper folder is on to the disk when it is unmounted, which is when
+/// the last process ends: on a busy host a container's end waits for everybody's writes. What `--rm` leaves behind goes
+/// with the container, and does not outlive a power cut either.
+const VOLATILE: &str = "volatile";
+
+fn rootfs_of(record: &Record) -> Rootfs {
+    match record.rootfs.clone() {
+        Rootfs::Overlay(mut overlay) if record.spec.host.auto_remove && overlay.upper.is_some() => {
+            overlay.options.push(VOLATILE.to_owned());
+            Rootfs::Overlay(overlay)
+        }
+        other => other,
+    }
+}
+
+/// A volatile overlay leaves a mark in its work folder, and the kernel mounts no upper folder with one again: it may
+/// have lost writes in a power cut. A container with `--rm` does not outlive one, so a mark is of an earlier run.
+fn forget_volatile(rootfs: &Rootfs) -> std::io::Result<()> {
+    let Rootfs::Overlay(Overlay { upper: Some(upper), .. }) = rootfs else { return Ok(()) };
+    match std::fs::remove_dir_all(upper.work.join("work/incompat")) {
+        Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => Err(cause),
+        _ => Ok(()),
+    }
+}
+
 /// Writes all files that the start needs. On a thread where it may block.
 fn prepare(
     engine: &Engine,
@@ -465,6 +491,11 @@ fn prepare(
         cgroup: &record.cgroup,
         joins,
     })?;
+    if record.spec.host.auto_remove {
+        forget_volatile(&record.rootfs).map_err(|cause| {
+            Error::because(ErrorKind::Internal, format!("cannot ready the files of container {}", record.id), &cause)
+        })?;
+    }
     let health = health_probe(&record.spec)?;
     let config = serde_json::to_vec(&built.spec)
         .map_err(|cause| Error::because(ErrorKind::Internal, "cannot write the configuration", &cause))?;

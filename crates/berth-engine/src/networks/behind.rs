@@ -12,7 +12,7 @@ use berth_net::route::{self, Route};
 use berth_net::slot::Namespace;
 use berth_types::{Error, Result};
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Namespaces ready for the next containers. Each costs the kernel about 150 KB, four bear a burst of starts.
 pub(super) const SLOTS: usize = 4;
@@ -22,8 +22,9 @@ const BLANKS: usize = 2;
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// The container that took a slot starts meanwhile: a new slot would take the processor from it.
 const AFTER_START: Duration = Duration::from_millis(15);
-/// An interface still there after so long is kept by somebody who joined the namespace.
-const PATIENCE: Duration = Duration::from_millis(250);
+/// An interface still there after so long is kept by somebody who joined the namespace. A busy kernel takes some
+/// hundred milliseconds, and many namespaces at once; taking one interface away by hand makes it wait once more.
+const PATIENCE: Duration = Duration::from_secs(1);
 /// After a failure to make a slot: not at once again, the host is short of something.
 const AFTER_FAILURE: Duration = Duration::from_secs(1);
 /// The threads go a few calls deep and keep nothing large on the stack.
@@ -43,15 +44,16 @@ impl Shared {
 }
 
 fn keep_up(shared: Weak<Shared>) {
+    let mut looked = Instant::now();
     while let Some(shared) = shared.upgrade() {
-        if !turn(&shared) {
+        if !turn(&shared, &mut looked) {
             return;
         }
     }
 }
 
-/// One round; false: the engine is closing.
-fn turn(shared: &Arc<Shared>) -> bool {
+/// One round; false: the engine is closing. `looked`: when the interfaces were listed last.
+fn turn(shared: &Arc<Shared>, looked: &mut Instant) -> bool {
     // An address only: what a container waits for goes first, the rest when there is time.
     let (leaving, short, rest) = {
         let mut state = shared.lock();
@@ -60,12 +62,17 @@ fn turn(shared: &Arc<Shared>) -> bool {
         }
         let rest = state.slot_taken.map_or(Duration::ZERO, |taken| AFTER_START.saturating_sub(taken.elapsed()));
         let short = state.slots.len() < SLOTS || state.blanks.len() < blanks_wanted(&state);
-        (std::mem::take(&mut state.leaving), short, rest)
+        let leaving = match looked.elapsed() >= LOOK_AGAIN {
+            true => std::mem::take(&mut state.leaving),
+            false => Vec::new(),
+        };
+        (leaving, short, rest)
     };
-    let mut pause = if leaving.is_empty() { Duration::from_secs(5) } else { LOOK_AGAIN };
     if !leaving.is_empty() {
         settle(shared, leaving);
+        *looked = Instant::now();
     }
+    let mut pause = if shared.lock().leaving.is_empty() { Duration::from_secs(5) } else { LOOK_AGAIN };
     if short && !rest.is_zero() {
         drop(shared.work.wait_timeout(shared.lock(), rest));
         return true;
