@@ -1,10 +1,11 @@
 # make demo   install what is missing, build, play scene 1
 # make test   every test, unit to end-to-end
+# make test-v2  what differs on cgroup v2, in a virtual machine
 
 SHELL := /bin/bash
 CARGO ?= cargo
 
-.PHONY: demo test build setup install console
+.PHONY: demo test test-v2 build setup install console
 
 build: console
 	$(CARGO) build --release --bins
@@ -22,6 +23,10 @@ demo: setup build
 
 test: setup console
 	$(CARGO) xtask ci
+
+# On a virtual machine with cgroup v2 only and Debian's own kernel.
+test-v2:
+	tests/v2/run.sh
 
 PREFIX ?= /usr/local
 install: build

@@ -1,19 +1,25 @@
 #!/usr/bin/env bash
 # The tests on a host with cgroup v2 only, which this machine may not be: a virtual machine with Debian's kernel.
 #
-#   run.sh [TEST-BINARY-NAME[:FILTER]]...     default: berth_cgroup run:limits run:pause run:stop
+#   run.sh [TEST-BINARY-NAME[:FILTER]]...
 #
-# Under emulation (no usable KVM) a guest is ten to twenty times slower than its host: only what differs
-# between v1 and v2 is worth running here.
+# Without arguments: limits and freezer of berth_cgroup, containers whose limits are set, changed, measured and
+# exceeded, paused ones, and every field of create. Under emulation (no usable KVM) a guest is ten to twenty times
+# slower than its host: only what differs between v1 and v2 is worth running here.
+#
+#   BERTH_V2_ROOT     where base, disk and console.log are kept (target/v2)
+#   BERTH_V2_PROFILE  release or dev: which programs and tests are built and run (release)
+#   BERTH_V2_TIMEOUT  seconds for the guest, from its start to its end (1500)
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 work=${BERTH_V2_ROOT:-$PWD/target/v2}
 mkdir -p "$work"
 tests=("$@")
-[ ${#tests[@]} -gt 0 ] || tests=(berth_cgroup run:limits run:pause run:stop)
+[ ${#tests[@]} -gt 0 ] || tests=(berth_cgroup observe:limits observe:statistics run_basics:pause why:ends create_fields:host_config)
+profile=${BERTH_V2_PROFILE:-release}
 
-for program in mmdebstrap qemu-system-x86_64 mke2fs cpio busybox; do
-    command -v "$program" >/dev/null || { echo "skipped: needs $program (qemu-system-x86, mmdebstrap, e2fsprogs, cpio, busybox-static)"; exit 0; }
+for program in mmdebstrap qemu-system-x86_64 mke2fs cpio busybox docker; do
+    command -v "$program" >/dev/null || { echo "skipped: needs $program (qemu-system-x86, mmdebstrap, e2fsprogs, cpio, busybox-static, docker-cli)"; exit 0; }
 done
 [ "$(id -u)" = 0 ] || { echo "skipped: needs root"; exit 0; }
 
@@ -21,7 +27,7 @@ done
 if [ ! -e "$work/base/etc/os-release" ]; then
     rm -rf "$work/base"
     mmdebstrap --quiet --variant=minbase --aptopt='APT::Install-Recommends "false"' \
-        --include=linux-image-cloud-amd64,busybox-static,docker.io,iproute2,procps,kmod bookworm "$work/base"
+        --include=linux-image-cloud-amd64,busybox-static,iproute2,procps,kmod bookworm "$work/base"
     rm -rf "$work/base/var/cache/apt" "$work/base/usr/sbin/dockerd" "$work/base/usr/share/doc"
 fi
 kernel=$(ls "$work"/base/boot/vmlinuz-* | tail -1)
@@ -55,7 +61,12 @@ END
 chmod +x "$early/init"
 (cd "$early" && find . | cpio --quiet -o -H newc) >"$work/early.cpio"
 
-# Our programs and tests, optimised: the emulator is slow enough. Unit tests need no programs.
+# Our programs and tests, optimised unless told otherwise: the emulator is slow enough. Unit tests need no programs.
+case $profile in
+release) flags=(--release) built=target/release ;;
+dev) flags=() built=target/debug ;;
+*) echo "BERTH_V2_PROFILE is release or dev, not $profile"; exit 2 ;;
+esac
 packages=()
 programs=
 for test in "${tests[@]}"; do
@@ -64,20 +75,20 @@ for test in "${tests[@]}"; do
     *) packages+=(-p berth-e2e) programs=1 ;;
     esac
 done
-[ -z "$programs" ] || cargo build --release --bins
-mapfile -t binaries < <(cargo test --release --no-run --message-format=json "${packages[@]}" 2>/dev/null |
+[ -z "$programs" ] || cargo build "${flags[@]}" --bins
+mapfile -t binaries < <(cargo test "${flags[@]}" --no-run --message-format=json "${packages[@]}" 2>/dev/null |
     grep -o '"executable":"[^"]*"' | cut -d'"' -f4)
 stage=$work/stage
 rm -rf "$stage"; mkdir -p "$stage/target/deps"
 for program in berth berthd berth-shim berth-dns berth-runtime; do
-    [ ! -e "target/release/$program" ] || cp "target/release/$program" "$stage/target/"
+    [ ! -e "$built/$program" ] || strip -g -o "$stage/target/$program" "$built/$program"
 done
 : >"$stage/list"
 for test in "${tests[@]}"; do
     for binary in "${binaries[@]}"; do
         name=$(basename "$binary"); name=${name%-*}
         [ "$name" = "${test%%:*}" ] || continue
-        cp "$binary" "$stage/target/deps/$name"
+        strip -g -o "$stage/target/deps/$name" "$binary"
         filter=; [[ $test == *:* ]] && filter=${test#*:}
         echo "$name $filter" >>"$stage/list"
     done
@@ -87,6 +98,7 @@ chmod +x "$stage/init"
 
 disk=$work/disk.ext4
 rm -f "$disk"
+cp "$(command -v docker)" "$work/base/usr/bin/docker"
 rm -rf "$work/base/berth"; cp -r "$stage" "$work/base/berth"
 mke2fs -q -t ext4 -d "$work/base" "$disk" 3G
 

@@ -4,7 +4,7 @@
 //! the field. A body is at most [`BODY_BYTES_MAX`] long; nesting is bounded by the parser (128).
 
 use crate::error::ApiError;
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, header};
 use berth_types::Error;
@@ -26,11 +26,31 @@ impl<S: Send + Sync> FromRequest<S> for JsonBody {
     }
 }
 
+/// A body as it came, whatever its content type says.
+#[derive(Debug)]
+pub struct RawBody(pub Bytes);
+
+impl<S: Send + Sync> FromRequest<S> for RawBody {
+    type Rejection = ApiError;
+    async fn from_request(request: Request, _state: &S) -> Result<RawBody, ApiError> {
+        let (parts, body) = request.into_parts();
+        Ok(RawBody(bounded(&parts.headers, body).await?))
+    }
+}
+
+async fn bounded(headers: &HeaderMap, body: Body) -> Result<Bytes, Error> {
+    let refused = || Error::invalid(format!("request body is cut off or longer than {BODY_BYTES_MAX} bytes"));
+    let announced = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    // Nobody waits for what is not going to be read.
+    if announced.is_some_and(|bytes| bytes > BODY_BYTES_MAX as u64) {
+        return Err(refused());
+    }
+    axum::body::to_bytes(body, BODY_BYTES_MAX).await.map_err(|_| refused())
+}
+
 /// Reads and parses a body; `null` for none.
 pub async fn read(headers: &HeaderMap, body: Body) -> Result<Value, Error> {
-    let bytes = axum::body::to_bytes(body, BODY_BYTES_MAX)
-        .await
-        .map_err(|_| Error::invalid(format!("request body is cut off or longer than {BODY_BYTES_MAX} bytes")))?;
+    let bytes = bounded(headers, body).await?;
     let kind = headers.get(header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or("?"));
     if bytes.is_empty() && kind.is_none_or(str::is_empty) {
         return Ok(Value::Null);

@@ -273,6 +273,26 @@ impl Engine {
         self.inspect(container)["State"]["Status"].as_str().unwrap_or_default().to_owned()
     }
 
+    /// What a file of a container's cgroup says: `controller/file` on v1, `file` on v2. `None` where this host's kind
+    /// of cgroup has none ("-").
+    pub fn cgroup(&self, container: &str, v1: &str, v2: &str) -> Option<String> {
+        let of = std::fs::read_to_string(format!("/proc/{}/cgroup", self.pid_of(container))).unwrap_or_default();
+        let group = |controller: &str| {
+            of.lines().find_map(|line| {
+                let (_, rest) = line.split_once(':')?;
+                let (controllers, path) = rest.split_once(':')?;
+                controllers.split(',').any(|one| one == controller).then(|| path.trim_start_matches('/').to_owned())
+            })
+        };
+        let (controller, file) = v1.split_once('/').expect("controller/file");
+        let path = match group(controller) {
+            Some(path) => Path::new("/sys/fs/cgroup").join(controller).join(path).join(file),
+            None if v2 == "-" => return None,
+            None => Path::new("/sys/fs/cgroup").join(group("")?).join(v2),
+        };
+        Some(std::fs::read_to_string(&path).unwrap_or_else(|error| format!("{}: {error}", path.display())))
+    }
+
     fn load_tiny(&self) {
         let path = "/images/create?fromSrc=-&repo=tiny&changes=CMD%20%5B%22%2Fbin%2Fsh%22%5D";
         let headers = [("Content-Type", "application/x-tar")];

@@ -79,9 +79,10 @@ pub(super) async fn prune(State(engine): State<Engine>, params: Params) -> ApiRe
 /// `POST /commit`: 201
 pub(super) async fn commit(State(engine): State<Engine>, params: Params, JsonBody(body): JsonBody) -> ApiResult {
     let name = repo_and_tag(&params)?;
+    let fields = Fields::new(&body, "Config")?;
     let config = match body.as_object().is_none_or(serde_json::Map::is_empty) {
         true => None,
-        false => Some(crate::spec::config_body(&Fields::new(&body, "Config")?)?),
+        false => Some(crate::spec::config_body(&fields)?),
     };
     let options = CommitOptions {
         container: params.get("container").unwrap_or("").to_owned(),

@@ -2,7 +2,7 @@
 
 use super::{auth, messages, split_action};
 use crate::error::{ApiResult, plain};
-use crate::json::JsonBody;
+use crate::json::{Fields, JsonBody};
 use crate::params::Params;
 use axum::Json;
 use axum::extract::{Path, State};
@@ -64,6 +64,7 @@ pub(super) async fn push(engine: &Engine, name: &str, params: &Params, headers: 
 
 /// `POST /auth`
 pub(super) async fn login(State(engine): State<Engine>, JsonBody(body): JsonBody) -> ApiResult {
+    Fields::new(&body, "AuthConfig")?;
     let server = body["serveraddress"].as_str().unwrap_or_default();
     let credentials = auth::credentials(&body).unwrap_or_default();
     let token = engine.images().login(server, &credentials).await?;

@@ -8,6 +8,7 @@ mod wire;
 
 use crate::error::ApiResult;
 use crate::params::Params;
+use crate::json::RawBody;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
@@ -15,7 +16,6 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use berth_engine::Engine;
 use berth_types::Error;
-use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use wire::{ConnectBody, CreateBody, DisconnectBody, NetworkJson};
 
@@ -31,7 +31,7 @@ pub(crate) fn router() -> Router<Engine> {
 }
 
 /// A body, whatever its content type says: clients differ there.
-fn parse<T: DeserializeOwned>(body: &Bytes) -> Result<T, Error> {
+fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Error> {
     if body.is_empty() {
         return Err(Error::invalid("invalid JSON: got EOF while reading request body"));
     }
@@ -50,7 +50,7 @@ async fn inspect(State(engine): State<Engine>, Path(network): Path<String>) -> A
 }
 
 /// `POST /networks/create`.
-async fn create(State(engine): State<Engine>, body: Bytes) -> ApiResult {
+async fn create(State(engine): State<Engine>, RawBody(body): RawBody) -> ApiResult {
     let spec = parse::<CreateBody>(&body)?.into_spec()?;
     let id = engine.networks().create(spec).await?;
     let answer = serde_json::json!({ "Id": id.as_str(), "Warning": "" });
@@ -70,7 +70,7 @@ async fn prune(State(engine): State<Engine>, params: Params) -> ApiResult {
 }
 
 /// `POST /networks/{id}/connect`.
-async fn connect(State(engine): State<Engine>, Path(network): Path<String>, body: Bytes) -> ApiResult<StatusCode> {
+async fn connect(State(engine): State<Engine>, Path(network): Path<String>, RawBody(body): RawBody) -> ApiResult<StatusCode> {
     let body: ConnectBody = parse(&body)?;
     let endpoint = body.endpoint_config.unwrap_or_default().into_spec()?;
     engine.networks().connect(&body.container, &network, endpoint).await?;
@@ -78,7 +78,7 @@ async fn connect(State(engine): State<Engine>, Path(network): Path<String>, body
 }
 
 /// `POST /networks/{id}/disconnect`.
-async fn disconnect(State(engine): State<Engine>, Path(network): Path<String>, body: Bytes) -> ApiResult<StatusCode> {
+async fn disconnect(State(engine): State<Engine>, Path(network): Path<String>, RawBody(body): RawBody) -> ApiResult<StatusCode> {
     let body: DisconnectBody = parse(&body)?;
     engine.networks().disconnect(&body.container, &network, body.force).await?;
     Ok(StatusCode::OK)

@@ -111,10 +111,21 @@ impl Root {
                 let Ok(found) = inside.find(Path::new(&point.detail.subpath)) else { continue };
                 opened = found.fd;
             }
-            let target = crate::oci::clean(Path::new(&point.target));
+            let target = root.place(&crate::oci::clean(Path::new(&point.target)));
             root.mounts.push(Mounted { target, fd: opened, read_only: !point.read_write });
         }
         Ok(root)
+    }
+
+    /// Where a mount at `target` is: links on the way are followed, as the runtime follows them when it mounts
+    /// (GHSA-vp62-88p7-qqf5); what is not there yet stays as it is written.
+    fn place(&self, target: &Path) -> PathBuf {
+        for above in target.ancestors() {
+            if let (Ok(found), Ok(rest)) = (self.find(above), target.strip_prefix(above)) {
+                return if rest.as_os_str().is_empty() { found.path } else { found.path.join(rest) };
+            }
+        }
+        target.to_owned()
     }
 
     /// The image's content alone, read-only.

@@ -277,7 +277,13 @@ fn bind(
     let at = if target::is_folder(tree.as_fd()).step(what)? {
         target::folder(root, mount.destination())?
     } else {
-        target::file(root, mount.destination())?
+        let at = target::file(root, mount.destination())?;
+        // The kernel's own word for it is "invalid argument".
+        if target::is_folder(at.as_fd()).step(what)? {
+            let words = "is a directory: cannot mount a file onto a folder, or a folder onto a file";
+            return Err(LaunchError::configuration(format!("{}: {words}", what())));
+        }
+        at
     };
     let maps = (mount.uid_mappings().as_deref(), mount.gid_mappings().as_deref());
     let userns = match (options.idmap, maps) {
@@ -380,14 +386,15 @@ fn mask(root: BorrowedFd<'_>, linux: &Linux) -> Result<(), LaunchError> {
             }
             Err(errno) => return Err(errno).step(what),
         };
-        let tree = if target::is_folder(at.as_fd()).step(what)? {
-            let tree = match &empty {
-                Some(tree) => tree,
-                None => empty.insert(empty_folder().step(what)?),
-            };
-            open_tree(tree, "", CLONE | OpenTreeFlags::AT_EMPTY_PATH).step(what)?
-        } else {
-            null().step(what)?
+        let tree = match (target::is_folder(at.as_fd()).step(what)?, &empty) {
+            (false, _) => null().step(what)?,
+            // Copied once the first is in its place: before Linux 6.15 what is detached cannot be.
+            (true, Some(first)) => open_tree(first, "", CLONE | OpenTreeFlags::AT_EMPTY_PATH).step(what)?,
+            (true, None) => {
+                let first = empty.insert(empty_folder().step(what)?);
+                target::attach(first.as_fd(), at.as_fd()).step(what)?;
+                continue;
+            }
         };
         target::attach(tree.as_fd(), at.as_fd()).step(what)?;
     }

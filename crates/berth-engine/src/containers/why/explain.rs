@@ -12,6 +12,8 @@ pub(super) struct Facts<'a> {
     pub exit: Option<&'a ExitRecord>,
     pub program: Option<&'a Program>,
     pub lines: &'a [String],
+    /// Who has the port that it wants to publish.
+    pub port_holder: Option<&'a str>,
     pub now_unix_nanos: i64,
 }
 
@@ -94,6 +96,7 @@ fn not_started(facts: &Facts<'_>) -> Answer {
         None => (error.as_str(), None),
     };
     let mut details = detail(error);
+    details.extend(facts.port_holder.map(str::to_owned));
     if let Some(program) = facts.program
         && let Some((summary, more, way_out)) = about_program(program, facts)
     {
@@ -113,6 +116,15 @@ fn not_started(facts: &Facts<'_>) -> Answer {
             "something that it mounts is not there",
             Some("make the path on the host, or make the container again with another -v".to_owned()),
         )
+    } else if has(&["adding custom device"]) || (lower.contains("stat /dev/") && lower.contains("no such file")) {
+        (
+            "a device that it asks for is not there",
+            Some("look for it below /dev on the host, or make the container again without it".to_owned()),
+        )
+    } else if has(&["working directory", "chdir"]) && has(&["not a directory"]) {
+        ("its working directory is not a folder", Some("give another with -w (--workdir)".to_owned()))
+    } else if has(&["cannot link to a non running container"]) {
+        ("a container that it is linked to does not run", None)
     } else if has(&["mount"]) && has(&["not a directory", "is a directory"]) {
         ("a mount joins a file and a folder", Some("both ends of a bind must be files, or both folders".to_owned()))
     } else if has(&["unable to find user", "no matching entries in passwd", "unable to find group"]) {
@@ -318,6 +330,10 @@ fn by_code(facts: &Facts<'_>, code: u8, details: &mut Vec<String>) -> (String, O
         return ("ended by itself, its work done (code 0)".to_owned(), hint);
     }
     let program = facts.program.and_then(|program| about_program(program, facts));
+    if let Some((likely, way_out)) = said(facts.lines) {
+        details.push(format!("likely: {likely}"));
+        return (format!("ended by itself with code {code}"), Some(way_out.to_owned()));
+    }
     let hint = match code {
         126 | 127 if program.is_some() => {
             let (summary, more, hint) = program.unwrap_or_default();
@@ -341,6 +357,42 @@ fn by_code(facts: &Facts<'_>, code: u8, details: &mut Vec<String>) -> (String, O
         _ => None,
     };
     (format!("ended by itself with code {code}"), hint)
+}
+
+/// What programs say in the C library's words, and what usually is behind it.
+fn said(lines: &[String]) -> Option<(&'static str, &'static str)> {
+    const KNOWN: [(&str, &str, &str); 7] = [
+        (
+            "no space left on device",
+            "a disk is full: the host's, or a volume or tmpfs of limited size",
+            "berth system df shows what takes the host's disk, df -h inside shows the others",
+        ),
+        (
+            "read-only file system",
+            "it writes where it may only read",
+            "give it a --tmpfs or a volume there, or leave out --read-only and :ro",
+        ),
+        (
+            "permission denied",
+            "it was refused access to a file: its user is not the owner",
+            "compare --user with who owns what it uses (ls -ln), also in what is mounted",
+        ),
+        (
+            "operation not permitted",
+            "it lacks a right that it asks the kernel for",
+            "give the one it needs with --cap-add; berth inspect shows those it has",
+        ),
+        ("too many open files", "its limit of open files is too low for it", "raise it with --ulimit nofile=SOFT:HARD"),
+        ("address already in use", "the port that it listens on is taken", "see who else listens in its network"),
+        (
+            "cannot allocate memory",
+            "its memory limit, or its limit of processes, is too low for it",
+            "raise --memory or --pids-limit with berth update",
+        ),
+    ];
+    let lower: Vec<String> = lines.iter().map(|line| line.to_lowercase()).collect();
+    let found = KNOWN.iter().find(|(words, ..)| lower.iter().any(|line| line.contains(words)));
+    found.map(|&(_, likely, way_out)| (likely, way_out))
 }
 
 fn signal_name(signal: u8) -> String {

@@ -10,6 +10,7 @@
 //! where it can be acted on.
 
 mod explain;
+mod port;
 mod program;
 
 use super::{Containers, Inspect, LogOptions, Why};
@@ -44,7 +45,17 @@ impl Containers {
             }
             _ => (Vec::new(), None),
         };
+        let taken = port::named(&inspect.state.error).filter(|_| failed_start);
+        let (engine, own) = (self.engine.clone(), inspect.id.to_string());
+        let port_holder = match taken {
+            Some(port) => {
+                let look = move || Ok(port::holder(engine.table(), &own, port));
+                super::archive::blocking(look).await.unwrap_or_default()
+            }
+            None => None,
+        };
         let facts = Facts {
+            port_holder: port_holder.as_deref(),
             inspect: &inspect,
             exit: exit.as_ref(),
             program: program.as_ref(),
