@@ -19,7 +19,9 @@ fn running(engine: &Engine, client: &str, arguments: &[&str]) -> Client {
 #[test]
 fn limits_change_on_a_running_container() {
     let Some(engine) = Engine::start("live-limits") else { return };
-    engine.docker(["run", "-d", "--name", "box", "-m", "64m", "--memory-swap", "128m", "tiny", "sleep", "1000"]).success();
+    engine
+        .docker(["run", "-d", "--name", "box", "-m", "64m", "--memory-swap", "128m", "tiny", "sleep", "1000"])
+        .success();
     let limit = |v1: &str, v2: &str| engine.cgroup("box", v1, v2).map(|text| text.trim().to_owned());
     let holds = |what: &str, v1: &str, v2: &str, wanted: [&str; 2]| {
         if let Some(is) = limit(v1, v2) {
@@ -37,10 +39,12 @@ fn limits_change_on_a_running_container() {
         let asked = ["update", "--memory", &memory_text, "--memory-swap", &swap, "--cpus", &cpus, "box"];
         assert_eq!(by(&engine, client, &asked).success(), "box");
         assert_eq!(memory(), Some((megabytes << 20).to_string()), "{client}");
-        holds("swap", "memory/memory.memsw.limit_in_bytes", "memory.swap.max", [
-            &(megabytes << 21).to_string(),
-            &(megabytes << 20).to_string(),
-        ]);
+        holds(
+            "swap",
+            "memory/memory.memsw.limit_in_bytes",
+            "memory.swap.max",
+            [&(megabytes << 21).to_string(), &(megabytes << 20).to_string()],
+        );
         holds("quota", "cpu/cpu.cfs_quota_us", "cpu.max", [&micros.to_string(), &format!("{micros} 100000")]);
         by(&engine, client, &["update", "--pids-limit", processes, "--cpu-shares", shares[0], "box"]).success();
         holds("pids", "pids/pids.max", "pids.max", [processes, processes]);
@@ -51,15 +55,22 @@ fn limits_change_on_a_running_container() {
         holds("reservation", "memory/memory.soft_limit_in_bytes", "memory.low", ["33554432", "33554432"]);
         by(&engine, client, &["update", "--restart", "on-failure:3", "box"]).success();
         let host = engine.inspect("box")["HostConfig"].clone();
-        assert_eq!((&host["Memory"], &host["PidsLimit"]), (&(megabytes << 20).into(), &Value::from(processes.parse::<u64>().unwrap())));
+        assert_eq!(
+            (&host["Memory"], &host["PidsLimit"]),
+            (&(megabytes << 20).into(), &Value::from(processes.parse::<u64>().unwrap()))
+        );
         assert_eq!(host["RestartPolicy"]["MaximumRetryCount"], 3);
     }
     // What is in use cannot be taken away, and what was refused changed nothing.
     engine.docker(["exec", "box", "dd", "if=/dev/zero", "of=/dev/shm/full", "bs=1M", "count=40"]).success();
     let refused = engine.docker(["update", "--memory", "8m", "--memory-swap", "8m", "box"]);
     let now = memory().unwrap_or_default();
-    assert!(refused.code == 1 && now == (96_u64 << 20).to_string() || refused.code == 0 && now == (8 << 20).to_string(),
-        "{} {} {now}", refused.code, refused.stderr);
+    assert!(
+        refused.code == 1 && now == (96_u64 << 20).to_string() || refused.code == 0 && now == (8 << 20).to_string(),
+        "{} {} {now}",
+        refused.code,
+        refused.stderr
+    );
     // The record is what the next start goes by.
     engine.docker(["restart", "-t", "0", "box"]).success();
     holds("pids after a restart", "pids/pids.max", "pids.max", ["43", "43"]);
@@ -168,12 +179,19 @@ fn events_come_live_are_replayed_and_filtered() {
     };
     assert_eq!(filtered(&["event=die"]), "container die one\ncontainer die second");
     assert_eq!(filtered(&["event=die", "container=second"]), "container die second");
-    assert_eq!(filtered(&["label=team=red", "event=create", "event=destroy"]), "container create one\ncontainer destroy one");
+    assert_eq!(
+        filtered(&["label=team=red", "event=create", "event=destroy"]),
+        "container create one\ncontainer destroy one"
+    );
     assert_eq!(filtered(&["label=team=blue"]), "");
     let networks = filtered(&["type=network"]);
     assert!(networks.lines().count() >= 4 && networks.lines().all(|line| line.starts_with("network ")), "{networks}");
     assert!(filtered(&["image=tiny", "event=start"]).lines().count() == 2);
-    let exit = engine.api("GET", &format!("/events?since={before}&until={after}&filters=%7B%22event%22%3A%5B%22die%22%5D%7D"), "");
+    let exit = engine.api(
+        "GET",
+        &format!("/events?since={before}&until={after}&filters=%7B%22event%22%3A%5B%22die%22%5D%7D"),
+        "",
+    );
     let codes: Vec<String> = exit
         .text()
         .lines()

@@ -73,8 +73,12 @@ fn ghsa_vp62_88p7_qqf5_a_mount_behind_an_absolute_link_is_found_inside() {
     let volume = engine.root().join("data/volumes/data/_data");
     for (name, command) in [("running", "sleep 1000"), ("stopped", "true")] {
         let mounts = ["-v", "data:/var/run/data", "-v", "outer:/out/inner"];
-        let all: Vec<&str> =
-            ["run", "-d", "--name", name].iter().chain(&mounts).chain(&["linked", "sh", "-c", command]).copied().collect();
+        let all: Vec<&str> = ["run", "-d", "--name", name]
+            .iter()
+            .chain(&mounts)
+            .chain(&["linked", "sh", "-c", command])
+            .copied()
+            .collect();
         engine.docker(&all).success();
         if name == "stopped" {
             engine.docker(["wait", name]).success();
@@ -97,7 +101,9 @@ fn cve_2024_21626_no_working_directory_leads_to_the_host() {
     engine.docker(["run", "-d", "--name", "box", "tiny", "sh", "-c", "ln -s /proc/self/fd /fds; sleep 1000"]).success();
     let own = engine.docker(["exec", "box", "stat", "-c", "%d:%i", "/"]).success();
     for number in [3, 6, 7, 8, 9, 10] {
-        for path in [format!("/proc/self/fd/{number}"), format!("/proc/self/fd/{number}/../../.."), format!("/fds/{number}")] {
+        for path in
+            [format!("/proc/self/fd/{number}"), format!("/proc/self/fd/{number}/../../.."), format!("/fds/{number}")]
+        {
             let look = "stat -c %d:%i /proc/self/cwd; cd ..; cd ..; cd ..; cd ..; stat -c %d:%i .; ls /proc/self/cwd/etc/hostname";
             let run = engine.docker(["run", "--rm", "-w", &path, "tiny", "sh", "-c", look]);
             assert!(run.code != 0 || !run.stdout.contains("/etc/shadow"), "{path}: {run:?}");
@@ -106,7 +112,9 @@ fn cve_2024_21626_no_working_directory_leads_to_the_host() {
         }
     }
     // And none is open for a program to look for.
-    let open = engine.docker(["run", "--rm", "tiny", "sh", "-c", "for f in /proc/self/fd/*; do readlink $f; done; true"]).success();
+    let open = engine
+        .docker(["run", "--rm", "tiny", "sh", "-c", "for f in /proc/self/fd/*; do readlink $f; done; true"])
+        .success();
     assert!(!open.lines().any(|line| line.starts_with('/') && !line.starts_with("/dev/")), "{open}");
 }
 
@@ -122,7 +130,12 @@ fn ghsa_6fw5_f8r9_fgfm_and_jq35_85cj_fj4p_side_channels_are_masked() {
     assert_ne!(seen, "0", "a privileged container is shown what is so: the test can fail");
     // What is masked stays so for exec, and cannot be taken off with the rights that a container has.
     engine.docker(["run", "-d", "--name", "box", "tiny", "sleep", "1000"]).success();
-    assert_eq!(engine.docker(["exec", "box", "sh", "-c", "umount /proc/interrupts 2>/dev/null; wc -c </proc/interrupts"]).success(), "0");
+    assert_eq!(
+        engine
+            .docker(["exec", "box", "sh", "-c", "umount /proc/interrupts 2>/dev/null; wc -c </proc/interrupts"])
+            .success(),
+        "0"
+    );
 }
 
 #[test]

@@ -7,8 +7,8 @@
 mod wire;
 
 use crate::error::ApiResult;
-use crate::params::Params;
 use crate::json::RawBody;
+use crate::params::Params;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
@@ -70,7 +70,11 @@ async fn prune(State(engine): State<Engine>, params: Params) -> ApiResult {
 }
 
 /// `POST /networks/{id}/connect`.
-async fn connect(State(engine): State<Engine>, Path(network): Path<String>, RawBody(body): RawBody) -> ApiResult<StatusCode> {
+async fn connect(
+    State(engine): State<Engine>,
+    Path(network): Path<String>,
+    RawBody(body): RawBody,
+) -> ApiResult<StatusCode> {
     let body: ConnectBody = parse(&body)?;
     let endpoint = body.endpoint_config.unwrap_or_default().into_spec()?;
     engine.networks().connect(&body.container, &network, endpoint).await?;
@@ -78,7 +82,11 @@ async fn connect(State(engine): State<Engine>, Path(network): Path<String>, RawB
 }
 
 /// `POST /networks/{id}/disconnect`.
-async fn disconnect(State(engine): State<Engine>, Path(network): Path<String>, RawBody(body): RawBody) -> ApiResult<StatusCode> {
+async fn disconnect(
+    State(engine): State<Engine>,
+    Path(network): Path<String>,
+    RawBody(body): RawBody,
+) -> ApiResult<StatusCode> {
     let body: DisconnectBody = parse(&body)?;
     engine.networks().disconnect(&body.container, &network, body.force).await?;
     Ok(StatusCode::OK)

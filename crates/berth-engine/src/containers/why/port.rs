@@ -74,7 +74,8 @@ mod tests {
 
     #[test]
     fn only_open_sockets_of_that_port_count() {
-        let line = "   0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 12345 1 0";
+        let line =
+            "   0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 12345 1 0";
         assert_eq!(socket(line, 8080).as_deref(), Some("12345"));
         assert_eq!(socket(line, 8081), None);
         assert_eq!(socket(&line.replace(" 0A ", " 01 "), 8080), None);

@@ -59,8 +59,7 @@ fn record(status: ExitStatus) -> ExitRecord {
 
 fn answer(inspect: &Inspect, exit: Option<&ExitRecord>, program: Option<&Program>) -> Answer {
     let lines = ["FATAL: no config".to_owned()];
-    explain(&Facts {
-        port_holder: None, inspect, exit, program, lines: &lines, now_unix_nanos: 80 * SECOND_NANOS })
+    explain(&Facts { port_holder: None, inspect, exit, program, lines: &lines, now_unix_nanos: 80 * SECOND_NANOS })
 }
 
 fn ended(exit: &ExitRecord) -> Answer {
