@@ -177,7 +177,7 @@ async fn disk_usage(State(engine): State<Engine>, Extension(api): Extension<ApiV
         value["Volumes"] = usage.volumes.iter().map(crate::volumes::render).collect();
     }
     if has("build-cache") {
-        value["BuildCache"] = json!([]);
+        value["BuildCache"] = engine.builds().cache().await?.iter().map(crate::build::render_cache).collect();
     }
     Ok(Json(value).into_response())
 }

@@ -80,7 +80,11 @@ impl Chmod {
                 mode = match operation {
                     '+' => mode | bits,
                     '-' => mode & !bits,
-                    _ => (mode & !clause.who) | bits,
+                    // Whoever a file becomes when it is run is said anew as well; a folder keeps it (chmod(1)).
+                    _ => {
+                        let set_id = ((clause.who & 0o100) << 5) | ((clause.who & 0o010) << 7);
+                        (mode & !clause.who & !if is_folder { 0 } else { set_id }) | bits
+                    }
                 };
             }
         }
@@ -104,6 +108,8 @@ mod tests {
             ("g=u", 0o740, 0o770),
             ("u+s", 0o755, 0o4755),
             ("g+s", 0o755, 0o2755),
+            ("u=rwx,go=r", 0o4750, 0o744),
+            ("o=r", 0o6754, 0o6754),
             ("+t", 0o777, 0o1777),
         ] {
             assert_eq!(parse_chmod(text).unwrap().apply(before, false), after, "{text}");

@@ -5,7 +5,7 @@ use crate::error::BuildError;
 use crate::events::{Event, Sink, Stream};
 use crate::graph::{CopyOp, From, Graph, Id, MountOp, MountOpKind, Op, RunOp, Vertex};
 use crate::key::{Key, chain};
-use crate::select::{self, SelectError, Shape};
+use crate::select::{self, SelectError};
 use crate::tree::Tree;
 use crate::types::{BuildOptions, Built, Layer, NetworkChoice};
 use crate::worker::{CopySource, CopyStep, Known, MkdirStep, MountKind, Output, Ran, RunMount, RunStep, Worker};
@@ -176,13 +176,17 @@ impl<W: Worker> Solver<'_, W> {
                 .number(i64::from(copy.parents))
                 .list(&copy.exclude)
         };
-        // Where the sources' states as a whole are the same, nothing needs to be hashed.
+        // Where the sources as a whole are the same, nothing needs to be hashed, or fetched.
         let mut quick = common("copy-states");
         let mut is_quick = true;
         for source in &copy.sources {
             match &source.from {
                 From::State(id) => quick = quick.digest(&chain(&self.done(*id)?.layers)).text(&source.path),
-                _ => is_quick = false,
+                From::Remote(remote) => match remote.identity() {
+                    Some(identity) => quick = quick.digest(&identity),
+                    None => is_quick = false,
+                },
+                From::Context(_) | From::Memory(_) => is_quick = false,
             }
             quick = quick.number(i64::from(source.unpack));
         }
@@ -223,9 +227,8 @@ impl<W: Worker> Solver<'_, W> {
             }
             return Ok(done);
         }
-        let several = sources.len() > 1 || matches!(sources.first(), Some(CopySource { shape: Shape::Folder(_), .. }));
         let mut destination = copy.destination.clone();
-        if several && !destination.ends_with('/') {
+        if (sources.len() > 1 || copy.parents) && !destination.ends_with('/') {
             destination.push('/');
         }
         let _turn = self.turn().await?;

@@ -1,5 +1,6 @@
 //! Who does the work: the engine, behind a trait.
 
+use crate::key::Key;
 use crate::tree::Tree;
 use crate::types::{BaseImage, Layer, NetworkChoice};
 use crate::{Chmod, Shape, Stream};
@@ -128,6 +129,20 @@ pub struct MkdirStep {
 pub enum Remote {
     Http { url: String, checksum: Option<Digest>, name: String },
     Git { url: String, reference: String, folder: String, keep_git_dir: bool, checksum: String },
+}
+
+impl Remote {
+    /// What it is known by without being fetched: what it says can only be one content.
+    pub(crate) fn identity(&self) -> Option<Digest> {
+        match self {
+            Remote::Http { checksum, name, .. } => Some(Key::new("http").digest(checksum.as_ref()?).text(name).end()),
+            Remote::Git { url, reference, folder, keep_git_dir, checksum } => {
+                let is_commit = reference.len() >= 40 && reference.bytes().all(|byte| byte.is_ascii_hexdigit());
+                let key = Key::new("git").text(url).text(reference).text(folder).text(checksum);
+                is_commit.then(|| key.number(i64::from(*keep_git_dir)).end())
+            }
+        }
+    }
 }
 
 /// What a step came to, once.

@@ -13,7 +13,7 @@
 
 use crate::tar::{Head, padding, trailer};
 use berth_snapshot::Meta;
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, SeekFrom, Stat};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, SeekFrom, Stat, Timespec, Timestamps};
 use rustix::io::Errno;
 use std::collections::{BTreeSet, HashMap};
 use std::ffi::CString;
@@ -44,6 +44,27 @@ pub enum ChangesError {
     Write(#[source] io::Error),
 }
 
+/// Where the archive goes, headers and contents apart.
+pub(crate) trait Archive {
+    fn raw(&mut self, bytes: &[u8]) -> io::Result<()>;
+    /// So many bytes of a file's content follow.
+    fn begin(&mut self, _path: &[u8], _size: u64) -> io::Result<()> {
+        Ok(())
+    }
+    fn content(&mut self, bytes: &[u8]) -> io::Result<()>;
+}
+
+struct Plain<'a>(&'a mut dyn Write);
+
+impl Archive for Plain<'_> {
+    fn raw(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.0.write_all(bytes)
+    }
+    fn content(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.0.write_all(bytes)
+    }
+}
+
 /// Writes the changes in `upper` as an archive; whether there were any. `leave_out` says for a path (absolute, as in
 /// the container) whether it is not the container's own doing; folders that are left out are not looked into.
 pub fn write_changes(
@@ -51,21 +72,38 @@ pub fn write_changes(
     leave_out: &dyn Fn(&Path) -> bool,
     to: &mut dyn Write,
 ) -> Result<bool, ChangesError> {
+    walk(upper, leave_out, false, &mut Plain(to))
+}
+
+/// The same of files that nobody uses any more and that are to be as the archive has them: sockets go, and times
+/// are whole seconds.
+pub(crate) fn settle_changes(upper: &Path, to: &mut dyn Archive) -> Result<bool, ChangesError> {
+    walk(upper, &|_| false, true, to)
+}
+
+fn walk(
+    upper: &Path,
+    leave_out: &dyn Fn(&Path) -> bool,
+    settle: bool,
+    to: &mut dyn Archive,
+) -> Result<bool, ChangesError> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let top = rustix::fs::openat(CWD, upper, flags, Mode::empty()).map_err(|errno| ChangesError::Step {
         action: "open",
         path: upper.to_owned(),
         cause: errno.into(),
     })?;
-    let mut walk = Walk { to, leave_out, links: HashMap::new(), any: false, buffer: vec![0; BUFFER_BYTES] };
+    let buffer = vec![0; BUFFER_BYTES];
+    let mut walk = Walk { to, leave_out, settle, links: HashMap::new(), any: false, buffer };
     walk.folder(&top, &[], 0)?;
-    walk.to.write_all(&trailer()).map_err(ChangesError::Write)?;
+    walk.to.raw(&trailer()).map_err(ChangesError::Write)?;
     Ok(walk.any)
 }
 
 struct Walk<'a> {
-    to: &'a mut dyn Write,
+    to: &'a mut dyn Archive,
     leave_out: &'a dyn Fn(&Path) -> bool,
+    settle: bool,
     /// Device and inode of files with several names, and where the first one is.
     links: HashMap<(u64, u64), Vec<u8>>,
     any: bool,
@@ -120,7 +158,10 @@ impl Walk<'_> {
         let stat = rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW).map_err(step("stat", path))?;
         let kind = FileType::from_raw_mode(stat.st_mode);
         if kind == FileType::Socket {
-            return Ok(());
+            return match self.settle {
+                true => rustix::fs::unlinkat(folder, name, AtFlags::empty()).map_err(step("remove", path)),
+                false => Ok(()),
+            };
         }
         if kind == FileType::CharacterDevice && stat.st_rdev == 0 {
             let (parent, last) = path.split_at(path.len() - name.len());
@@ -152,19 +193,22 @@ impl Walk<'_> {
                 if is_opaque(&opened) {
                     self.head(&[path, b"/.wh..wh..opq"].concat(), b'0', b"", 0, (0, 0), &Meta::default())?;
                 }
-                self.folder(&opened, path, depth + 1)
+                self.folder(&opened, path, depth + 1)?;
+                self.settle_time(folder, name, &stat, path)
             }
             FileType::RegularFile => {
                 let opened = rustix::fs::openat(folder, name, read, Mode::empty()).map_err(step("open", path))?;
                 meta.xattrs = attributes(&opened).map_err(step("read attributes of", path))?;
                 let size = stat.st_size.unsigned_abs();
                 self.head(path, b'0', b"", size, (0, 0), &meta)?;
-                self.content(&opened, size, path)
+                self.content(&opened, size, path)?;
+                self.settle_time(folder, name, &stat, path)
             }
             FileType::Symlink => {
                 let target = rustix::fs::readlinkat(folder, name, Vec::new()).map_err(step("read", path))?;
                 meta.xattrs = attributes_of_link(folder, name).map_err(step("read attributes of", path))?;
-                self.head(path, b'2', target.as_bytes(), 0, (0, 0), &meta)
+                self.head(path, b'2', target.as_bytes(), 0, (0, 0), &meta)?;
+                self.settle_time(folder, name, &stat, path)
             }
             _ => {
                 let letter = match kind {
@@ -172,9 +216,21 @@ impl Walk<'_> {
                     FileType::BlockDevice => b'4',
                     _ => b'6',
                 };
-                self.head(path, letter, b"", 0, device(&stat), &meta)
+                self.head(path, letter, b"", 0, device(&stat), &meta)?;
+                self.settle_time(folder, name, &stat, path)
             }
         }
+    }
+
+    /// Headers have whole seconds: so has the file then, as if it had been unpacked.
+    fn settle_time(&self, folder: &OwnedFd, name: &[u8], stat: &Stat, path: &[u8]) -> Result<(), ChangesError> {
+        let exact = stat.st_mtime_nsec == 0 && FileType::from_raw_mode(stat.st_mode) != FileType::Directory;
+        if !self.settle || exact {
+            return Ok(());
+        }
+        let whole = Timespec { tv_sec: stat.st_mtime, tv_nsec: 0 };
+        let times = Timestamps { last_access: whole, last_modification: whole };
+        rustix::fs::utimensat(folder, name, &times, AtFlags::SYMLINK_NOFOLLOW).map_err(step("set the time of", path))
     }
 
     fn head(
@@ -188,11 +244,12 @@ impl Walk<'_> {
     ) -> Result<(), ChangesError> {
         self.any = true;
         let head = Head { path, kind, link, size, device, meta };
-        self.to.write_all(&head.to_bytes()).map_err(ChangesError::Write)
+        self.to.raw(&head.to_bytes()).map_err(ChangesError::Write)
     }
 
     /// Exactly `size` bytes and their padding; holes are not read.
     fn content(&mut self, file: &OwnedFd, size: u64, path: &[u8]) -> Result<(), ChangesError> {
+        self.to.begin(path, size).map_err(ChangesError::Write)?;
         let mut at = 0;
         while at < size {
             let data = match rustix::fs::seek(file, SeekFrom::Data(at)) {
@@ -217,7 +274,7 @@ impl Walk<'_> {
                         break;
                     }
                     Ok(count) => {
-                        self.to.write_all(&self.buffer[..count]).map_err(ChangesError::Write)?;
+                        self.to.content(&self.buffer[..count]).map_err(ChangesError::Write)?;
                         at += count as u64;
                     }
                     Err(Errno::INTR) => {}
@@ -225,14 +282,14 @@ impl Walk<'_> {
                 }
             }
         }
-        self.to.write_all(padding(size)).map_err(ChangesError::Write)
+        self.to.raw(padding(size)).map_err(ChangesError::Write)
     }
 
     fn zeros(&mut self, mut count: u64) -> Result<(), ChangesError> {
         static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
         while count > 0 {
             let most = ZEROS.len().min(usize::try_from(count).unwrap_or(usize::MAX));
-            self.to.write_all(&ZEROS[..most]).map_err(ChangesError::Write)?;
+            self.to.content(&ZEROS[..most]).map_err(ChangesError::Write)?;
             count -= most as u64;
         }
         Ok(())

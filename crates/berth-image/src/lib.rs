@@ -4,7 +4,7 @@
 //!  unpack(stream) -> Unpacked --Snapshotter::commit_layers--> layer <diff_id>      record: the archive's skeleton
 //!  LayerArchive::open(diff_id) -> the same archive again, bit for bit, verified while it is read
 //!  load(stream) -> images whose layers are there          save(images) -> stream
-//!  unpack_changes(upper folder of a container) -> Unpacked
+//!  unpack_changes(upper folder of a container) -> Unpacked          adopt_changes(snapshot) -> Unpacked, without a copy
 //!  gzip(archive) -> packed by several threads, the same bytes every time: what a push sends
 //! ```
 //!
@@ -16,6 +16,7 @@
 //! Everything here blocks and reads foreign bytes: names, numbers and sizes are bounded, and nothing that is not
 //! whole and right is ever visible.
 
+mod adopt;
 mod archive;
 mod changes;
 mod decode;
@@ -25,6 +26,7 @@ mod stream;
 mod tar;
 mod unpack;
 
+pub use adopt::adopt_changes;
 pub use archive::{LoadError, Loaded, Loading, SaveError, ToSave, load, save};
 pub use changes::{ChangesError, write_changes};
 pub use decode::{Packing, decode};

@@ -5,7 +5,7 @@
     reason = "a test program; clippy knows only #[test] functions as tests"
 )]
 
-use berth_image::{LoadError, Loaded, ToSave, load, save, unpack, unpack_changes};
+use berth_image::{LayerArchive, LoadError, Loaded, ToSave, adopt_changes, load, save, unpack, unpack_changes};
 use berth_snapshot::{LayerForm, OverlayDriver, Snapshotter};
 use berth_types::Digest;
 use sha2::Digest as _;
@@ -307,17 +307,15 @@ fn hostile_archives_are_refused_and_leave_no_layer() {
     }
 }
 
-#[test]
-fn changes_of_a_container_become_a_layer() {
-    let Some(place) = place() else { return };
-    let upper = tempfile::tempdir().unwrap();
+/// Writes all that the upper folder of an overlay can hold.
+fn fill(upper: &Path) -> std::os::unix::net::UnixListener {
     let script = "mkdir -p d/sub opaque; echo new >d/f; ln d/f d/g; ln -s f d/l; mknod gone c 0 0; mkfifo p
         mknod null c 1 3; truncate -s 3M hole; echo x >>hole; chmod 2755 d; chown 5:6 d/f; mkdir etc; : >etc/hosts
         long=$(printf 'n%.0s' $(seq 150)); echo long >$long; ln -s $long$long way";
-    let made = std::process::Command::new("sh").arg("-ec").arg(script).current_dir(upper.path()).status().unwrap();
+    let made = std::process::Command::new("sh").arg("-ec").arg(script).current_dir(upper).status().unwrap();
     assert!(made.success());
     let set = |name: &str, key: &str, value: &[u8]| {
-        rustix::fs::setxattr(upper.path().join(name), key, value, rustix::fs::XattrFlags::empty()).unwrap();
+        rustix::fs::setxattr(upper.join(name), key, value, rustix::fs::XattrFlags::empty()).unwrap();
     };
     set("opaque", "trusted.overlay.opaque", b"y");
     set("d/f", "trusted.overlay.origin", b"x");
@@ -326,8 +324,14 @@ fn changes_of_a_container_become_a_layer() {
         "security.capability",
         b"\x01\x00\x00\x02\x00\x04\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00",
     );
-    let _socket = std::os::unix::net::UnixListener::bind(upper.path().join("socket")).unwrap();
+    std::os::unix::net::UnixListener::bind(upper.join("socket")).unwrap()
+}
 
+#[test]
+fn changes_of_a_container_become_a_layer() {
+    let Some(place) = place() else { return };
+    let upper = tempfile::tempdir().unwrap();
+    let _socket = fill(upper.path());
     let leave_out = |path: &Path| path == Path::new("/etc/hosts");
     let made = unpack_changes(&place.driver, upper.path(), &leave_out).unwrap().unwrap();
     let id = made.diff_id;
@@ -354,4 +358,39 @@ fn changes_of_a_container_become_a_layer() {
 
     let empty = tempfile::tempdir().unwrap();
     assert!(unpack_changes(&place.driver, empty.path(), &|_| false).unwrap().is_none());
+}
+
+#[test]
+fn what_a_snapshot_has_becomes_the_same_layer_by_a_rename() {
+    use std::os::unix::fs::MetadataExt;
+    let Some(place) = place() else { return };
+    place.driver.prepare("step", &[]).unwrap();
+    let upper = place.folder.path().join("snapshots/step/fs");
+    let _socket = fill(&upper);
+    std::fs::set_permissions(&upper, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    let copied = unpack_changes(&place.driver, &upper, &|_| false).unwrap().unwrap();
+    let inode = std::fs::metadata(upper.join("d/f")).unwrap().ino();
+    let moved = adopt_changes(&place.driver, "step").unwrap().unwrap();
+    assert_eq!((moved.diff_id, moved.archive_bytes), (copied.diff_id, copied.archive_bytes));
+    drop(copied);
+    let id = moved.diff_id;
+    place.driver.commit_layers(vec![moved.layer]).unwrap();
+    let fs = place.fs(&id);
+    let meta = |name: &str| std::fs::symlink_metadata(fs.join(name)).unwrap();
+    assert_eq!(meta("d/f").ino(), inode, "moved, not copied");
+    assert_eq!((meta("").mode() & 0o777, meta("d/f").mtime_nsec(), meta("etc").mtime_nsec()), (0o755, 0, 0));
+    assert!(!fs.join("socket").exists() && fs.join("etc/hosts").exists());
+    assert!(meta("hole").blocks() < 64);
+    let mut archive = LayerArchive::open(&id, place.driver.open_layer(&id).unwrap()).unwrap();
+    let mut bytes = Vec::new();
+    // Compared with the digest at its end.
+    archive.read_to_end(&mut bytes).unwrap();
+    assert_eq!(archive.length(), bytes.len() as u64);
+    // Of the snapshot the name is left; a second time there is nothing to take.
+    assert!(adopt_changes(&place.driver, "step").is_err());
+    place.driver.remove("step").unwrap();
+    place.driver.prepare("empty", &[id]).unwrap();
+    assert!(adopt_changes(&place.driver, "empty").unwrap().is_none());
+    place.driver.remove("empty").unwrap();
+    assert_eq!(std::fs::read_dir(place.folder.path().join("layers")).unwrap().count(), 1);
 }

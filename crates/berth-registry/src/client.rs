@@ -8,6 +8,7 @@ use crate::retry::Tries;
 use crate::url::{self, Origin};
 use crate::{Descriptor, Document, RegistryError, manifest};
 use berth_types::{Digest, ImageName};
+use bytes::Bytes;
 use hyper::header;
 use hyper::{Method, StatusCode, Uri};
 use std::collections::BTreeSet;
@@ -50,6 +51,26 @@ pub struct Repository {
 /// Makes a request from an endpoint's base URL.
 pub(crate) type Make<'a> = &'a (dyn Fn(&str) -> Result<Call, RegistryError> + Send + Sync);
 
+/// A file on its way.
+pub struct Download {
+    answer: Answer,
+}
+
+impl Download {
+    pub fn status(&self) -> u16 {
+        self.answer.status.as_u16()
+    }
+
+    pub fn last_modified(&self) -> Option<&str> {
+        self.answer.header(&header::LAST_MODIFIED)
+    }
+
+    /// The next bytes; `None` at the proper end.
+    pub async fn chunk(&mut self) -> Result<Option<Bytes>, RegistryError> {
+        self.answer.chunk().await
+    }
+}
+
 impl Client {
     /// Refuses a configuration that could only fail later.
     pub fn new(config: Config) -> Result<Client, RegistryError> {
@@ -73,6 +94,12 @@ impl Client {
             endpoints: Arc::new(self.config().endpoints(name.domain(), access == Access::Pull)),
             failed: Arc::default(),
         }
+    }
+
+    /// Any file by its URL: same connections, proxies and certificates, nobody's credentials.
+    pub async fn download(&self, url: &str) -> Result<Download, RegistryError> {
+        let answer = self.http().follow(Call::new(Method::GET, url::parse(url)?)).await?;
+        Ok(Download { answer })
     }
 
     pub(crate) fn http(&self) -> &Http {

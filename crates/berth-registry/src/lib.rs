@@ -33,7 +33,7 @@ mod url;
 
 pub use auth::Credentials;
 pub use blobs::BlobReader;
-pub use client::{Access, Client, Repository};
+pub use client::{Access, Client, Download, Repository};
 pub use config::{Config, Proxies, Registry};
 pub use error::{ConnectError, Reason, RegistryError};
 pub use http::Source;

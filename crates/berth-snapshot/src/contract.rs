@@ -17,6 +17,7 @@ macro_rules! snapshot_contract_tests {
             links_of_the_layer_are_followed_within_it,
             a_second_name_needs_a_file_of_the_same_layer,
             the_same_layer_twice_is_one,
+            what_was_written_is_adopted_as_a_layer,
             a_snapshot_answers_the_same_after_reopening,
             a_layer_that_is_there_twice_is_mounted_once,
             unknown_things_are_told_apart_from_failures);
@@ -246,6 +247,23 @@ pub mod checks {
         let Rootfs::Overlay(twice) = driver.view(&layers) else { return };
         let Rootfs::Overlay(once) = driver.view(&[id(2), id(1)]) else { return };
         assert_eq!(twice.lower, once.lower);
+    }
+
+    pub fn what_was_written_is_adopted_as_a_layer(open: Open<'_>) {
+        let driver = open();
+        let Rootfs::Overlay(overlay) = driver.prepare("step", &[]).expect("a snapshot") else { return };
+        let upper = overlay.upper.expect("a place to write").upper;
+        std::fs::write(upper.join("f"), "written").expect("it can be written to");
+        let mut adopted = driver.adopt("step").expect("it is taken");
+        assert!(adopted.files().join("f").exists() && !upper.exists());
+        drop(adopted.record().expect("a record"));
+        driver.commit_layers(vec![adopted.finish(id(7)).expect("it is whole")]).expect("it is committed");
+        assert_eq!(text(&*driver, 7, "f", None), "written");
+        assert!(matches!(driver.adopt("step").map(drop), Err(SnapshotError::NoSnapshot(_))));
+        driver.remove("step").expect("what is left goes");
+        driver.prepare("given-up", &[]).expect("a snapshot");
+        drop(driver.adopt("given-up").expect("it is taken"));
+        assert_eq!(driver.layers().expect("a list"), [id(7)]);
     }
 
     pub fn unknown_things_are_told_apart_from_failures(open: Open<'_>) {

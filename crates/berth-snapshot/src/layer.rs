@@ -6,7 +6,7 @@ use bytes::Bytes;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Entries of one layer. A whole distribution has half a million.
 pub(crate) const ENTRIES_MAX: u64 = 8_000_000;
@@ -87,6 +87,18 @@ pub trait LayerWriter: Send {
     fn settle(&mut self) -> Result<Vec<Displaced>>;
 
     /// The layer, whole but not yet visible. After [`LayerWriter::settle`].
+    fn finish(self: Box<Self>, id: Digest) -> Result<StagedLayer>;
+}
+
+/// A snapshot's files on their way to be a layer: moved, not copied. Dropping it removes them.
+pub trait AdoptedLayer: Send {
+    /// What was written, in overlayfs' form: whiteouts are character devices 0/0, opaque folders have its attribute.
+    fn files(&self) -> &Path;
+
+    /// As [`LayerWriter::record`].
+    fn record(&mut self) -> Result<File>;
+
+    /// The layer, whole but not yet visible. Nothing may change its files any more.
     fn finish(self: Box<Self>, id: Digest) -> Result<StagedLayer>;
 }
 

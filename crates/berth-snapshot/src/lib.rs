@@ -4,6 +4,7 @@
 //!  begin_layer -> LayerWriter --entry, write--> settle -> finish -> StagedLayer --commit_layers--> layer <id>
 //!                                                                                                  |   |
 //!  prepare(key, layers) -> Rootfs: the layers and a place to write ---- rootfs(key) -- remove(key) |   |
+//!  adopt(key) -> AdoptedLayer: what was written into a snapshot -- finish -> StagedLayer               |   |
 //!  view(layers) -> Rootfs, read-only --------------------------------------------------------------'   |
 //!  open_layer(id) -> LayerReader: a layer's files one by one, and the record of its archive -----------'
 //! ```
@@ -26,7 +27,9 @@ mod layer;
 mod overlay;
 
 pub use contract::checks;
-pub use layer::{Content, Displaced, Entry, LayerReader, LayerWriter, Meta, Probe, Retired, StagedLayer};
+pub use layer::{
+    AdoptedLayer, Content, Displaced, Entry, LayerReader, LayerWriter, Meta, Probe, Retired, StagedLayer,
+};
 pub use overlay::{LayerForm, OverlayDriver};
 
 use berth_types::Digest;
@@ -116,6 +119,10 @@ pub trait Snapshotter: Send + Sync {
     fn prepare(&self, key: &str, layers: &[Digest]) -> Result<Rootfs>;
 
     fn rootfs(&self, key: &str) -> Result<Rootfs>;
+
+    /// Takes what was written into a snapshot out of it, to be a layer. Nobody has it mounted any more; of the
+    /// snapshot only its name is left, for [`Snapshotter::remove`].
+    fn adopt(&self, key: &str) -> Result<Box<dyn AdoptedLayer>>;
 
     /// The layers that a snapshot stands on, lowest first.
     fn layers_of(&self, key: &str) -> Result<Vec<Digest>>;

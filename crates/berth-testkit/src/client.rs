@@ -75,7 +75,7 @@ impl Collected {
 
 impl Client {
     /// With pipes.
-    pub(crate) fn start(mut command: Command) -> Client {
+    pub fn start(mut command: Command) -> Client {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let shown = format!("{command:?}");
         let mut child = command.spawn().unwrap_or_else(|error| panic!("cannot start {shown}: {error}"));

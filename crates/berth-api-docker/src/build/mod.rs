@@ -11,14 +11,28 @@ use axum::extract::State;
 use axum::response::IntoResponse;
 use axum::routing::post;
 use berth_engine::Engine;
+use berth_engine::builds::{CacheEntry, CacheKind};
 use berth_types::{Error, ImageName};
-use serde_json::json;
+use serde_json::{Value, json};
 
 pub(crate) fn router() -> Router<Engine> {
     Router::new()
         .route("/build", post(classic::build))
         .route("/build/prune", post(prune))
         .route("/api/v1/build", post(own::build))
+}
+
+/// One of `GET /system/df`'s `BuildCache`.
+pub(crate) fn render_cache(entry: &CacheEntry) -> Value {
+    let kind = match entry.kind {
+        CacheKind::Step => "regular",
+        CacheKind::Mount => "exec.cachemount",
+    };
+    json!({
+        "ID": entry.id.hex(), "Parents": null, "Type": kind, "Description": entry.description, "InUse": entry.in_use,
+        "Shared": entry.shared, "Size": entry.bytes, "CreatedAt": crate::time::rfc3339(entry.created_unix_nanos),
+        "LastUsedAt": crate::time::rfc3339(entry.used_unix_nanos), "UsageCount": 1,
+    })
 }
 
 /// A name that the result gets.

@@ -8,6 +8,7 @@
 //!
 //! A record keeps its layer from being swept. Past the budget the records that were not needed for longest go.
 
+use super::{CacheEntry, CacheKind};
 use berth_build::{Known, Layer};
 use berth_store::{Batch, Store};
 use berth_types::{Digest, Error, ErrorKind, Result};
@@ -157,8 +158,35 @@ impl Cache {
         (gone, freed)
     }
 
-    pub(crate) fn records(&self) -> Vec<(Digest, Record)> {
-        self.inner().records.iter().map(|(key, record)| (*key, record.clone())).collect()
+    /// What is kept, for people: a layer once, under the key that was needed last.
+    pub(crate) fn entries(&self, needed: &BTreeSet<Digest>) -> Vec<CacheEntry> {
+        let inner = self.inner();
+        let mut layers: BTreeMap<Digest, CacheEntry> = BTreeMap::new();
+        let mut all = Vec::new();
+        for (key, record) in &inner.records {
+            let layer = record.known.layer;
+            let is = |set: &dyn Fn(&Digest) -> bool| layer.is_some_and(|layer| set(&layer.diff_id));
+            let entry = CacheEntry {
+                id: *key,
+                kind: CacheKind::Step,
+                description: record.what.clone(),
+                bytes: layer.map_or(0, |layer| layer.bytes),
+                created_unix_nanos: record.known.created_unix_nanos,
+                used_unix_nanos: record.used_unix_nanos,
+                shared: is(&|id| needed.contains(id)),
+                in_use: is(&|id| inner.held.contains_key(id)),
+            };
+            match layer {
+                None => all.push(entry),
+                Some(layer) => match layers.get(&layer.diff_id) {
+                    Some(other) if other.used_unix_nanos >= entry.used_unix_nanos => {}
+                    _ => drop(layers.insert(layer.diff_id, entry)),
+                },
+            }
+        }
+        all.extend(layers.into_values());
+        all.sort_by_key(|entry| (entry.created_unix_nanos, entry.id));
+        all
     }
 
     pub(crate) fn hold(self: &Arc<Cache>) -> Held {

@@ -71,6 +71,13 @@ impl FolderTree {
         Ok(FolderTree { base, ignore, digests, seen: Mutex::default(), keep_owners: false })
     }
 
+    /// A folder in it as a tree of its own.
+    pub(crate) fn within(&self, path: &Path, ignore: Matcher) -> io::Result<FolderTree> {
+        let base = self.at(path, OFlags::PATH | OFlags::DIRECTORY)?;
+        let digests = self.digests.clone();
+        Ok(FolderTree { base, ignore, digests, seen: Mutex::default(), keep_owners: self.keep_owners })
+    }
+
     fn at(&self, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
         let name: &OsStr = if path.as_os_str().is_empty() { OsStr::new(".") } else { path.as_os_str() };
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;

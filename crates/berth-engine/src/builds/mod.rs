@@ -4,6 +4,7 @@
 //!  Builds::build(request) -> BuildStream of events, then the result     dropping it cancels the build
 //!  worker    the engine's side of berth_build::Worker                    one per build
 //!  run       a RUN in a shim, with no record of a container              stubs: mount points it leaves behind
+//!  agent     the socket of a RUN --mount=type=ssh
 //!  write     COPY, ADD, WORKDIR into a snapshot
 //!  folder    a context that is a folder of this host    spool   one that came as an archive    state   a stage's files
 //!  cache     what steps came to: <store>/build-cache     pull, fetch   what comes from elsewhere
@@ -15,6 +16,7 @@
 //! A step's result is a layer like any other: the snapshot that it wrote into is renamed. Killed in mid-build, the
 //! steps that ran are lost and swept by the next engine; those that had ended are in the cache.
 
+mod agent;
 mod cache;
 mod fetch;
 mod folder;
@@ -28,6 +30,7 @@ mod write;
 
 use crate::Engine;
 use crate::containers::ByteSource;
+use crate::images;
 use berth_build::{BuildError, BuildOptions, Built, Event, Tree};
 use berth_dockerfile::ignore::{self, Matcher};
 use berth_types::spec::Resources;
@@ -75,6 +78,27 @@ impl Shared {
     /// Layers that the cache and running builds need.
     pub(crate) fn layers(&self) -> std::collections::BTreeSet<Digest> {
         self.cache.layers()
+    }
+
+    /// Folders of cache mounts. Blocks: their files are counted.
+    fn mounts(&self) -> Vec<CacheEntry> {
+        use std::os::unix::fs::MetadataExt;
+        let entries = std::fs::read_dir(&self.caches).into_iter().flatten().flatten();
+        let entry = |entry: std::fs::DirEntry| {
+            let name = entry.file_name().into_string().ok()?;
+            let meta = entry.metadata().ok()?;
+            Some(CacheEntry {
+                id: images::digest_of(name.as_bytes()),
+                kind: CacheKind::Mount,
+                description: format!("cache mount {}", name.get(..12)?),
+                bytes: crate::files::disk_bytes(&entry.path()),
+                created_unix_nanos: meta.created().ok().and_then(unix_nanos).unwrap_or(0),
+                used_unix_nanos: meta.mtime().saturating_mul(1_000_000_000),
+                shared: false,
+                in_use: self.lock(&name).try_lock().is_err(),
+            })
+        };
+        entries.filter_map(entry).collect()
     }
 
     fn lock(&self, name: &str) -> Arc<tokio::sync::Mutex<()>> {
@@ -159,16 +183,28 @@ impl BuildStream {
     }
 }
 
-/// A record of the build cache.
+/// What a part of the build cache is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CacheKind {
+    /// What a step came to.
+    Step,
+    /// The folder of a `RUN --mount=type=cache`.
+    Mount,
+}
+
+/// A part of the build cache.
 #[derive(Debug, Clone)]
 pub struct CacheEntry {
     pub id: Digest,
+    pub kind: CacheKind,
     pub description: String,
     pub bytes: u64,
     pub created_unix_nanos: i64,
     pub used_unix_nanos: i64,
-    /// An image or a running build needs the layer too.
+    /// An image needs the layer too: it would stay.
     pub shared: bool,
+    /// A running build needs it.
+    pub in_use: bool,
 }
 
 /// The engine's builds.
@@ -283,24 +319,8 @@ impl Builds {
                     }
                 }
                 let plain = open(Matcher::default())?;
-                let small = |name: &str| -> Result<Option<Vec<u8>>> { small(&plain, Path::new(name)) };
-                let (file, name) = match dockerfile {
-                    DockerfileAt::Text(text) => (text, None),
-                    DockerfileAt::Context(name) => (small(&name)?.ok_or_else(|| no_dockerfile(&name))?, Some(name)),
-                };
-                let text = match ignore {
-                    Some(text) => text,
-                    None => {
-                        let own = name.map(|name| small(&format!("{name}.dockerignore"))).transpose()?.flatten();
-                        let found = match own {
-                            Some(text) => Some(text),
-                            None => small(".dockerignore")?,
-                        };
-                        String::from_utf8_lossy(&found.unwrap_or_default()).into_owned()
-                    }
-                };
-                let matcher = Matcher::new(&ignore::read(&text)).map_err(Error::invalid)?;
-                (Arc::new(open(matcher)?), text, file)
+                let (file, text) = locate(dockerfile, ignore, &|name| small(&plain, name))?;
+                (Arc::new(open(matcher(&text)?)?), text, file)
             }
             Context::Archive(source) => {
                 let folder = shared.temporary.clone();
@@ -312,27 +332,8 @@ impl Builds {
                 let spool = spool
                     .await
                     .map_err(|cause| Error::internal(format!("reading the context ended early: {cause}")))??;
-                let small = |name: &str| spool.small(Path::new(name.trim_start_matches('/')), DOCKERFILE_BYTES_MAX);
-                let (file, name) = match dockerfile {
-                    DockerfileAt::Text(text) => (text, None),
-                    DockerfileAt::Context(name) => {
-                        let name = ignore::clean(&name);
-                        (small(&name)?.ok_or_else(|| no_dockerfile(&name))?, Some(name))
-                    }
-                };
-                let text = match ignore {
-                    Some(text) => text,
-                    None => {
-                        let own = name.map(|name| small(&format!("{name}.dockerignore"))).transpose()?.flatten();
-                        let found = match own {
-                            Some(text) => Some(text),
-                            None => small(".dockerignore")?,
-                        };
-                        String::from_utf8_lossy(&found.unwrap_or_default()).into_owned()
-                    }
-                };
-                let matcher = Matcher::new(&ignore::read(&text)).map_err(Error::invalid)?;
-                (Arc::new(spool.ignoring(matcher)), text, file)
+                let (file, text) = locate(dockerfile, ignore, &|name| spool.small(name, DOCKERFILE_BYTES_MAX))?;
+                (Arc::new(spool.ignoring(matcher(&text)?)), text, file)
             }
         };
         options.ignored = ignore::read(&text);
@@ -384,18 +385,16 @@ impl Builds {
         }
     }
 
-    /// What the cache has.
-    pub fn cache(&self) -> Vec<CacheEntry> {
-        let needed = self.engine.images().needed_layers();
-        let entry = |(id, record): (Digest, cache::Record)| CacheEntry {
-            id,
-            description: record.what,
-            bytes: record.known.layer.map_or(0, |layer| layer.bytes),
-            created_unix_nanos: record.known.created_unix_nanos,
-            used_unix_nanos: record.used_unix_nanos,
-            shared: record.known.layer.is_some_and(|layer| needed.contains(&layer.diff_id)),
-        };
-        self.shared().cache.records().into_iter().map(entry).collect()
+    /// What the cache has, each layer once, however many steps came to it.
+    pub async fn cache(&self) -> Result<Vec<CacheEntry>> {
+        let (images, shared) = (self.engine.images(), self.shared());
+        let listed = tokio::task::spawn_blocking(move || {
+            let needed = images.needed_layers();
+            let mut all = shared.cache.entries(&needed);
+            all.extend(shared.mounts());
+            all
+        });
+        listed.await.map_err(|cause| Error::internal(format!("listing the cache ended early: {cause}")))
     }
 
     /// `builder prune`: records not needed since `before_unix_nanos` go until the rest fits `keep_bytes`; answers
@@ -436,8 +435,38 @@ impl Builds {
     }
 }
 
+fn unix_nanos(time: std::time::SystemTime) -> Option<i64> {
+    i64::try_from(time.duration_since(std::time::UNIX_EPOCH).ok()?.as_nanos()).ok()
+}
+
 fn no_dockerfile(name: &str) -> Error {
     Error::invalid(format!("Cannot locate specified Dockerfile: {name}"))
+}
+
+/// The Dockerfile, and the text of the ignore file that belongs to it. `small` reads a file of the context.
+fn locate(
+    dockerfile: DockerfileAt,
+    ignore: Option<String>,
+    small: &dyn Fn(&Path) -> Result<Option<Vec<u8>>>,
+) -> Result<(Vec<u8>, String)> {
+    let small = |name: &str| small(Path::new(ignore::clean(name).trim_start_matches('/')));
+    let (file, name) = match dockerfile {
+        DockerfileAt::Text(text) => (text, None),
+        DockerfileAt::Context(name) => (small(&name)?.ok_or_else(|| no_dockerfile(&name))?, Some(name)),
+    };
+    if let Some(text) = ignore {
+        return Ok((file, text));
+    }
+    let own = name.map(|name| small(&format!("{name}.dockerignore"))).transpose()?.flatten();
+    let found = match own {
+        Some(text) => Some(text),
+        None => small(".dockerignore")?,
+    };
+    Ok((file, String::from_utf8_lossy(&found.unwrap_or_default()).into_owned()))
+}
+
+fn matcher(ignore_file: &str) -> Result<Matcher> {
+    Matcher::new(&ignore::read(ignore_file)).map_err(Error::invalid)
 }
 
 fn small(tree: &folder::FolderTree, path: &Path) -> Result<Option<Vec<u8>>> {
@@ -445,15 +474,14 @@ fn small(tree: &folder::FolderTree, path: &Path) -> Result<Option<Vec<u8>>> {
     let failed = |cause: std::io::Error| {
         Error::because(ErrorKind::InvalidArgument, format!("cannot read {}", path.display()), &cause)
     };
-    let path = PathBuf::from(ignore::clean(&path.to_string_lossy()));
-    match tree.meta(&path).map_err(failed)? {
+    match tree.meta(path).map_err(failed)? {
         None => Ok(None),
         Some(meta) if meta.size > DOCKERFILE_BYTES_MAX => {
             Err(Error::invalid(format!("{} is larger than {DOCKERFILE_BYTES_MAX} bytes", path.display())))
         }
         Some(_) => {
             let mut bytes = Vec::new();
-            let file = tree.open(&path).map_err(failed)?;
+            let file = tree.open(path).map_err(failed)?;
             file.take(DOCKERFILE_BYTES_MAX).read_to_end(&mut bytes).map_err(failed)?;
             Ok(Some(bytes))
         }

@@ -60,35 +60,23 @@ fn inside(name: &[u8]) -> Option<PathBuf> {
     Some(path)
 }
 
-/// Undoes the compression that the first bytes tell of.
-pub(crate) fn decompressed<'a>(mut from: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> {
-    let mut head = Vec::new();
-    from.by_ref().take(6).read_to_end(&mut head)?;
-    let whole = io::Cursor::new(head.clone()).chain(from);
-    Ok(match head.as_slice() {
-        [0x1f, 0x8b, ..] => Box::new(flate2::read::MultiGzDecoder::new(whole)),
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => Box::new(zstd::Decoder::new(whole)?),
-        [0xfd, b'7', b'z', ..] | [b'B', b'Z', b'h', ..] => {
-            return Err(io::Error::other("archives of xz and bzip2 are not read: use gzip or zstd"));
-        }
-        _ => Box::new(whole),
-    })
+/// A file without a name on the disk of `folder`.
+pub(crate) fn unnamed(folder: &Path) -> io::Result<std::fs::File> {
+    let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
+    Ok(rustix::fs::open(folder, flags, Mode::RUSR | Mode::WUSR)?.into())
 }
 
 impl SpoolTree {
     /// Reads the whole archive. `folder`: where the unnamed file is.
     pub(crate) fn read(from: impl Read, folder: &Path) -> Result<SpoolTree> {
-        let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
-        let file =
-            rustix::fs::open(folder, flags, Mode::RUSR | Mode::WUSR).map_err(|errno| broken(io::Error::from(errno)))?;
-        let mut file = std::fs::File::from(file);
+        let mut file = unnamed(folder).map_err(broken)?;
         let mut tree = SpoolTree {
             file: Arc::new(file.try_clone().map_err(broken)?),
             entries: BTreeMap::new(),
             ignore: Matcher::default(),
         };
         tree.entries.insert(PathBuf::new(), Entry { meta: Meta::folder(0o755), offset: 0, digest: [0; 32] });
-        let mut archive = tar::Archive::new(decompressed(from).map_err(broken)?);
+        let mut archive = tar::Archive::new(berth_image::decode(io::BufReader::new(from)).map_err(broken)?);
         let mut offset = 0;
         let mut buffer = vec![0; 128 << 10];
         for entry in archive.entries().map_err(broken)? {
@@ -174,6 +162,13 @@ impl SpoolTree {
             within.iter().for_each(|key| drop(self.entries.remove(key)));
         }
         self.entries.insert(path, entry);
+    }
+
+    /// One file that is written already, alone in a folder.
+    pub(crate) fn one(file: std::fs::File, name: &Path, meta: Meta, digest: [u8; 32]) -> SpoolTree {
+        let top = Entry { meta: Meta::folder(0o755), offset: 0, digest: [0; 32] };
+        let entries = [(PathBuf::new(), top), (name.to_owned(), Entry { meta, offset: 0, digest })];
+        SpoolTree { file: Arc::new(file), entries: entries.into(), ignore: Matcher::default() }
     }
 
     /// A small file's bytes; `None` where there is no such file.

@@ -171,6 +171,7 @@ struct Mounts {
     files: Vec<InFile>,
     env: Vec<String>,
     locks: Vec<tokio::sync::OwnedMutexGuard<()>>,
+    agents: Vec<super::agent::Agent>,
 }
 
 impl Job {
@@ -220,10 +221,16 @@ impl Job {
                         all.files.push(InFile { target, data: data.clone(), owner: (uid, gid), mode });
                     }
                 }
-                MountKind::Ssh { id, required, .. } => match self.ssh.get(&id) {
+                MountKind::Ssh { id, owner, mode, required } => match self.ssh.get(&id) {
                     Some(socket) => {
+                        let failed = |cause: std::io::Error| {
+                            Error::because(ErrorKind::Unavailable, "cannot make a socket for the agent", &cause)
+                        };
+                        std::fs::create_dir_all(&place).map_err(failed)?;
+                        let own = place.join("agent.sock");
+                        all.agents.push(super::agent::listen(&own, socket.clone(), owner, mode).map_err(failed)?);
                         all.env.push(format!("SSH_AUTH_SOCK={target}"));
-                        all.mounts.push(bind(&target, socket, "", false));
+                        all.mounts.push(bind(&target, &own, "", false));
                     }
                     None if required => {
                         return Err(Error::invalid(format!("unset ssh forward key {id}"))
@@ -399,7 +406,7 @@ impl Worker for Job {
     }
 
     fn fetch<'a>(&'a self, what: &'a Remote) -> BoxFuture<'a, Result<Arc<dyn Tree>>> {
-        Box::pin(super::fetch::fetch(&self.engine, what, self.scratch.path()))
+        Box::pin(super::fetch::fetch(self, what))
     }
 
     fn run(&self, step: RunStep, output: Output) -> BoxFuture<'_, Result<Ran>> {
@@ -430,7 +437,7 @@ impl Worker for Job {
                 shm_size_bytes: self.shm_size_bytes,
             };
             let exit = run::run(&self.engine, program, output).await?;
-            drop(mounts.locks);
+            drop((mounts.locks, mounts.agents));
             if exit.status != ExitStatus::Code(0) {
                 return Ok(Ran { status: exit.status, out_of_memory: exit.oom_killed, layer: None });
             }

@@ -80,8 +80,21 @@ impl Writer {
         let parents = owner.0.unwrap_or((0, 0));
         match &source.shape {
             Shape::Folder(items) => {
+                // `COPY from /to`, where there is no /to: it becomes what the source is.
+                let named = !step.destination.ends_with('/');
+                let is_new = named && self.root.find(destination).is_err_and(|error| error.is_absent());
                 let top = self.folder(destination, parents)?;
-                self.items(&*source.tree, &top, items, step, owner)
+                self.items(&*source.tree, &top, items, step, owner)?;
+                match items.first().filter(|item| is_new && item.to.as_os_str().is_empty()) {
+                    Some(item) => {
+                        let fail = |cause| failed("change", destination, cause);
+                        let opened = top.open_folder().map_err(|error| files(&error))?;
+                        self.finish_file(&*source.tree, item, &opened, step, owner).map_err(fail)?;
+                        let times = self.times(item.meta.mtime_nanos);
+                        rustix::fs::futimens(&opened, &times).map_err(|errno| fail(errno.into()))
+                    }
+                    None => Ok(()),
+                }
             }
             Shape::File(item) => {
                 if source.unpack && self.unpack(&*source.tree, item, destination, owner)? {
@@ -280,11 +293,8 @@ impl Writer {
             // A tar header's checksum holds only where there is one.
             Ok(tar_checksum_holds(head))
         };
-        let mut plain = match super::spool::decompressed(tree.open(&item.from).map_err(fail)?) {
-            Ok(plain) => plain,
-            Err(error) if error.kind() == io::ErrorKind::Other => return Err(fail(error)),
-            Err(_) => return Ok(false),
-        };
+        let packed = io::BufReader::new(tree.open(&item.from).map_err(fail)?);
+        let mut plain = berth_image::decode(packed).map_err(fail)?;
         if !is_tar(&mut plain, &mut head).unwrap_or(false) {
             return Ok(false);
         }

@@ -64,7 +64,7 @@ impl Images {
     ) -> Result<Option<berth_build::Layer>> {
         let shared = self.shared();
         let at_work = shared.at_work();
-        let layer = shared.disk.commit(key)?;
+        let layer = shared.disk.adopt(key)?;
         let layer = layer.map(|layer| berth_build::Layer { diff_id: layer.diff_id, bytes: layer.bytes });
         if let Some(layer) = &layer {
             hold(layer);

@@ -106,6 +106,13 @@ fn unpack_failed(cause: &UnpackError) -> Error {
     failed("cannot unpack the archive", cause.is_full(), cause.is_archive(), cause)
 }
 
+fn commit_failed(action: &str, cause: &CommitError) -> Error {
+    match cause {
+        CommitError::Unpack(cause) => failed(action, cause.is_full(), false, cause),
+        CommitError::Changes(_) => Error::because(ErrorKind::Internal, action, cause),
+    }
+}
+
 impl Disk {
     pub(super) fn open(data_root: &Path, driver: StorageDriver) -> Result<Disk> {
         let form = match driver {
@@ -296,10 +303,15 @@ impl Disk {
             .collect();
         let leave_out = |path: &Path| made_for_mounting.iter().any(|target| path == Path::new(target));
         let made = berth_image::unpack_changes(&*self.snapshots, &upper.upper, &leave_out);
-        let made = made.map_err(|cause| match &cause {
-            CommitError::Unpack(cause) => failed("cannot commit the container", cause.is_full(), false, cause),
-            CommitError::Changes(_) => Error::because(ErrorKind::Internal, "cannot commit the container", &cause),
-        })?;
+        let made = made.map_err(|cause| commit_failed("cannot commit the container", &cause))?;
+        made.map(|unpacked| self.keep(unpacked.layer)).transpose()
+    }
+
+    /// What was written into a snapshot that nobody uses any more becomes a layer by a rename; `None` where there
+    /// is nothing.
+    pub(super) fn adopt(&self, key: &str) -> Result<Option<Layer>> {
+        let made = berth_image::adopt_changes(&*self.snapshots, key);
+        let made = made.map_err(|cause| commit_failed("cannot keep what the step wrote", &cause))?;
         made.map(|unpacked| self.keep(unpacked.layer)).transpose()
     }
 }

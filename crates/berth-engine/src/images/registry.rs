@@ -228,6 +228,11 @@ fn domain_of(server: &str) -> String {
 }
 
 impl Images {
+    /// A file from anywhere, through this engine's proxies.
+    pub(crate) async fn download(&self, url: &str) -> Result<berth_registry::Download, RegistryError> {
+        self.shared().registries.client.download(url).await
+    }
+
     /// Checks credentials with a registry; the identity token to keep instead of the password, where it gives one.
     pub async fn login(&self, server: &str, credentials: &Credentials) -> Result<Option<String>> {
         let domain = domain_of(server);

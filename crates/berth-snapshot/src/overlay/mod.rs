@@ -22,13 +22,14 @@
 //!
 //! The folders are root's alone: what an image calls set-user-id or a device is for its containers only.
 
+mod adopt;
 mod remove;
 mod walk;
 mod worker;
 mod write;
 
 use crate::erofs::{self, Image};
-use crate::layer::{Content, LayerReader, LayerWriter, Retired, StagedLayer, Temporary};
+use crate::layer::{AdoptedLayer, Content, LayerReader, LayerWriter, Retired, StagedLayer, Temporary};
 use crate::{Result, SnapshotError, Snapshotter, make_folder, step};
 use berth_types::Digest;
 use berth_types::mount::{Lower, Overlay, Rootfs, Upper};
@@ -281,6 +282,11 @@ impl Snapshotter for OverlayDriver {
 
     fn rootfs(&self, key: &str) -> Result<Rootfs> {
         Ok(self.writable(&self.snapshot(key)?, &self.layers_of(key)?))
+    }
+
+    fn adopt(&self, key: &str) -> Result<Box<dyn AdoptedLayer>> {
+        let folder = self.unfinished(NEW, &self.layers_folder());
+        Ok(Box::new(adopt::Adopted::take(key, &self.snapshot(key)?.join("fs"), folder)?))
     }
 
     fn layers_of(&self, key: &str) -> Result<Vec<Digest>> {

@@ -133,9 +133,24 @@ fn verbose(usage: &Value) -> String {
     }
     out.push_str(&align_with(&text, 10, 3));
     let cache: f64 = usage.get("BuildCache").list().iter().map(|c| c.get("Size").float()).sum();
-    out.push_str(&format!(
-        "\nBuild cache usage: {}\n\nCACHE ID   CACHE TYPE   SIZE      CREATED   LAST USED   USAGE     SHARED\n",
-        human_size(cache)
-    ));
+    out.push_str(&format!("\nBuild cache usage: {}\n\n", human_size(cache)));
+    let mut text = String::from("CACHE ID\tCACHE TYPE\tSIZE\tCREATED\tLAST USED\tUSAGE\tSHARED\n");
+    for c in usage.get("BuildCache").list() {
+        let ago = |field: &str| {
+            let seconds = units::parse_time(c.text(field)).map_or(now, jiff::Timestamp::as_second);
+            format!("{} ago", units::human_duration(now - seconds))
+        };
+        text.push_str(&format!(
+            "{}\t{}\t{}\t{}\t{}\t{}\t{}\n",
+            short_id(c.text("ID")),
+            c.text("Type"),
+            human_size(c.get("Size").float()),
+            ago("CreatedAt"),
+            ago("LastUsedAt"),
+            c.get("UsageCount").int(),
+            c.get("Shared").bool()
+        ));
+    }
+    out.push_str(&align_with(&text, 10, 3));
     out
 }
