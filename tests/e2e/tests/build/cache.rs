@@ -121,37 +121,38 @@ fn a_client_that_goes_ends_its_build_and_leaves_nothing() {
                 berth_testkit::Client::start(command)
             }
         };
-        wait_until("the step runs", || sleeping() == 1);
+        wait_until("the step runs", || sleeping(12345) == 1);
         client.signal(rustix::process::Signal::INT);
-        wait_until("the step has ended", || sleeping() == 0);
+        wait_until("the step has ended", || sleeping(12345) == 0);
         wait_until("nothing is left", || scratch(&engine) == 0);
         drop(client);
     }
     engine.clear();
 }
 
-/// Processes of the step that never ends.
-fn sleeping() -> usize {
+/// Processes of a step that never ends, each test's with a number of its own.
+fn sleeping(seconds: u32) -> usize {
+    let wanted = format!("sleep\0{seconds}\0");
     let entries = std::fs::read_dir("/proc").unwrap().flatten();
-    entries.filter(|entry| std::fs::read(entry.path().join("cmdline")).is_ok_and(|line| line == b"sleep\x0012345\0")).count()
+    entries.filter(|entry| std::fs::read(entry.path().join("cmdline")).is_ok_and(|line| line == wanted.as_bytes())).count()
 }
 
 #[test]
 fn an_engine_killed_in_mid_build_loses_at_most_the_running_step() {
     let Some(mut engine) = Engine::start("build-kill") else { return };
     let text = "FROM tiny\nRUN echo first >/f\nCOPY file /\n\
-        RUN --mount=target=/c --mount=type=cache,target=/cache --mount=type=secret,id=s echo more >/m; sleep 12345\n";
+        RUN --mount=target=/c --mount=type=cache,target=/cache --mount=type=secret,id=s echo more >/m; sleep 54321\n";
     let context = Context::new(text, &[("file", "x")]);
     let path = context.path().to_str().unwrap();
     let client = engine.berth_running(["build", path, "--secret", "id=s,env=HOME"]);
-    wait_until("the step runs", || sleeping() == 1);
+    wait_until("the step runs", || sleeping(54321) == 1);
     engine.kill();
     drop(client);
     engine.launch();
-    wait_until("the step has ended", || sleeping() == 0);
+    wait_until("the step has ended", || sleeping(54321) == 0);
     wait_until("nothing is left", || scratch(&engine) == 0);
     engine.clear();
-    context.write("Dockerfile", &text.replace("; sleep 12345", ""));
+    context.write("Dockerfile", &text.replace("; sleep 54321", ""));
     let next = said(build(&engine, Door::Berth, &context, &["-t", "next", "--progress", "plain", "--secret", "id=s,env=HOME"]));
     assert_eq!(next.matches("CACHED").count(), 2, "{next}");
     assert_eq!(sh(&engine, "next", "cat /f /m"), "first\nmore");

@@ -40,7 +40,7 @@ fn hints_are_given_where_they_are_sure() {
         ("RUN [\"/no/such/program\"]", vec!["/no/such/program is not in the image at this step"]),
         ("RUN --network=none ping -c 1 192.0.2.1", vec!["this step has no network (--network=none)"]),
         ("COPY --chmod=755 elf /bin/elf\nRUN [\"/bin/elf\"]", vec!["another architecture"]),
-        ("RUN sh -c 'kill -9 $$'", vec!["137"]),
+        ("RUN sh -c 'kill -9 $$'; exit $?", vec!["137"]),
         ("USER nosuchuser\nRUN true", vec!["nosuchuser"]),
         ("COPY --chown=nosuchuser elf /", vec!["unable to find user nosuchuser"]),
         ("RUNN true", vec!["unknown instruction: RUNN", "did you mean RUN?"]),
