@@ -62,7 +62,7 @@ fn hints_are_given_where_they_are_sure() {
     let text = build(&engine, Door::Berth, &text, &[]).failure(1);
     assert!(text.contains("no build stage in current context"), "{text}");
     let empty = Context::new("# nothing\n", &[]);
-    assert!(build(&engine, Door::Berth, &empty, &[]).failure(1).contains("empty"));
+    assert!(build(&engine, Door::Berth, &empty, &[]).failure(1).contains("file with no instructions"));
     let none = Context::new("", &[]);
     std::fs::remove_file(none.at("Dockerfile")).unwrap();
     assert!(build(&engine, Door::Berth, &none, &[]).failure(1).contains("cannot find a Dockerfile"));
