@@ -29,8 +29,7 @@ pub(crate) fn listen(socket: &Path, agent: PathBuf, owner: (u32, u32), mode: u32
     };
     // However long the path is: a socket's address has room for 107 bytes only.
     let folder = std::fs::File::open(folder)?;
-    let listener =
-        UnixListener::bind(PathBuf::from(format!("/proc/self/fd/{}", folder.as_raw_fd())).join(name))?;
+    let listener = UnixListener::bind(PathBuf::from(format!("/proc/self/fd/{}", folder.as_raw_fd())).join(name))?;
     std::os::unix::fs::chown(socket, Some(owner.0), Some(owner.1))?;
     std::fs::set_permissions(socket, std::fs::Permissions::from_mode(mode))?;
     Ok(Agent(tokio::spawn(serve(listener, agent))))

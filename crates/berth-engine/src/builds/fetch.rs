@@ -115,7 +115,8 @@ impl Git<'_> {
         let all = ["+HEAD:refs/all/HEAD", "+refs/heads/*:refs/all/heads/*", "+refs/tags/*:refs/all/tags/*"];
         let fetch = ["fetch", "-q", "--no-tags", "--", self.url];
         self.run(&[&fetch[..], &all[..]].concat()).await?;
-        for name in [format!("refs/all/tags/{reference}"), format!("refs/all/heads/{reference}"), reference.to_owned()] {
+        for name in [format!("refs/all/tags/{reference}"), format!("refs/all/heads/{reference}"), reference.to_owned()]
+        {
             let name = if name == "HEAD" { "refs/all/HEAD".to_owned() } else { name };
             let commit = format!("{name}^{{commit}}");
             if let Ok(found) = self.run(&["rev-parse", "-q", "--verify", "--end-of-options", &commit]).await {
@@ -171,7 +172,9 @@ impl Git<'_> {
         let Some(rest) = self.url.strip_prefix("https://") else { return Ok(None) };
         let host = rest.split('/').next().unwrap_or_default();
         let secrets = &self.job.secrets;
-        let Some(token) = secrets.get(&format!("{TOKEN}.{host}")).or_else(|| secrets.get(TOKEN)) else { return Ok(None) };
+        let Some(token) = secrets.get(&format!("{TOKEN}.{host}")).or_else(|| secrets.get(TOKEN)) else {
+            return Ok(None);
+        };
         let token = std::str::from_utf8(token).map_err(|_| Error::invalid(format!("secret {TOKEN} is no text")))?;
         let basic = base64::engine::general_purpose::STANDARD.encode(format!("x-access-token:{}", token.trim()));
         Ok(Some((format!("http.https://{host}/.extraHeader"), format!("Authorization: basic {basic}"))))

@@ -108,7 +108,19 @@ mod tests {
     fn only_empty_stubs_that_were_not_there_before_go_and_links_are_not_followed() {
         let folder = tempfile::tempdir().unwrap();
         let (upper, lower, host) = (folder.path().join("u"), folder.path().join("l"), folder.path().join("host"));
-        for path in ["u/cache/deep", "u/kept", "u/full", "l/kept", "host/victim", "l/etc", "u/etc", "l/open/in", "u/open/in", "l/time", "u/time"] {
+        for path in [
+            "u/cache/deep",
+            "u/kept",
+            "u/full",
+            "l/kept",
+            "host/victim",
+            "l/etc",
+            "u/etc",
+            "l/open/in",
+            "u/open/in",
+            "l/time",
+            "u/time",
+        ] {
             std::fs::create_dir_all(folder.path().join(path)).unwrap();
         }
         std::fs::write(upper.join("full/file"), "x").unwrap();
@@ -120,7 +132,9 @@ mod tests {
         std::fs::write(upper.join("etc/hosts"), "").unwrap();
         std::fs::write(upper.join("open/in/stub"), "").unwrap();
         std::fs::set_permissions(upper.join("open"), std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
-        let targets = ["/cache/deep", "/open/in/stub", "/time/none", "/kept", "/full", "/secret", "/link/victim", "/link"].map(str::to_owned);
+        let targets =
+            ["/cache/deep", "/open/in/stub", "/time/none", "/kept", "/full", "/secret", "/link/victim", "/link"]
+                .map(str::to_owned);
         remove(&upper, &below, &targets).unwrap();
         assert!(!upper.join("cache").exists() && !upper.join("secret").exists());
         assert!(upper.join("kept").exists() && upper.join("full/file").exists());

@@ -55,7 +55,10 @@ fn what_did_not_change_is_not_done_again_also_by_the_next_engine() {
 #[test]
 fn a_step_that_changes_nothing_adds_nothing() {
     let Some(engine) = Engine::start("build-empty") else { return };
-    let context = Context::new("FROM tiny\nRUN true\nRUN --mount=type=cache,target=/a/b true\nRUN touch /var\nRUN echo same >/f && touch -d @9 /f\nRUN rm /f\nRUN echo same >/f && touch -d @9 /f\n", &[]);
+    let context = Context::new(
+        "FROM tiny\nRUN true\nRUN --mount=type=cache,target=/a/b true\nRUN touch /var\nRUN echo same >/f && touch -d @9 /f\nRUN rm /f\nRUN echo same >/f && touch -d @9 /f\n",
+        &[],
+    );
     said(build(&engine, Door::Berth, &context, &["-t", "empty"]));
     let layers = engine.docker(["image", "inspect", "-f", "{{len .RootFS.Layers}}", "empty"]).success();
     assert_eq!(layers, "5", "tiny, touch, and three with files");
@@ -87,7 +90,10 @@ fn with_source_date_epoch_two_cold_builds_give_one_digest() {
         let given = ["-t", "same", "--build-arg", "SOURCE_DATE_EPOCH=1600000000"];
         said(build(engine, door, &context, &given));
         ids.push(id(engine, "same"));
-        assert_eq!(sh(engine, "same", "stat -c %Y /made/x /srv/new /unpacked/in/file"), "1600000000\n1600000000\n1600000000");
+        assert_eq!(
+            sh(engine, "same", "stat -c %Y /made/x /srv/new /unpacked/in/file"),
+            "1600000000\n1600000000\n1600000000"
+        );
         let created = engine.docker(["image", "inspect", "-f", "{{.Created}}", "same"]).success();
         assert!(created.starts_with("2020-09-13T12:26:40"), "{created}");
         std::thread::sleep(std::time::Duration::from_millis(1100));
@@ -134,7 +140,9 @@ fn a_client_that_goes_ends_its_build_and_leaves_nothing() {
 fn sleeping(seconds: u32) -> usize {
     let wanted = format!("sleep\0{seconds}\0");
     let entries = std::fs::read_dir("/proc").unwrap().flatten();
-    entries.filter(|entry| std::fs::read(entry.path().join("cmdline")).is_ok_and(|line| line == wanted.as_bytes())).count()
+    entries
+        .filter(|entry| std::fs::read(entry.path().join("cmdline")).is_ok_and(|line| line == wanted.as_bytes()))
+        .count()
 }
 
 #[test]
@@ -153,7 +161,12 @@ fn an_engine_killed_in_mid_build_loses_at_most_the_running_step() {
     wait_until("nothing is left", || scratch(&engine) == 0);
     engine.clear();
     context.write("Dockerfile", &text.replace("; sleep 54321", ""));
-    let next = said(build(&engine, Door::Berth, &context, &["-t", "next", "--progress", "plain", "--secret", "id=s,env=HOME"]));
+    let next = said(build(
+        &engine,
+        Door::Berth,
+        &context,
+        &["-t", "next", "--progress", "plain", "--secret", "id=s,env=HOME"],
+    ));
     assert_eq!(next.matches("CACHED").count(), 2, "{next}");
     assert_eq!(sh(&engine, "next", "cat /f /m"), "first\nmore");
 }
@@ -161,7 +174,10 @@ fn an_engine_killed_in_mid_build_loses_at_most_the_running_step() {
 #[test]
 fn the_cache_is_counted_and_pruned() {
     let Some(engine) = Engine::start("build-prune") else { return };
-    let context = Context::new("FROM tiny AS a\nRUN dd if=/dev/zero of=/zero bs=1M count=3\nFROM tiny\nRUN --mount=type=cache,target=/c dd if=/dev/zero of=/c/z bs=1M count=2\nCOPY --from=a /zero /kept\n", &[]);
+    let context = Context::new(
+        "FROM tiny AS a\nRUN dd if=/dev/zero of=/zero bs=1M count=3\nFROM tiny\nRUN --mount=type=cache,target=/c dd if=/dev/zero of=/c/z bs=1M count=2\nCOPY --from=a /zero /kept\n",
+        &[],
+    );
     said(build(&engine, Door::Berth, &context, &["-t", "kept"]));
     let usage = engine.api("GET", "/system/df", "").expect(200).json();
     let cache = usage["BuildCache"].as_array().unwrap();

@@ -52,13 +52,25 @@ COPY one ./renamed
     for door in DOORS {
         said(build(&engine, door, &context, &["-t", "copy", "--no-cache"]));
         let look = |command: &str| sh(&engine, "copy", command);
-        assert_eq!(look("cat /plain; stat -c ' %a %u:%g' /plain; ls /folder"), "1 4750 0:0\none\ntwo words\ntwo-a\ntwo-b");
-        assert_eq!(look("cd /chown; stat -c '%n %u:%g %a' name number group"), "name 55:77 4750\nnumber 12:34 744\ngroup 0:77 4750");
+        assert_eq!(
+            look("cat /plain; stat -c ' %a %u:%g' /plain; ls /folder"),
+            "1 4750 0:0\none\ntwo words\ntwo-a\ntwo-b"
+        );
+        assert_eq!(
+            look("cd /chown; stat -c '%n %u:%g %a' name number group"),
+            "name 55:77 4750\nnumber 12:34 744\ngroup 0:77 4750"
+        );
         assert_eq!(look("stat -c '%a' /chmod /chmod/keep /chmod/deep/a.txt"), "711\n711\n711");
         assert_eq!(look("cat /linked/one; ls -A /linked"), "1one");
         assert_eq!(look("cat /stage/link; stat -c %u:%g /stage/deep/file /stage-file"), "from a stage\n33:44\n9:9");
-        assert_eq!(look("cd /excluded; find . | sort | tr '\\n' ' '"), ". ./deep ./deep/a.txt ./deep/b.md ./keep ./out ");
-        assert_eq!(look("cd /parents; find . -type f | sort | tr '\\n' ' '; find /pivot -type f"), "./one ./sub/deep/a.txt /pivot/deep/a.txt");
+        assert_eq!(
+            look("cd /excluded; find . | sort | tr '\\n' ' '"),
+            ". ./deep ./deep/a.txt ./deep/b.md ./keep ./out "
+        );
+        assert_eq!(
+            look("cd /parents; find . -type f | sort | tr '\\n' ' '; find /pivot -type f"),
+            "./one ./sub/deep/a.txt /pivot/deep/a.txt"
+        );
         assert_eq!(look("cat '/a name/two words'; cat /real/one; cat /work/one /work/renamed"), "w111");
         // A link is a link; what it points at on the host is not looked at.
         assert_eq!(look("readlink /all/link; readlink /all/sub/out"), "one\n/etc/passwd");
@@ -69,7 +81,10 @@ COPY one ./renamed
 fn the_ignore_file_has_gos_rules_also_through_both_doors() {
     let Some(engine) = Engine::start("build-ignore") else { return };
     let files = [
-        (".dockerignore", "# comment\n*.log\n**/*.tmp\ndocs\n!docs/README.md\n/build/\n!important.log\nsrc/*/gen\n.git\n"),
+        (
+            ".dockerignore",
+            "# comment\n*.log\n**/*.tmp\ndocs\n!docs/README.md\n/build/\n!important.log\nsrc/*/gen\n.git\n",
+        ),
         ("a.log", ""),
         ("important.log", ""),
         ("x.tmp", ""),
@@ -88,7 +103,10 @@ fn the_ignore_file_has_gos_rules_also_through_both_doors() {
     for door in DOORS {
         said(build(&engine, door, &context, &["-t", "ignore"]));
         let listed = |image: &str| {
-            let check = Context::new(&format!("FROM tiny\nCOPY --from={image} / /i/\nRUN cd /i; find . -type f | sort >/list\n"), &[]);
+            let check = Context::new(
+                &format!("FROM tiny\nCOPY --from={image} / /i/\nRUN cd /i; find . -type f | sort >/list\n"),
+                &[],
+            );
             said(build(&engine, Door::Berth, &check, &["-t", "check"]));
             sh(&engine, "check", "cat /list").replace('\n', " ")
         };
@@ -139,7 +157,10 @@ fn archives_are_unpacked_by_add_and_kept_by_copy() {
         for place in ["plain", "gzip", "xz", "bz2", "zstd", "owned"] {
             assert_eq!(sh(&engine, "tar", &format!("cat /{place}/d/link")), "unpacked", "{place}");
         }
-        assert_eq!(sh(&engine, "tar", "stat -c %u:%g /owned/d/file; ls /kept /copied; cat /no/no.tar.gz"), "5:6\n/copied:\na.tgz\n\n/kept:\na.tar\nthis is no archive");
+        assert_eq!(
+            sh(&engine, "tar", "stat -c %u:%g /owned/d/file; ls /kept /copied; cat /no/no.tar.gz"),
+            "5:6\n/copied:\na.tgz\n\n/kept:\na.tar\nthis is no archive"
+        );
     }
 }
 

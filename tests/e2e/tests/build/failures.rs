@@ -6,7 +6,8 @@ use berth_testkit::Engine;
 #[test]
 fn a_step_that_fails_shows_its_lines_command_output_and_exit() {
     let Some(engine) = Engine::start("build-fail") else { return };
-    let context = Context::new("FROM tiny\nENV A=1\nRUN echo before && \\\n    echo the last words >&2; exit 7\nRUN true\n", &[]);
+    let context =
+        Context::new("FROM tiny\nENV A=1\nRUN echo before && \\\n    echo the last words >&2; exit 7\nRUN true\n", &[]);
     let text = build(&engine, Door::Berth, &context, &[]).failure(1);
     for wanted in [
         "the last words",
@@ -21,7 +22,10 @@ fn a_step_that_fails_shows_its_lines_command_output_and_exit() {
     assert_eq!(text.matches("the last words\n").count(), 1, "once: {text}");
     let docker = build(&engine, Door::Docker, &context, &[]);
     assert_eq!(docker.code, 7, "docker's client ends as the step did: {docker:?}");
-    assert!(docker.stderr.contains("returned a non-zero code: 7") && docker.stdout.contains("the last words"), "{docker:?}");
+    assert!(
+        docker.stderr.contains("returned a non-zero code: 7") && docker.stdout.contains("the last words"),
+        "{docker:?}"
+    );
     assert!(docker.stderr.contains(">>> RUN echo before"), "{docker:?}");
 }
 
@@ -48,7 +52,8 @@ fn hints_are_given_where_they_are_sure() {
         ("ENV", vec!["ENV"]),
         ("FROM", vec!["FROM requires"]),
     ] {
-        let context = Context::new(&format!("FROM tiny AS build\nFROM tiny AS other\nFROM tiny AS last\n{lines}\n"), &files);
+        let context =
+            Context::new(&format!("FROM tiny AS build\nFROM tiny AS other\nFROM tiny AS last\n{lines}\n"), &files);
         for door in DOORS {
             let output = build(&engine, door, &context, &[]);
             assert_ne!(output.code, 0, "{lines}");

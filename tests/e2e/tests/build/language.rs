@@ -53,7 +53,10 @@ CMD sleep 1
     assert_eq!(made["Entrypoint"], serde_json::json!(["/bin/echo", "entry"]));
     assert_eq!(made["Cmd"], serde_json::json!(["/bin/sh", "-ec", "sleep 1"]));
     let history = engine.docker(["history", "--no-trunc", "--format", "{{.CreatedBy}}", "made:berth"]).success();
-    assert!(history.contains("WORKDIR /srv/app") && history.contains("ENTRYPOINT [\"/bin/echo\" \"entry\"]"), "{history}");
+    assert!(
+        history.contains("WORKDIR /srv/app") && history.contains("ENTRYPOINT [\"/bin/echo\" \"entry\"]"),
+        "{history}"
+    );
 }
 
 #[test]
@@ -136,7 +139,8 @@ RUN echo "$E1 $E2 $E3 $E4 $E5 $E6 $E7 $E8 $E9 $E10" >>/seen
 fn triggers_of_a_base_run_in_the_stage_that_builds_on_it() {
     let Some(engine) = Engine::start("build-onbuild") else { return };
     let base = "FROM tiny\nONBUILD COPY app /app\nONBUILD RUN cat /app >/ran && echo $WHO >>/ran\nONBUILD ENV LATE=1\n";
-    let context = Context::new("FROM trigger\nENV WHO=me\nRUN echo own >>/ran\n", &[("app", "the app\n"), ("Base", base)]);
+    let context =
+        Context::new("FROM trigger\nENV WHO=me\nRUN echo own >>/ran\n", &[("app", "the app\n"), ("Base", base)]);
     for door in DOORS {
         let file = context.at("Base");
         said(build(&engine, door, &context, &["-t", "trigger", "-f", file.to_str().unwrap()]));

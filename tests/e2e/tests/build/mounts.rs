@@ -115,7 +115,13 @@ RUN --mount=type=secret,id=absent test ! -e /run/secrets/absent
     assert_eq!(files_with(engine.root(), secret.as_bytes()), Vec::<String>::new());
     assert!(!files_with(engine.root(), b"root:x:0:0").is_empty(), "the search finds what is there");
     // Another value of it changes no key; a missing one that is required is refused.
-    let again = said(build_with(&engine, Door::Berth, &context, &["--secret", "id=key,env=VAR", "--secret", "id=VAR"], &[("VAR", "other")]));
+    let again = said(build_with(
+        &engine,
+        Door::Berth,
+        &context,
+        &["--secret", "id=key,env=VAR", "--secret", "id=VAR"],
+        &[("VAR", "other")],
+    ));
     assert!(again.contains("CACHED") && !again.contains("DONE 1"), "{again}");
     let text = build(&engine, Door::Berth, &context, &["--no-cache"]).failure(1);
     assert!(text.contains("secret key: not found") && text.contains("--secret id=key,src=FILE"), "{text}");

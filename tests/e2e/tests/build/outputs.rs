@@ -19,7 +19,10 @@ fn results_go_where_output_says() {
     assert_eq!(engine.docker(["images", "-q"]).success().lines().count(), 1, "only tiny");
     said(build(&engine, Door::Berth, &context, &["--output", &format!("type=tar,dest={}", at("files.tar"))]));
     let mut names: Vec<String> = tar::Archive::new(std::fs::File::open(place.join("files.tar")).unwrap())
-        .entries().unwrap().map(|entry| entry.unwrap().path().unwrap().display().to_string()).collect();
+        .entries()
+        .unwrap()
+        .map(|entry| entry.unwrap().path().unwrap().display().to_string())
+        .collect();
     names.sort();
     assert_eq!(names, ["d/", "d/file", "link"]);
     let piped = build(&engine, Door::Berth, &context, &["-o", "-"]);
@@ -29,8 +32,11 @@ fn results_go_where_output_says() {
         let output = format!("type={kind},dest={}", at(name));
         said(build(&engine, Door::Berth, &context, &["-t", &format!("{kind}:1"), "--output", &output]));
         let archive = std::fs::File::open(place.join(name)).unwrap();
-        let names: Vec<String> = tar::Archive::new(archive).entries().unwrap()
-            .map(|entry| entry.unwrap().path().unwrap().display().to_string()).collect();
+        let names: Vec<String> = tar::Archive::new(archive)
+            .entries()
+            .unwrap()
+            .map(|entry| entry.unwrap().path().unwrap().display().to_string())
+            .collect();
         let wanted = if kind == "oci" { "index.json" } else { "manifest.json" };
         assert!(names.iter().any(|name| name == wanted), "{names:?}");
         let loaded = Engine::start("build-load").unwrap();
@@ -49,7 +55,8 @@ fn flags_that_name_and_describe_the_image() {
     let context = Context::new("FROM tiny\nLABEL a=file b=file\nRUN echo $V >/v\nARG V\n", &[]);
     let (iid, metadata) = (engine.root().join("iid"), engine.root().join("metadata"));
     for door in DOORS {
-        let arguments = ["-t", "one:1", "-t", "two", "--label", "b=flag", "--label", "c=new", "--iidfile", iid.to_str().unwrap()];
+        let arguments =
+            ["-t", "one:1", "-t", "two", "--label", "b=flag", "--label", "c=new", "--iidfile", iid.to_str().unwrap()];
         said(build(&engine, door, &context, &arguments));
         assert_eq!(config(&engine, "one:1")["Labels"], serde_json::json!({"a": "file", "b": "flag", "c": "new"}));
         assert_eq!(id(&engine, "one:1"), id(&engine, "two:latest"));
