@@ -27,9 +27,7 @@ mod layer;
 mod overlay;
 
 pub use contract::checks;
-pub use layer::{
-    AdoptedLayer, Content, Displaced, Entry, LayerReader, LayerWriter, Meta, Probe, Retired, StagedLayer,
-};
+pub use layer::{AdoptedLayer, Content, Displaced, Entry, LayerReader, LayerWriter, Meta, Probe, Retired, StagedLayer};
 pub use overlay::{LayerForm, OverlayDriver};
 
 use berth_types::Digest;
