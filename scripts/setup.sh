@@ -14,6 +14,8 @@ declare -A package_of=(
     [runc]=runc
     [psql]=postgresql-client
     [docker-registry]=docker-registry
+    [qemu-system-x86_64]=qemu-system-x86
+    [qemu-img]=qemu-utils
 )
 missing=()
 for program in "${!package_of[@]}"; do

@@ -20,6 +20,7 @@ const LAYERS: &[&[&str]] = &[
         "berth-registry",
         "berth-dns",
         "berth-dockerfile",
+        "berth-vm",
     ],
     &["berth-image", "berth-build", "berth-shim-proto", "berth-store"],
     &["berth-engine"],

@@ -50,6 +50,14 @@ pub struct Config {
     pub engine_host: Option<String>,
 }
 
+/// The part of the API that the engine's own socket has too, with or without a console: what Docker has no word
+/// for and the command line asks for.
+pub fn engine_routes(engine: Engine) -> Router {
+    let mut table = routes::Table::<Engine>::default();
+    doors::machines::add(&mut table);
+    table.unguarded().with_state(engine)
+}
+
 /// What handlers share.
 #[derive(Clone)]
 pub(crate) struct Api {
@@ -68,6 +76,12 @@ pub struct Console {
     tls: Arc<tokio_rustls::rustls::ServerConfig>,
     routes: Router,
     api: Api,
+}
+
+impl axum::extract::FromRef<Api> for Engine {
+    fn from_ref(api: &Api) -> Engine {
+        api.engine.clone()
+    }
 }
 
 impl Console {

@@ -29,7 +29,7 @@ pub(crate) const VIEWER: Access = Access::AtLeast(Role::Viewer);
 pub(crate) const OPERATOR: Access = Access::AtLeast(Role::Operator);
 pub(crate) const ADMIN: Access = Access::AtLeast(Role::Admin);
 
-struct Route {
+struct Route<S> {
     method: Method,
     path: &'static str,
     access: Access,
@@ -37,16 +37,21 @@ struct Route {
     about: &'static str,
     takes: Option<Value>,
     gives: Value,
-    handler: MethodRouter<Api>,
+    handler: MethodRouter<S>,
 }
 
-#[derive(Default)]
-pub(crate) struct Table {
-    routes: Vec<Route>,
+pub(crate) struct Table<S = Api> {
+    routes: Vec<Route<S>>,
     defs: Defs,
 }
 
-impl Table {
+impl<S> Default for Table<S> {
+    fn default() -> Table<S> {
+        Table { routes: Vec::new(), defs: Defs::default() }
+    }
+}
+
+impl<S: Clone + Send + Sync + 'static> Table<S> {
     /// `act` is the audit log's word; empty for what changes nothing or writes its own entry.
     pub(crate) fn add<Q: Schema, A: Schema, H, T>(
         &mut self,
@@ -57,7 +62,7 @@ impl Table {
         about: &'static str,
         handler: H,
     ) where
-        H: Handler<T, Api>,
+        H: Handler<T, S>,
         T: 'static,
     {
         let takes = Q::schema(&mut self.defs);
@@ -67,6 +72,14 @@ impl Table {
         self.routes.push(Route { method, path, access, act, about, takes, gives, handler: on(filter, handler) });
     }
 
+    /// The router with its prefix and without any guard: for the engine's own socket, whose users are root.
+    pub(crate) fn unguarded(self) -> Router<S> {
+        let inner = self.routes.into_iter().fold(Router::new(), |inner, route| inner.route(route.path, route.handler));
+        Router::new().nest(PREFIX, inner.layer(DefaultBodyLimit::max(BODY_BYTES_MAX)))
+    }
+}
+
+impl Table<Api> {
     /// The router without its prefix, and the description of it.
     pub(crate) fn finish(mut self, api: &Api) -> (Router<Api>, Value) {
         crate::error::Failure::schema(&mut self.defs);
@@ -101,7 +114,7 @@ impl Table {
     }
 }
 
-fn describe(route: &Route) -> Value {
+fn describe<S>(route: &Route<S>) -> Value {
     let role = match route.access {
         Access::Public => "anybody",
         Access::AtLeast(role) => role.as_str(),

@@ -76,6 +76,7 @@ struct Inner {
     volumes: Arc<crate::volumes::Shared>,
     images: Arc<crate::images::Shared>,
     builds: Arc<crate::builds::Shared>,
+    machines: Arc<crate::machines::Shared>,
     store: Store,
     table: crate::containers::Table,
     pool: Arc<crate::shim::Pool>,
@@ -100,6 +101,7 @@ impl Engine {
         let images = crate::images::Shared::open(&config, store.clone(), builds.clone())?;
         std::fs::create_dir_all(config.exec_root.join("shims")).map_err(|cause| failed("make", &cause))?;
         let pool = crate::shim::Pool::new(&config);
+        let machines = crate::machines::Shared::new(&config);
         let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
         let engine = Engine {
             inner: Arc::new(Inner {
@@ -109,6 +111,7 @@ impl Engine {
                 volumes,
                 images,
                 builds,
+                machines,
                 store,
                 table: crate::containers::Table::default(),
                 pool,
@@ -152,6 +155,14 @@ impl Engine {
 
     pub(crate) fn image_state(&self) -> &Arc<crate::images::Shared> {
         &self.inner.images
+    }
+
+    pub fn machines(&self) -> crate::machines::Machines {
+        crate::machines::Machines::new(self.clone())
+    }
+
+    pub(crate) fn machine_state(&self) -> &Arc<crate::machines::Shared> {
+        &self.inner.machines
     }
 
     pub(crate) fn store(&self) -> &Store {

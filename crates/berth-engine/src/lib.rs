@@ -5,6 +5,7 @@
 //! <data-root>/state.redb           records (berth-store)
 //! <data-root>/containers/<id>/     hostname, hosts, resolv.conf, logs
 //! <data-root>/volumes/<name>/_data
+//! <data-root>/machines/            disks of machines, see [`machines`]
 //! <exec-root>/shims/<id>/          what a shim needs without the engine (berth-shim-proto)
 //! <exec-root>/netns/<id>           network namespaces
 //! ```
@@ -21,6 +22,7 @@ mod files;
 pub mod filters;
 pub mod host;
 pub mod images;
+pub mod machines;
 pub mod networks;
 pub mod oci;
 mod shim;

@@ -24,6 +24,7 @@ pub mod files;
 pub mod firewall;
 mod foreign;
 mod guard;
+pub mod machine;
 pub mod names;
 pub mod netlink;
 pub mod nft;

@@ -283,6 +283,11 @@ pub fn set_mac(batch: &mut Batch, index: u32, mac: [u8; 6]) {
     batch.message(RTM_NEWLINK, ACK, &ifinfo(index, 0, 0), |a| a.bytes(IFLA_ADDRESS, &mac));
 }
 
+/// Makes a link a port of a bridge.
+pub fn set_master(batch: &mut Batch, index: u32, bridge: u32) {
+    batch.message(RTM_NEWLINK, ACK, &ifinfo(index, 0, 0), |a| a.u32(IFLA_MASTER, bridge));
+}
+
 pub fn delete_link(batch: &mut Batch, name: &str) {
     batch.message(RTM_DELLINK, ACK, &ifinfo(0, 0, 0), |a| a.text(IFLA_IFNAME, name));
 }

@@ -56,6 +56,8 @@ pub enum SlotError {
         #[source]
         source: NetlinkError,
     },
+    #[error("cannot make a machine's network card")]
+    Tap(#[source] Errno),
     #[error("interface {0} is not where it was put")]
     Lost(String),
     #[error("cannot open the name server's sockets in a container's network")]

@@ -10,3 +10,4 @@ pub mod netns;
 pub mod privileges;
 pub mod signals;
 pub mod spawn;
+pub mod tap;

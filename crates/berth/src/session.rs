@@ -131,18 +131,18 @@ pub(crate) fn write_fd(channel: Channel, mut data: &[u8]) -> io::Result<()> {
 
 /// Finds the detach keys in what is typed. Keys that begin the sequence are held back until it is clear
 /// that they do not complete it.
-struct DetachKeys {
+pub(crate) struct DetachKeys {
     keys: Vec<u8>,
     matched: usize,
 }
 
 impl DetachKeys {
-    fn new(keys: Vec<u8>) -> DetachKeys {
+    pub(crate) fn new(keys: Vec<u8>) -> DetachKeys {
         DetachKeys { keys, matched: 0 }
     }
 
     /// What to pass on, and whether the sequence is complete.
-    fn filter(&mut self, data: &[u8]) -> (Vec<u8>, bool) {
+    pub(crate) fn filter(&mut self, data: &[u8]) -> (Vec<u8>, bool) {
         if self.keys.is_empty() {
             return (data.to_vec(), false);
         }

@@ -79,6 +79,7 @@ async fn run(options: Options) -> Result<(), String> {
     };
     for listener in sockets::open(&options)? {
         let mut routes = berth_api_docker::router(engine.clone());
+        routes = berth_api::engine_routes(engine.clone()).fallback_service(routes);
         if let Some(console) = &console {
             routes = console.local_routes().fallback_service(routes);
         }

@@ -5,6 +5,7 @@ pub(crate) mod create;
 pub(crate) mod images;
 pub(crate) mod instances;
 pub(crate) mod logs;
+pub(crate) mod machines;
 pub(crate) mod networks;
 pub(crate) mod people;
 pub(crate) mod remake;
@@ -69,6 +70,8 @@ pub(crate) fn table() -> Table {
     t.add::<(), logs::LogLine, _, _>(get.clone(), "/instances/{id}/logs/follow", VIEWER, "", "WebSocket: lines as they are written", logs::follow);
     t.add::<(), (), _, _>(get.clone(), "/instances/{id}/terminal", OPERATOR, "instance.terminal", "WebSocket: a shell inside; bytes both ways, size as {\"rows\", \"columns\"}", streams::terminal);
     t.add::<(), crate::history::Reading, _, _>(get.clone(), "/instances/{id}/live", VIEWER, "", "WebSocket: its meters every second", streams::live);
+
+    machines::add(&mut t);
 
     t.add::<(), Vec<images::ImageRow>, _, _>(get.clone(), "/images", VIEWER, "", "All images", images::list);
     t.add::<(), images::ImageDetail, _, _>(get.clone(), "/images/{id}", VIEWER, "", "An image's configuration and layers", images::inspect);

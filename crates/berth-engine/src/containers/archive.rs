@@ -62,7 +62,7 @@ impl Containers {
 }
 
 /// Runs file work off the async threads.
-pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
         Err(error) => Err(Error::internal(format!("file work ended early: {error}"))),
@@ -75,6 +75,9 @@ fn opened(error: &FilesError) -> Error {
 
 /// The container's root as it is now: the running one's, or what the next start will see.
 fn root_of(inspect: &Inspect) -> Result<Root> {
+    if inspect.rootfs.is_none() {
+        return Err(Error::conflict(format!("container {} has no files", inspect.name)));
+    }
     match inspect.state.phase {
         Phase::Running { pid } | Phase::Paused { pid } => Root::running(pid),
         Phase::Created | Phase::Exited { .. } => match &inspect.rootfs {

@@ -144,6 +144,7 @@ impl Containers {
     /// Prepares a process inside a running container.
     pub async fn exec_create(&self, container: &str, spec: ExecSpec) -> Result<ExecId> {
         let found = self.get(container)?;
+        super::not_a_machine(&found.record(), "run a process in")?;
         match found.phase() {
             Phase::Running { .. } => {}
             _ if found.live().is_restarting() => {

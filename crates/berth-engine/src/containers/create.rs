@@ -12,7 +12,8 @@ use super::record::{Container, Paths, Record, Run, TABLE_CONTAINER, TABLE_RUN, l
 use super::{Containers, Created, mounts, names};
 use crate::oci;
 use berth_shim_proto::{LogFormat, LogTarget};
-use berth_types::spec::{ContainerSpec, IpcMode, NamespaceMode, NetworkMode};
+use berth_types::mount::Rootfs;
+use berth_types::spec::{ContainerSpec, ImageDefaults, IpcMode, NamespaceMode, NetworkMode};
 use berth_types::{ContainerId, Error, ErrorKind, Result};
 use std::path::Path;
 
@@ -22,15 +23,39 @@ const LOG_FILES_MAX: u32 = 5;
 /// In a container's folder until its record is stored, where volumes may be made for it.
 pub(super) const CREATING: &str = "creating.json";
 
+/// Furnishes a machine for an id and completes its specification; may block. What it leaves on the disk is removed
+/// with the rest where a later step fails.
+pub(crate) struct Wish(pub(crate) Box<Furnish>);
+type Furnish = dyn FnOnce(&ContainerId, &mut ContainerSpec) -> Result<crate::machines::Furnished> + Send;
+
 impl Containers {
-    pub(super) async fn create_inner(&self, name: Option<String>, mut spec: ContainerSpec) -> Result<Created> {
+    pub(super) async fn create_inner(
+        &self,
+        name: Option<String>,
+        mut spec: ContainerSpec,
+        machine: Option<Wish>,
+    ) -> Result<Created> {
         let engine = &self.engine;
         let id = ContainerId::from_bytes(random_bytes()?);
         let name = Name::reserve(self, name, &id)?;
 
-        let image = engine.images().resolve(&spec.config.image)?;
-        check_platform(&spec, &image.defaults)?;
-        oci::merge(&mut spec, &image.defaults);
+        let mut undo = Undo { containers: self.clone(), id: id.clone(), done: false };
+        let image = match &machine {
+            None => {
+                let image = engine.images().resolve(&spec.config.image)?;
+                check_platform(&spec, &image.defaults)?;
+                oci::merge(&mut spec, &image.defaults);
+                Some(image)
+            }
+            Some(_) => None,
+        };
+        let mut furnished = None;
+        if let Some(Wish(furnish)) = machine {
+            let (of, mut unfinished) = (id.clone(), spec);
+            let done = super::archive::blocking(move || Ok((furnish(&of, &mut unfinished)?, unfinished))).await?;
+            furnished = Some(done.0);
+            spec = done.1;
+        }
         self.complete(&mut spec, &id)?;
         let command = oci::command(&spec)?;
         let warnings = oci::validate(&spec, oci::HostFacts::get())?;
@@ -38,7 +63,6 @@ impl Containers {
         // What the engine's own options say about the log is checked with the container's.
         let log = self.log_target(&spec, &id)?;
 
-        let mut undo = Undo { containers: self.clone(), id: id.clone(), done: false };
         let has_mounts = !(spec.config.volumes.is_empty() && spec.host.binds.is_empty() && spec.host.mounts.is_empty());
         if has_mounts {
             let folder = Paths::new(engine.config(), &id).folder;
@@ -49,14 +73,19 @@ impl Containers {
             .await?;
         }
         let planned = mounts::plan(engine, &id, &spec).await?;
-        let (images, paths, image_id) = (engine.images(), Paths::new(engine.config(), &id), image.id);
+        let (images, paths) = (engine.images(), Paths::new(engine.config(), &id));
+        let image_id = image.as_ref().map(|image| image.id);
+        let jail = crate::machines::jail(engine);
         let (key, log_folder) = (id.clone(), log.path.parent().map(Path::to_owned));
         let rootfs = super::archive::blocking(move || {
             std::fs::create_dir_all(&paths.folder).map_err(|cause| cannot_make(&paths.folder, &cause))?;
             if let Some(folder) = log_folder {
                 std::fs::create_dir_all(&folder).map_err(|cause| cannot_make(&folder, &cause))?;
             }
-            images.prepare_rootfs(key.as_str(), &image_id)
+            match image_id {
+                Some(image) => images.prepare_rootfs(key.as_str(), &image),
+                None => Ok(Rootfs::Directory { path: jail }),
+            }
         })
         .await?;
         let mut points = planned.mounts;
@@ -69,8 +98,9 @@ impl Containers {
             cgroup: oci::cgroup_path(&engine.config().cgroup_parent, &spec, &id),
             name: name.name.clone(),
             created_unix_nanos: crate::events::now_unix_nanos(),
-            image: Some(image.id),
-            platform: platform(&image.defaults),
+            image: image_id,
+            platform: image.map_or_else(|| platform(&ImageDefaults::default()), |image| platform(&image.defaults)),
+            machine: furnished.as_ref().map(|furnished| furnished.record.clone()),
             command,
             mounts: points,
             rootfs,
@@ -86,6 +116,8 @@ impl Containers {
         let container = Container::new(record, run);
         engine.table().insert(container.clone());
         undo.done = true;
+        // From here on the record keeps what the machine stands on.
+        drop(furnished);
         name.keep();
         planned.pins.keep();
         if has_mounts {

@@ -25,8 +25,10 @@ mod why;
 
 pub use types::*;
 
+pub(crate) use archive::blocking;
 pub(crate) use changes::MOUNT_TARGETS;
-pub(crate) use record::{Table, random_bytes, shims_folder};
+pub(crate) use create::Wish;
+pub(crate) use record::{Container, Table, random_bytes, shims_folder};
 pub(crate) use stats::hierarchy;
 
 use crate::Engine;
@@ -49,7 +51,19 @@ impl Containers {
         let name = name.map(|name| name.strip_prefix('/').unwrap_or(name).to_owned());
         // Carried through where the caller hangs up: half a container is nobody's wish.
         let containers = self.clone();
-        let making = tokio::spawn(async move { containers.create_inner(name, spec).await });
+        let making = tokio::spawn(async move { containers.create_inner(name, spec, None).await });
+        making.await.unwrap_or_else(|error| Err(ended_early("create", &error)))
+    }
+
+    /// Makes a container whose first process is a virtual machine.
+    pub(crate) async fn create_machine(
+        &self,
+        name: Option<String>,
+        spec: ContainerSpec,
+        wish: Wish,
+    ) -> Result<Created> {
+        let containers = self.clone();
+        let making = tokio::spawn(async move { containers.create_inner(name, spec, Some(wish)).await });
         making.await.unwrap_or_else(|error| Err(ended_early("create", &error)))
     }
 
@@ -64,6 +78,7 @@ impl Containers {
     pub async fn commit_source(&self, container: &str, pause: bool) -> Result<CommitSource> {
         let found = self.get(container)?;
         let record = found.record();
+        not_a_machine(&record, "commit")?;
         let paused = if pause { self.held_still(&found).await? } else { None };
         Ok(CommitSource {
             id: record.id.clone(),
@@ -93,6 +108,15 @@ impl Containers {
                 _ => Err(error),
             },
         }
+    }
+}
+
+/// Refuses what has no meaning for a virtual machine: its files and processes are the guest's.
+fn not_a_machine(record: &record::Record, what: &str) -> Result<()> {
+    match &record.machine {
+        None => Ok(()),
+        Some(_) => Err(berth_types::Error::conflict(format!("cannot {what} {}: it is a virtual machine", record.name))
+            .with_hint("berth vm --help lists what can be done with it")),
     }
 }
 

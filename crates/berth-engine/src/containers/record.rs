@@ -50,6 +50,9 @@ pub(crate) struct Record {
     /// Relative to each cgroup controller's mount.
     pub cgroup: String,
     pub log: LogTarget,
+    /// Its first process is a virtual machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machine: Option<crate::machines::Record>,
 }
 
 /// Where a container is in its life.

@@ -102,6 +102,7 @@ impl Containers {
             self.recover_ended(&container, how, connection);
         }
         self.sweep_strangers()?;
+        self.engine.machines().collect_bases(true);
         for container in found.iter().filter(|container| !busy.contains(&container.id)) {
             self.restart_or_remove(container);
         }
@@ -225,7 +226,8 @@ impl Containers {
         let config = engine.config();
         let known = |name: &str| engine.table().contains(name.get(..64).unwrap_or(name));
         let mut strangers: BTreeMap<ContainerId, Vec<String>> = BTreeMap::new();
-        for folder in [shims_folder(config), config.data_root.join("containers")] {
+        let machines = [config.data_root.join("machines"), config.exec_root.join("machines")];
+        for folder in [shims_folder(config), config.data_root.join("containers")].into_iter().chain(machines) {
             for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
                 if let Some(Ok(id)) = entry.file_name().to_str().filter(|name| !known(name)).map(str::parse) {
                     strangers.entry(id).or_default();

@@ -67,6 +67,9 @@ impl Containers {
         }
         self.engine.table().remove(container);
         self.finish_removal(&record.id, &gone, snapshots).await;
+        if record.machine.is_some() {
+            self.engine.machines().collect_bases(false);
+        }
         self.tell(container, "destroy", &[]);
         let outcome = {
             let mut live = container.live();
@@ -119,6 +122,9 @@ impl Containers {
         let mut pruned = Pruned::default();
         for container in self.engine.table().all() {
             let record = container.record();
+            if record.machine.is_some() {
+                continue;
+            }
             let young = until.is_some_and(|until| record.created_unix_nanos > until);
             if container.live().is_running()
                 || container.live().is_restarting()
@@ -148,13 +154,14 @@ pub(super) fn snapshots_of(engine: &Engine, id: &ContainerId) -> Vec<String> {
     keys.into_iter().filter(|key| key.starts_with(id.as_str()) && key != id.as_str()).collect()
 }
 
-/// Snapshots, folder, log, shim's folder.
+/// Snapshots, folder, log, shim's folder, a machine's disks.
 pub(super) fn sweep_folders(engine: &Engine, id: &ContainerId, snapshots: &[String]) {
     for key in snapshots.iter().map(String::as_str).chain([id.as_str()]) {
         if let Err(error) = engine.images().remove_rootfs(key) {
             tracing::warn!(key, %error, "snapshot not removed");
         }
     }
+    crate::machines::remove_files(engine, id);
     let paths = Paths::new(engine.config(), id);
     for folder in [&paths.folder, &paths.shim] {
         if let Err(error) = std::fs::remove_dir_all(folder)

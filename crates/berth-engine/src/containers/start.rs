@@ -477,7 +477,10 @@ fn prepare(
         write(&paths.hosts, hosts(record, attachment)?.as_bytes())?;
         write(&paths.resolv_conf, resolv_conf(record, attachment).as_bytes())?;
     }
-    let built = oci::build(OciInput {
+    if let Some(machine) = &record.machine {
+        crate::machines::before_start(engine, &record.id, &record.name, machine, attachment)?;
+    }
+    let mut built = oci::build(OciInput {
         id: &record.id,
         spec: &record.spec,
         command: &record.command,
@@ -495,6 +498,9 @@ fn prepare(
         forget_volatile(&record.rootfs).map_err(|cause| {
             Error::because(ErrorKind::Internal, format!("cannot ready the files of container {}", record.id), &cause)
         })?;
+    }
+    if record.machine.is_some() {
+        crate::machines::adjust(&mut built.spec);
     }
     let health = health_probe(&record.spec)?;
     let config = serde_json::to_vec(&built.spec)

@@ -72,7 +72,8 @@ impl Containers {
                 .filter(|exec| exec.started && exec.exit_code.is_none())
                 .map(|exec| exec.id.clone())
                 .collect(),
-            rootfs: Some(record.rootfs.clone()),
+            // The root of a machine's jail is nothing that anybody put there.
+            rootfs: record.machine.is_none().then(|| record.rootfs.clone()),
             mounts: record.mounts.clone(),
             network: live.run.attachment.clone(),
             size_rw_bytes: sizes.0,
@@ -140,6 +141,9 @@ impl Containers {
                 let live = container.live();
                 (live.record.clone(), live.state(), live.run.attachment.clone())
             };
+            if record.machine.is_some() {
+                continue;
+            }
             let running = state.phase.pid().is_some();
             let health = match state.health.as_ref().map(|health| health.status) {
                 None => "none",

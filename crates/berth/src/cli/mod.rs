@@ -20,6 +20,7 @@ mod image;
 mod network;
 mod parse;
 mod system;
+mod vm;
 mod volume;
 
 use crate::app::App;
@@ -87,9 +88,17 @@ pub(crate) const INSPECT_FORMAT: &str = "-f, --format string  Print 'json' or a 
 pub(crate) const MANY: usize = usize::MAX;
 
 pub(crate) fn all() -> impl Iterator<Item = &'static Command> {
-    [build::COMMANDS, container::COMMANDS, image::COMMANDS, volume::COMMANDS, network::COMMANDS, system::COMMANDS]
-        .into_iter()
-        .flatten()
+    [
+        build::COMMANDS,
+        container::COMMANDS,
+        image::COMMANDS,
+        volume::COMMANDS,
+        network::COMMANDS,
+        system::COMMANDS,
+        vm::COMMANDS,
+    ]
+    .into_iter()
+    .flatten()
 }
 
 /// A command and the words that it was called by: `container ls` and `ps` are one command.
@@ -139,6 +148,7 @@ pub(crate) const GROUPS: &[(&str, &str)] = &[
     ("manifest", "Look at manifests in registries"),
     ("network", "Manage networks"),
     ("system", "Manage berth"),
+    ("vm", "Manage virtual machines"),
     ("volume", "Manage volumes"),
 ];
 

@@ -253,6 +253,10 @@ impl Answer<'_> {
             message => message.to_owned(),
         };
         let (message, hint) = split_hint(&message);
+        // Our own API says causes and hint apart.
+        let causes = parsed.get("causes").list().iter().map(Value::str);
+        let message = std::iter::once(message.as_str()).chain(causes).collect::<Vec<_>>().join(": ");
+        let hint = hint.or(Some(parsed.text("hint").to_owned()).filter(|hint| !hint.is_empty()));
         CliError::Engine { status: status.as_u16(), message, hint }
     }
 }

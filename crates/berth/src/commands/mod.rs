@@ -34,5 +34,6 @@ pub(crate) mod stats;
 pub(crate) mod top;
 pub(crate) mod update;
 pub(crate) mod version;
+pub(crate) mod vm;
 pub(crate) mod volume;
 pub(crate) mod why;

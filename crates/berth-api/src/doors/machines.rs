@@ -1,0 +1,404 @@
+//! Virtual machines.
+//!
+//! These routes are also on the engine's own socket, for the command line; there everybody is root.
+
+use super::Done;
+use crate::error::ApiResult;
+use crate::extract::{Json, Query};
+use crate::guard::Target;
+use crate::routes::{ADMIN, OPERATOR, Table, VIEWER};
+use crate::schema::{answers, requests};
+use axum::extract::{FromRef, Path, State};
+use axum::http::{Method, header};
+use axum::response::{IntoResponse, Response};
+use berth_engine::Engine;
+use berth_engine::containers::StopOptions;
+use berth_engine::machines::{CreateMachine, DirectKernel, Display, FirmwareKind, MachineView, NewDisk};
+use berth_types::spec::{EndpointSpec, NetworkMode, PortBinding, PortProto, RestartPolicy};
+use berth_types::{Error, Result};
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+answers! {
+    /// A virtual machine.
+    Machine {
+        id: String,
+        name: String,
+        /// created, running, paused, restarting, exited, ...
+        state: String,
+        /// Up 5 minutes, Exited (0) 3 hours ago, ...
+        status: String,
+        exit_code: i64,
+        /// Why the last start failed; empty otherwise.
+        error: String,
+        created_unix_millis: i64,
+        /// 0 where it never ran.
+        started_unix_millis: i64,
+        restart_count: u64,
+        cpus: u16,
+        memory_bytes: u64,
+        /// bios or uefi.
+        firmware: String,
+        /// It boots a kernel of its own folder, not what is on its disks.
+        direct_kernel: bool,
+        /// kvm, or tcg: every instruction is emulated.
+        accelerator: String,
+        /// none or vnc.
+        display: String,
+        disks: Vec<MachineDisk>,
+        /// By network: the machine's addresses there.
+        networks: BTreeMap<String, MachineAddress>,
+        /// Published ports: `8080->80/tcp`.
+        ports: Vec<String>,
+        labels: BTreeMap<String, String>,
+    }
+    MachineDisk {
+        name: String,
+        /// disk, readonly or cdrom.
+        kind: String,
+        size_bytes: u64,
+        /// Digest of the disk image that it started from.
+        base: Option<String>,
+    }
+    MachineAddress {
+        ipv4: Option<String>,
+        ipv6: Option<String>,
+        mac: String,
+    }
+    /// A machine that now exists.
+    MachineMade { id: String, warnings: Vec<String> }
+}
+
+requests! {
+    /// A machine that is to be made.
+    NewMachine {
+        name: String,
+        /// 0: one.
+        cpus: u16,
+        /// 0: 512 MiB.
+        memory_bytes: u64,
+        /// OVMF instead of a BIOS.
+        uefi: bool,
+        kernel: Option<NewKernel>,
+        disks: Vec<NewMachineDisk>,
+        /// Images of CDs: paths on the engine's host.
+        cdroms: Vec<String>,
+        /// none or vnc.
+        display: String,
+        /// Empty: the default bridge; none.
+        network: String,
+        /// host port, container port, protocol: `8080:80/tcp`, `127.0.0.1:8080:80`.
+        publish: Vec<String>,
+        /// no, always, unless-stopped, on-failure[:n].
+        restart: String,
+        labels: BTreeMap<String, String>,
+        /// Start it at once.
+        start: bool,
+    }
+    /// A kernel that is booted directly: paths on the engine's host.
+    NewKernel { image: String, initrd: Option<String>, arguments: String }
+    NewMachineDisk {
+        /// A path on the engine's host; none: an empty disk.
+        source: Option<String>,
+        /// raw or qcow2; none: by its first bytes.
+        format: Option<String>,
+        /// 0: the source's own.
+        size_bytes: u64,
+    }
+    NewMachineName { name: String }
+}
+
+#[rustfmt::skip]
+pub(crate) fn add<S>(t: &mut Table<S>)
+where
+    S: Clone + Send + Sync + 'static,
+    Engine: FromRef<S>,
+{
+    let (get, post, delete) = (Method::GET, Method::POST, Method::DELETE);
+    t.add::<(), Vec<Machine>, _, _>(get.clone(), "/machines", VIEWER, "", "All virtual machines", list);
+    // Whoever names a file of the host reads it by the machine: not for operators.
+    t.add::<NewMachine, MachineMade, _, _>(post.clone(), "/machines", ADMIN, "machine.create", "Makes a virtual machine, and starts it where asked", create);
+    t.add::<(), Machine, _, _>(get.clone(), "/machines/{id}", VIEWER, "", "Everything about one", inspect);
+    t.add::<(), Done, _, _>(delete, "/machines/{id}", OPERATOR, "machine.remove", "Removes it with its disks; ?force=true ends it first", remove);
+    t.add::<(), Done, _, _>(post.clone(), "/machines/{id}/start", OPERATOR, "machine.start", "Starts it", start);
+    t.add::<(), Done, _, _>(post.clone(), "/machines/{id}/stop", OPERATOR, "machine.stop", "Presses the power button, and ends it after its grace: ?timeout (seconds)", stop);
+    t.add::<(), Done, _, _>(post.clone(), "/machines/{id}/restart", OPERATOR, "machine.restart", "Stops and starts it: ?timeout (seconds)", restart);
+    t.add::<(), Done, _, _>(post.clone(), "/machines/{id}/kill", OPERATOR, "machine.kill", "Pulls the plug", kill);
+    t.add::<(), Done, _, _>(post.clone(), "/machines/{id}/reset", OPERATOR, "machine.reset", "Presses the reset button", reset);
+    t.add::<(), Done, _, _>(post.clone(), "/machines/{id}/pause", OPERATOR, "machine.pause", "Holds it still", pause);
+    t.add::<(), Done, _, _>(post.clone(), "/machines/{id}/resume", OPERATOR, "machine.resume", "Lets it go on", resume);
+    t.add::<NewMachineName, Done, _, _>(post, "/machines/{id}/rename", OPERATOR, "machine.rename", "Gives it another name", rename);
+    t.add::<(), (), _, _>(get, "/machines/{id}/screenshot", VIEWER, "", "Its screen as a PNG", screenshot);
+}
+
+fn view(machine: MachineView) -> Machine {
+    let network = machine.network;
+    let text = |address: Option<String>| address.filter(|text| !text.is_empty());
+    let ports = network.ports.iter().flat_map(|(inside, outside)| {
+        outside.iter().map(move |(address, port)| format!("{}->{inside}", std::net::SocketAddr::new(*address, *port)))
+    });
+    Machine {
+        id: machine.id.to_string(),
+        name: machine.name,
+        state: machine.state.word().as_str().to_owned(),
+        status: machine.state.status_text(berth_engine::events::now_unix_nanos()),
+        exit_code: machine.state.exit_code,
+        error: machine.state.error,
+        created_unix_millis: machine.created_unix_nanos / 1_000_000,
+        started_unix_millis: machine.state.started_unix_nanos / 1_000_000,
+        restart_count: machine.restart_count,
+        cpus: machine.cpus,
+        memory_bytes: machine.memory_bytes,
+        firmware: machine.firmware.to_owned(),
+        direct_kernel: machine.direct_kernel,
+        accelerator: machine.accelerator.to_owned(),
+        display: if machine.display { "vnc" } else { "none" }.to_owned(),
+        disks: machine
+            .disks
+            .into_iter()
+            .map(|disk| MachineDisk {
+                name: disk.name,
+                kind: disk.kind.to_owned(),
+                size_bytes: disk.size_bytes,
+                base: disk.base,
+            })
+            .collect(),
+        ports: ports.collect(),
+        networks: network
+            .endpoints
+            .into_iter()
+            .map(|(name, endpoint)| {
+                let address = MachineAddress {
+                    ipv4: text(endpoint.ipv4.map(|(address, _)| address.to_string())),
+                    ipv6: text(endpoint.ipv6.map(|(address, _)| address.to_string())),
+                    mac: endpoint.mac_address,
+                };
+                (name, address)
+            })
+            .collect(),
+        labels: machine.labels,
+    }
+}
+
+async fn list(State(engine): State<Engine>) -> axum::Json<Vec<Machine>> {
+    axum::Json(engine.machines().list().into_iter().map(view).collect())
+}
+
+async fn inspect(State(engine): State<Engine>, Path(id): Path<String>) -> ApiResult<axum::Json<Machine>> {
+    Ok(axum::Json(view(engine.machines().inspect(&id)?)))
+}
+
+/// `[address:]outside:inside[/protocol]`, or only the inner port.
+fn publish(text: &str) -> Result<(PortProto, PortBinding)> {
+    let invalid = || Error::invalid(format!("invalid port to publish: {text:?}")).with_hint("write it as 8080:80");
+    let (outside, inside) = text.rsplit_once(':').unwrap_or(("", text));
+    let inside: PortProto = inside.parse().map_err(|_| invalid())?;
+    let (address, port) = match outside.rsplit_once(':') {
+        Some((address, port)) => {
+            let address = address.trim_start_matches('[').trim_end_matches(']');
+            (Some(address.parse().map_err(|_| invalid())?), port)
+        }
+        None => (None, outside),
+    };
+    let port: u16 = if port.is_empty() { 0 } else { port.parse().map_err(|_| invalid())? };
+    Ok((inside, PortBinding { host_ip: address, host_port: (port, port) }))
+}
+
+fn restart_policy(text: &str) -> Result<RestartPolicy> {
+    let (word, count) = text.split_once(':').unwrap_or((text, ""));
+    Ok(match (word, count) {
+        ("" | "no", "") => RestartPolicy::No,
+        ("always", "") => RestartPolicy::Always,
+        ("unless-stopped", "") => RestartPolicy::UnlessStopped,
+        ("on-failure", "") => RestartPolicy::OnFailure { maximum_retries: 0 },
+        ("on-failure", count) => RestartPolicy::OnFailure {
+            maximum_retries: count
+                .parse()
+                .map_err(|_| Error::invalid(format!("invalid number of restarts: {count:?}")))?,
+        },
+        _ => {
+            return Err(Error::invalid(format!("unknown restart policy {text:?}"))
+                .with_hint("no, always, unless-stopped and on-failure[:n] are possible"));
+        }
+    })
+}
+
+fn wish(new: NewMachine) -> Result<CreateMachine> {
+    let display = match new.display.as_str() {
+        "" | "none" => Display::None,
+        "vnc" => Display::Vnc,
+        other => {
+            return Err(Error::invalid(format!("unknown display {other:?}")).with_hint("none and vnc are possible"));
+        }
+    };
+    let network = match new.network.as_str() {
+        "" => NetworkMode::Default,
+        "none" => NetworkMode::None,
+        "host" => return Err(Error::invalid("a machine cannot share the host's network: it has a card of its own")),
+        name => NetworkMode::Named(name.to_owned()),
+    };
+    let mut ports: BTreeMap<PortProto, Vec<PortBinding>> = BTreeMap::new();
+    for text in &new.publish {
+        let (port, binding) = publish(text)?;
+        ports.entry(port).or_default().push(binding);
+    }
+    let mut endpoints = BTreeMap::new();
+    if let NetworkMode::Named(name) = &network {
+        endpoints.insert(name.clone(), EndpointSpec::default());
+    }
+    Ok(CreateMachine {
+        name: Some(new.name).filter(|name| !name.is_empty()),
+        cpus: new.cpus,
+        memory_bytes: new.memory_bytes,
+        firmware: if new.uefi { FirmwareKind::Uefi } else { FirmwareKind::Bios },
+        kernel: new.kernel.map(|kernel| DirectKernel {
+            image: PathBuf::from(kernel.image),
+            initrd: kernel.initrd.map(PathBuf::from),
+            arguments: kernel.arguments,
+        }),
+        disks: new
+            .disks
+            .into_iter()
+            .map(|disk| NewDisk {
+                source: disk.source.map(PathBuf::from),
+                format: disk.format,
+                size_bytes: disk.size_bytes,
+            })
+            .collect(),
+        cdroms: new.cdroms.into_iter().map(PathBuf::from).collect(),
+        display,
+        network,
+        endpoints,
+        ports,
+        restart: restart_policy(&new.restart)?,
+        labels: new.labels,
+    })
+}
+
+async fn create(State(engine): State<Engine>, Json(body): Json<NewMachine>) -> ApiResult<Response> {
+    let begin = body.start;
+    let made = engine.machines().create(wish(body)?).await?;
+    if begin {
+        engine.machines().start(made.id.as_str()).await?;
+    }
+    let mut response = axum::Json(MachineMade { id: made.id.to_string(), warnings: made.warnings }).into_response();
+    response.extensions_mut().insert(Target(made.id.to_string()));
+    Ok(response)
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct RemoveQuery {
+    force: bool,
+}
+
+async fn remove(
+    State(engine): State<Engine>,
+    Path(id): Path<String>,
+    Query(query): Query<RemoveQuery>,
+) -> ApiResult<axum::Json<Done>> {
+    engine.machines().remove(&id, query.force).await?;
+    Ok(Done::plainly())
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct StopQuery {
+    timeout: Option<i64>,
+}
+
+impl From<StopQuery> for StopOptions {
+    fn from(query: StopQuery) -> StopOptions {
+        StopOptions { timeout_seconds: query.timeout, signal: None }
+    }
+}
+
+async fn start(State(engine): State<Engine>, Path(id): Path<String>) -> ApiResult<axum::Json<Done>> {
+    engine.machines().start(&id).await?;
+    Ok(Done::plainly())
+}
+
+async fn stop(
+    State(engine): State<Engine>,
+    Path(id): Path<String>,
+    Query(query): Query<StopQuery>,
+) -> ApiResult<axum::Json<Done>> {
+    engine.machines().stop(&id, query.into()).await?;
+    Ok(Done::plainly())
+}
+
+async fn restart(
+    State(engine): State<Engine>,
+    Path(id): Path<String>,
+    Query(query): Query<StopQuery>,
+) -> ApiResult<axum::Json<Done>> {
+    engine.machines().restart(&id, query.into()).await?;
+    Ok(Done::plainly())
+}
+
+async fn kill(State(engine): State<Engine>, Path(id): Path<String>) -> ApiResult<axum::Json<Done>> {
+    engine.machines().kill(&id).await?;
+    Ok(Done::plainly())
+}
+
+async fn reset(State(engine): State<Engine>, Path(id): Path<String>) -> ApiResult<axum::Json<Done>> {
+    engine.machines().reset(&id).await?;
+    Ok(Done::plainly())
+}
+
+async fn pause(State(engine): State<Engine>, Path(id): Path<String>) -> ApiResult<axum::Json<Done>> {
+    engine.machines().pause(&id).await?;
+    Ok(Done::plainly())
+}
+
+async fn resume(State(engine): State<Engine>, Path(id): Path<String>) -> ApiResult<axum::Json<Done>> {
+    engine.machines().resume(&id).await?;
+    Ok(Done::plainly())
+}
+
+async fn rename(
+    State(engine): State<Engine>,
+    Path(id): Path<String>,
+    Json(body): Json<NewMachineName>,
+) -> ApiResult<axum::Json<Done>> {
+    engine.machines().rename(&id, &body.name).await?;
+    Ok(Done::plainly())
+}
+
+async fn screenshot(State(engine): State<Engine>, Path(id): Path<String>) -> ApiResult<Response> {
+    let picture = engine.machines().screenshot(&id).await?;
+    Ok(([(header::CONTENT_TYPE, "image/png")], picture).into_response())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_is_published_as_it_is_written_elsewhere() {
+        let (inside, outside) = publish("127.0.0.1:8080:80/udp").unwrap();
+        assert_eq!((inside.to_string().as_str(), outside.host_port), ("80/udp", (8080, 8080)));
+        assert_eq!(outside.host_ip.unwrap().to_string(), "127.0.0.1");
+        assert_eq!(publish("[::1]:1:2").unwrap().1.host_ip.unwrap().to_string(), "::1");
+        assert_eq!(publish("80").unwrap().1.host_port, (0, 0));
+        for bad in ["", "a:80", "1:0", "x:1:2", "80:"] {
+            assert!(publish(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn unknown_words_are_refused_with_the_known_ones() {
+        let with = |change: &dyn Fn(&mut NewMachine)| {
+            let mut new = NewMachine::default();
+            change(&mut new);
+            wish(new)
+        };
+        assert!(with(&|_| {}).is_ok());
+        assert!(with(&|new| new.display = "spice".to_owned()).unwrap_err().hint.is_some());
+        assert!(with(&|new| new.restart = "sometimes".to_owned()).unwrap_err().hint.is_some());
+        assert!(with(&|new| new.network = "host".to_owned()).is_err());
+        let made = with(&|new| new.network = "back".to_owned()).unwrap();
+        assert!(made.endpoints.contains_key("back"));
+    }
+}

@@ -1,0 +1,83 @@
+//! What a container's record says more where the container is a machine.
+
+use berth_vm::spec::{DiskKind, Format};
+use serde::{Deserialize, Serialize};
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Record {
+    /// Of the guest's firmware tables; another than the record's id, which others may see.
+    pub uuid: String,
+    pub cpus: u16,
+    pub memory_bytes: u64,
+    pub uefi: bool,
+    pub kernel: Option<KernelFiles>,
+    pub disks: Vec<DiskRecord>,
+    pub display: bool,
+}
+
+/// Files of the machine's folder.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct KernelFiles {
+    pub initrd: bool,
+    pub arguments: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct DiskRecord {
+    /// `disk0`, `cdrom0`: the node's, and the device's serial number.
+    pub name: String,
+    /// In the machine's folder; `None` where it is the base itself, read-only.
+    pub file: Option<String>,
+    pub base: Option<Base>,
+    pub size_bytes: u64,
+    pub kind: DiskKind,
+}
+
+/// A file of the bases' folder.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(crate) struct Base {
+    /// SHA-256 of the file as it was brought in, in hexadecimal digits.
+    pub digest: String,
+    pub format: BaseFormat,
+}
+
+/// `berth_vm::spec::Format`, ordered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum BaseFormat {
+    Raw,
+    Qcow2,
+}
+
+impl From<BaseFormat> for Format {
+    fn from(format: BaseFormat) -> Format {
+        match format {
+            BaseFormat::Raw => Format::Raw,
+            BaseFormat::Qcow2 => Format::Qcow2,
+        }
+    }
+}
+
+impl Base {
+    pub(crate) fn file_name(&self) -> String {
+        format!("{}.{}", self.digest, Format::from(self.format).as_str())
+    }
+
+    /// The reverse of [`Base::file_name`].
+    pub(crate) fn from_file_name(name: &str) -> Option<Base> {
+        let (digest, format) = name.split_once('.')?;
+        let hexadecimal = digest.len() == 64 && digest.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        let format = match format {
+            "raw" => BaseFormat::Raw,
+            "qcow2" => BaseFormat::Qcow2,
+            _ => return None,
+        };
+        hexadecimal.then(|| Base { digest: digest.to_owned(), format })
+    }
+}
+
+impl Record {
+    pub(crate) fn bases(&self) -> impl Iterator<Item = &Base> {
+        self.disks.iter().filter_map(|disk| disk.base.as_ref())
+    }
+}

@@ -1,0 +1,255 @@
+//! What a start needs beside what a container's needs: the description, the network cards, the sockets' folder.
+
+use super::create::{INITRD, KERNEL, VARIABLES};
+use super::record::Record;
+use crate::Engine;
+use crate::networks::Attachment;
+use berth_net::machine::HandOver;
+use berth_net::slot::Namespace;
+use berth_types::{ContainerId, Error, ErrorKind, Result};
+use berth_vm::spec::{self as words, Accelerator, Disk, DiskFile, Firmware, Format, Kernel, Machine, Nic};
+use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+const TUN: &str = "/dev/net/tun";
+const KVM: &str = "/dev/kvm";
+/// First of 2^24 user ids, one a machine; behind those that systemd gives to containers.
+const USERS_BEGIN: u32 = 0x7000_0000;
+/// Firmware and the template of its variables, as Debian and others install them.
+const OVMF: [(&str, &str); 2] = [
+    ("/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"),
+    ("/usr/share/OVMF/OVMF_CODE.fd", "/usr/share/OVMF/OVMF_VARS.fd"),
+];
+
+pub(super) fn cannot_write(path: &Path, cause: &std::io::Error) -> Error {
+    let kind = if cause.raw_os_error() == Some(28) { ErrorKind::Unavailable } else { ErrorKind::Internal };
+    Error::because(kind, format!("cannot write {}", path.display()), cause)
+}
+
+pub(super) fn folder(engine: &Engine, id: &ContainerId) -> PathBuf {
+    engine.machine_state().root().join(id.as_str())
+}
+
+pub(super) fn run_folder(engine: &Engine, id: &ContainerId) -> PathBuf {
+    engine.config().exec_root.join("machines").join(id.as_str())
+}
+
+/// The user that the machine's jail runs as: nobody else's.
+pub(super) fn user(id: &ContainerId) -> u32 {
+    let digits = id.as_str().get(..6).and_then(|text| u32::from_str_radix(text, 16).ok());
+    USERS_BEGIN + digits.unwrap_or(0)
+}
+
+/// A random (version 4) UUID.
+pub(super) fn uuid() -> Result<String> {
+    let mut bytes = crate::containers::random_bytes()?;
+    bytes[6] = bytes[6] & 0x0f | 0x40;
+    bytes[8] = bytes[8] & 0x3f | 0x80;
+    let hex = |range: std::ops::Range<usize>| bytes[range].iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    Ok(format!("{}-{}-{}-{}-{}", hex(0..4), hex(4..6), hex(6..8), hex(8..10), hex(10..16)))
+}
+
+pub(super) fn ovmf() -> Option<(PathBuf, PathBuf)> {
+    let found = OVMF.iter().find(|(code, variables)| Path::new(code).exists() && Path::new(variables).exists());
+    found.map(|(code, variables)| (PathBuf::from(code), PathBuf::from(variables)))
+}
+
+/// What machines run on. `/dev/kvm` alone proves nothing: under some hypervisors it is there and runs no ordinary
+/// kernel. Hardware that virtualizes says so in its flags.
+pub(super) fn accelerator() -> Accelerator {
+    static FOUND: OnceLock<Accelerator> = OnceLock::new();
+    *FOUND.get_or_init(|| {
+        let flags = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let line = flags.lines().find(|line| line.starts_with("flags")).unwrap_or_default();
+        let virtualizes = line.split_whitespace().any(|flag| matches!(flag, "vmx" | "svm"));
+        let opens = std::fs::File::options().read(true).write(true).open(KVM).is_ok();
+        if virtualizes && opens { Accelerator::Kvm } else { Accelerator::Tcg }
+    })
+}
+
+/// Device files that the jail has.
+pub(super) fn devices() -> Vec<&'static str> {
+    match accelerator() {
+        Accelerator::Kvm => vec![TUN, KVM],
+        Accelerator::Tcg => vec![TUN],
+    }
+}
+
+/// Device files have the host's owner; in a jail with a user of its own they are for that user.
+pub(crate) fn adjust(spec: &mut oci_spec::runtime::Spec) {
+    let devices = spec.linux_mut().as_mut().and_then(|linux| linux.devices_mut().as_mut());
+    for device in devices.into_iter().flatten() {
+        device.set_file_mode(Some(0o666));
+    }
+}
+
+/// An empty root with places to mount on, the same for all machines.
+pub(super) fn make_jail(engine: &Engine) -> Result<()> {
+    let jail = jail(engine);
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        move |cause: std::io::Error| cannot_write(&path, &cause)
+    };
+    for name in ["usr", "etc", "tmp", "proc", "dev", "sys", "machine", "bases", "kernels", "run/machine"] {
+        let path = jail.join(name);
+        std::fs::create_dir_all(&path).map_err(failed(&path))?;
+    }
+    let program = jail.join("berth-vmm");
+    std::fs::File::options().create(true).append(true).open(&program).map_err(failed(&program))?;
+    for name in ["bin", "sbin", "lib", "lib64"] {
+        let path = jail.join(name);
+        match std::os::unix::fs::symlink(format!("usr/{name}"), &path) {
+            Err(cause) if cause.kind() != std::io::ErrorKind::AlreadyExists => return Err(failed(&path)(cause)),
+            _ => {}
+        }
+    }
+    for file in ["etc/resolv.conf", "etc/hostname", "etc/hosts"] {
+        let path = jail.join(file);
+        std::fs::File::options().create(true).append(true).open(&path).map_err(failed(&path))?;
+    }
+    // The bases' folder lies beside; nobody but root lists either.
+    let mode = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(&jail, mode).map_err(failed(&jail))
+}
+
+pub(crate) fn jail(engine: &Engine) -> PathBuf {
+    engine.machine_state().root().join("jail")
+}
+
+/// Writes the description, empties the sockets' folder, and turns the interfaces into taps. On a thread where it
+/// may block; done anew for every start.
+pub(crate) fn before_start(
+    engine: &Engine,
+    id: &ContainerId,
+    name: &str,
+    record: &Record,
+    attachment: &Attachment,
+) -> Result<()> {
+    let run = run_folder(engine, id);
+    match std::fs::remove_dir_all(&run) {
+        Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => return Err(cannot_write(&run, &cause)),
+        _ => {}
+    }
+    std::fs::create_dir_all(&run).map_err(|cause| cannot_write(&run, &cause))?;
+    let owner = user(id);
+    std::os::unix::fs::chown(&run, Some(owner), Some(owner)).map_err(|cause| cannot_write(&run, &cause))?;
+    let nics = cards(attachment, owner)?;
+    let machine = describe(name, record, nics)?;
+    let text = serde_json::to_vec_pretty(&machine)
+        .map_err(|cause| Error::because(ErrorKind::Internal, "cannot write the machine's description", &cause))?;
+    let path = folder(engine, id).join("machine.json");
+    replace(&path, &text).map_err(|cause| cannot_write(&path, &cause))
+}
+
+/// Its folder is the machine's user's: a link in the file's place is replaced, never followed.
+fn replace(path: &Path, text: &[u8]) -> std::io::Result<()> {
+    use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
+    match std::fs::remove_file(path) {
+        Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => return Err(cause),
+        _ => {}
+    }
+    let mut file = std::fs::File::options().write(true).create_new(true).mode(0o444).open(path)?;
+    file.write_all(text)
+}
+
+fn cards(attachment: &Attachment, owner: u32) -> Result<Vec<Nic>> {
+    let endpoints: Vec<_> = attachment.endpoints.values().filter(|one| !one.interface.is_empty()).collect();
+    if endpoints.is_empty() {
+        return Ok(Vec::new());
+    }
+    if endpoints.len() > words::NICS_MAX {
+        return Err(Error::invalid(format!("a machine has at most {} network cards", words::NICS_MAX)));
+    }
+    let failed = |cause: berth_net::slot::SlotError| {
+        Error::because(ErrorKind::Internal, "cannot give the machine its network card", &cause)
+    };
+    let namespace = Namespace::open(&attachment.netns).map_err(failed)?;
+    let mut nics = Vec::new();
+    for endpoint in endpoints {
+        let number = endpoint.interface.trim_start_matches(|c: char| !c.is_ascii_digit());
+        let (tap, bridge) = (format!("tap{number}"), format!("br{number}"));
+        let ipv4 = endpoint.ipv4.map(|(address, prefix)| (IpAddr::from(address), prefix));
+        let ipv6 = endpoint.ipv6.map(|(address, prefix)| (IpAddr::from(address), prefix));
+        let addresses: Vec<_> = ipv4.into_iter().chain(ipv6).collect();
+        let hand =
+            HandOver { interface: &endpoint.interface, tap: &tap, bridge: &bridge, addresses: &addresses, owner };
+        namespace.hand_over(&hand).map_err(failed)?;
+        nics.push(Nic { tap, mac: endpoint.mac_address.clone() });
+    }
+    Ok(nics)
+}
+
+/// The machine as its jail sees it.
+fn describe(name: &str, record: &Record, nics: Vec<Nic>) -> Result<Machine> {
+    let own = |file: &str| Path::new(words::MACHINE).join(file);
+    let firmware = match record.uefi {
+        false => Firmware::Bios,
+        true => {
+            let (code, _) = ovmf().ok_or_else(|| {
+                Error::new(ErrorKind::Unavailable, "the machine's firmware is not installed any more")
+                    .with_hint("apt-get install ovmf")
+            })?;
+            Firmware::Uefi { code, variables: own(VARIABLES) }
+        }
+    };
+    let disks = record.disks.iter().map(|disk| {
+        let file = disk.file.as_deref().map(|file| DiskFile { path: own(file), format: Format::Qcow2 });
+        let base = disk
+            .base
+            .as_ref()
+            .map(|base| DiskFile { path: Path::new(words::BASES).join(base.file_name()), format: base.format.into() });
+        Disk { id: disk.name.clone(), chain: file.into_iter().chain(base).collect(), kind: disk.kind }
+    });
+    Ok(Machine {
+        name: name.to_owned(),
+        uuid: record.uuid.clone(),
+        accelerator: accelerator(),
+        cpus: record.cpus,
+        memory_bytes: record.memory_bytes,
+        firmware,
+        kernel: record.kernel.as_ref().map(|kernel| Kernel {
+            image: own(KERNEL),
+            initrd: kernel.initrd.then(|| own(INITRD)),
+            arguments: kernel.arguments.clone(),
+        }),
+        disks: disks.collect(),
+        nics,
+        display: record.display,
+    })
+}
+
+/// What a machine leaves on the disk.
+pub(crate) fn remove_files(engine: &Engine, id: &ContainerId) {
+    for folder in [folder(engine, id), run_folder(engine, id)] {
+        if let Err(error) = std::fs::remove_dir_all(&folder)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(folder = %folder.display(), %error, "folder not removed");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_has_a_user_that_no_other_service_has() {
+        let id: ContainerId = "ff".repeat(32).parse().unwrap();
+        assert_eq!(user(&id), 0x70ff_ffff);
+        let id: ContainerId = "00".repeat(32).parse().unwrap();
+        assert_eq!(user(&id), USERS_BEGIN);
+    }
+
+    #[test]
+    fn a_uuid_is_of_the_random_kind() {
+        let text = uuid().unwrap();
+        assert_eq!(text.len(), 36);
+        assert_eq!(text.as_bytes()[14], b'4');
+        assert!(matches!(text.as_bytes()[19], b'8' | b'9' | b'a' | b'b'));
+        assert_ne!(text, uuid().unwrap());
+    }
+}

@@ -1,0 +1,133 @@
+//! What the machines' operations take and answer.
+
+use super::record::DiskRecord;
+use crate::containers::{Container, State};
+use crate::networks::Attachment;
+use berth_types::ContainerId;
+use berth_types::spec::{EndpointSpec, NetworkMode, PortBinding, PortProto, RestartPolicy};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// A machine that is to be made.
+#[derive(Debug, Clone, Default)]
+pub struct CreateMachine {
+    /// `None`: one is made up.
+    pub name: Option<String>,
+    /// 0: one.
+    pub cpus: u16,
+    /// 0: 512 MiB.
+    pub memory_bytes: u64,
+    pub firmware: FirmwareKind,
+    /// Boots this instead of what is on the disks.
+    pub kernel: Option<DirectKernel>,
+    pub disks: Vec<NewDisk>,
+    /// Images of CDs, read-only.
+    pub cdroms: Vec<PathBuf>,
+    pub display: Display,
+    pub network: NetworkMode,
+    pub endpoints: BTreeMap<String, EndpointSpec>,
+    pub ports: BTreeMap<PortProto, Vec<PortBinding>>,
+    pub restart: RestartPolicy,
+    pub labels: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum FirmwareKind {
+    #[default]
+    Bios,
+    Uefi,
+}
+
+/// Files of the host, copied when the machine is made.
+#[derive(Debug, Clone, Default)]
+pub struct DirectKernel {
+    pub image: PathBuf,
+    pub initrd: Option<PathBuf>,
+    pub arguments: String,
+}
+
+/// A disk that is to be made: a file's content, or empty.
+#[derive(Debug, Clone, Default)]
+pub struct NewDisk {
+    /// A file of the host, brought in once however many machines come from it.
+    pub source: Option<PathBuf>,
+    /// What the file is; `None`: by its first bytes.
+    pub format: Option<String>,
+    /// 0: the source's own; never smaller than it.
+    pub size_bytes: u64,
+}
+
+/// Whether there is a graphics card.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Display {
+    /// A serial line only.
+    #[default]
+    None,
+    Vnc,
+}
+
+/// A machine as lists and `inspect` show it.
+#[derive(Debug, Clone)]
+pub struct MachineView {
+    pub id: ContainerId,
+    pub name: String,
+    pub created_unix_nanos: i64,
+    pub state: State,
+    pub restart_count: u64,
+    pub cpus: u16,
+    pub memory_bytes: u64,
+    pub firmware: &'static str,
+    pub direct_kernel: bool,
+    /// `kvm`, or `tcg`: every instruction is emulated.
+    pub accelerator: &'static str,
+    pub display: bool,
+    pub disks: Vec<MachineDisk>,
+    pub network: Attachment,
+    pub labels: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Clone)]
+pub struct MachineDisk {
+    pub name: String,
+    /// `disk`, `readonly` or `cdrom`.
+    pub kind: &'static str,
+    pub size_bytes: u64,
+    /// Digest of what it started from.
+    pub base: Option<String>,
+}
+
+fn disk(disk: &DiskRecord) -> MachineDisk {
+    MachineDisk {
+        name: disk.name.clone(),
+        kind: match disk.kind {
+            berth_vm::spec::DiskKind::Disk => "disk",
+            berth_vm::spec::DiskKind::ReadOnly => "readonly",
+            berth_vm::spec::DiskKind::Cdrom => "cdrom",
+        },
+        size_bytes: disk.size_bytes,
+        base: disk.base.as_ref().map(|base| base.digest.clone()),
+    }
+}
+
+/// `None` for what is no machine.
+pub(super) fn view(container: &Container) -> Option<MachineView> {
+    let live = container.live();
+    let record = live.record.clone();
+    let machine = record.machine.as_ref()?;
+    Some(MachineView {
+        id: record.id.clone(),
+        name: record.name.clone(),
+        created_unix_nanos: record.created_unix_nanos,
+        state: live.state(),
+        restart_count: live.run.restart_count,
+        cpus: machine.cpus,
+        memory_bytes: machine.memory_bytes,
+        firmware: if machine.uefi { "uefi" } else { "bios" },
+        direct_kernel: machine.kernel.is_some(),
+        accelerator: super::start::accelerator().as_str(),
+        display: machine.display,
+        disks: machine.disks.iter().map(disk).collect(),
+        network: live.run.attachment.clone(),
+        labels: record.spec.config.labels.clone(),
+    })
+}

@@ -1,0 +1,63 @@
+//! A container's interface becomes a machine's.
+//!
+//! ```text
+//!  bridge ── bv...  ~~~ veth ~~~  eth0 ── br0 ── tap0 ── the guest's card
+//!                                 no addresses, another MAC      the endpoint's MAC and addresses
+//! ```
+//!
+//! The guest has what a container would have: the same hardware address, the same addresses, so that ports,
+//! names and the guard against foreign addresses hold for it as they are. All of it lies in the container's
+//! network namespace and goes with it.
+
+use crate::netlink::Batch;
+use crate::route::{self, Route};
+use crate::slot::{Namespace, SlotError};
+use std::net::IpAddr;
+
+/// Which interface goes to the guest, and whose tap it becomes.
+#[derive(Debug, Clone)]
+pub struct HandOver<'a> {
+    /// `eth0`
+    pub interface: &'a str,
+    /// `tap0`; at most 15 bytes, as all names.
+    pub tap: &'a str,
+    pub bridge: &'a str,
+    pub addresses: &'a [(IpAddr, u8)],
+    /// The user who may open the tap.
+    pub owner: u32,
+}
+
+impl Namespace {
+    /// Puts `tap` in the interface's place; the namespace itself can no longer be reached through it.
+    pub fn hand_over(&self, hand: &HandOver<'_>) -> Result<(), SlotError> {
+        self.enter(|| {
+            let failed = |source| SlotError::Interface { name: hand.interface.to_owned(), source };
+            let mut route = Route::open().map_err(failed)?;
+            let mut find =
+                |name: &str| route.link(name).map_err(failed)?.ok_or_else(|| SlotError::Lost(name.to_owned()));
+            let interface = find(hand.interface)?;
+            berth_sys::tap::create_persistent(hand.tap, hand.owner).map_err(SlotError::Tap)?;
+            let mut batch = Batch::default();
+            for &(address, prefix_len) in hand.addresses {
+                route::delete_address(&mut batch, interface.index, address, prefix_len);
+            }
+            // Its address is the guest's from now on: two of them would take each other's packets.
+            route::set_mac(&mut batch, interface.index, other_mac(interface.mac, 1));
+            route::add_bridge(&mut batch, hand.bridge, other_mac(interface.mac, 2), interface.mtu, "berth machine");
+            Route::open().and_then(|mut route| route.run(batch)).map_err(failed)?;
+            let bridge = find(hand.bridge)?.index;
+            let tap = find(hand.tap)?.index;
+            let mut batch = Batch::default();
+            for port in [interface.index, tap] {
+                route::set_master(&mut batch, port, bridge);
+                route::set_up(&mut batch, port);
+            }
+            route.run(batch).map_err(failed)
+        })
+    }
+}
+
+/// A locally administered address that differs from `mac`.
+fn other_mac(mac: [u8; 6], salt: u8) -> [u8; 6] {
+    [0x06, salt, mac[2], mac[3], mac[4], mac[5]]
+}

@@ -1,0 +1,212 @@
+//! A description becomes QEMU's arguments. Pure: the same machine, the same arguments.
+//!
+//! Every image is named with its format and its whole chain, so that nothing in a file's header decides what
+//! is opened. Without `-nodefaults` and `-no-user-config` there would be devices and files that nobody asked
+//! for. `q35` with spare root ports, because disks and cards can be added to it while it runs.
+
+use crate::spec::{
+    Accelerator, Disk, DiskFile, DiskKind, EVENTS_SOCKET, Firmware, Format, Machine, QMP_SOCKET, RUN, VNC_SOCKET,
+};
+use serde_json::{Value, json};
+use std::path::Path;
+
+/// PCI slots that are free for devices added later.
+const SPARE_PORTS: usize = 8;
+/// What an emulated processor's translated code may take; QEMU's own default is a gigabyte.
+const TRANSLATION_CACHE_MIB: u64 = 128;
+
+/// The program, looked for in the jail's own /usr.
+pub const PROGRAM: &str = "/usr/bin/qemu-system-x86_64";
+
+/// Everything behind the program's name.
+pub fn arguments(machine: &Machine) -> Vec<String> {
+    let mut a = Arguments::default();
+    a.words(&["-name", &format!("guest={},debug-threads=on", commas(&machine.name)), "-uuid", &machine.uuid]);
+    a.words(&["-nodefaults", "-no-user-config", "-display", "none"]);
+    a.words(&["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]);
+    a.words(&["-machine", &machine_type(machine)]);
+    match machine.accelerator {
+        Accelerator::Kvm => a.words(&["-accel", "kvm", "-cpu", "host"]),
+        // A model whose features every version emulates well: with all of them some kernels panic under QEMU 7.2.
+        Accelerator::Tcg => a.words(&["-accel", &format!("tcg,tb-size={TRANSLATION_CACHE_MIB}"), "-cpu", "Nehalem"]),
+    }
+    a.words(&["-smp", &machine.cpus.to_string(), "-m", &format!("{}M", machine.memory_bytes >> 20)]);
+    a.words(&["-rtc", "base=utc", "-boot", "strict=on"]);
+    for (id, socket) in [("qmp", QMP_SOCKET), ("events", EVENTS_SOCKET)] {
+        a.words(&["-chardev", &format!("socket,id={id},path={RUN}/{socket},server=on,wait=off")]);
+        a.words(&["-mon", &format!("chardev={id},mode=control")]);
+    }
+    // The serial line is the program's own standard streams: the shim logs them and lets clients attach.
+    a.words(&["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"]);
+    firmware(machine, &mut a);
+    for port in 0..SPARE_PORTS {
+        a.words(&["-device", &format!("pcie-root-port,id=port{port},chassis={},slot={port}", port + 1)]);
+    }
+    a.words(&["-object", "rng-random,id=rng,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=rng"]);
+    a.words(&["-device", "virtio-balloon-pci,id=balloon,free-page-reporting=on,deflate-on-oom=on"]);
+    a.words(&["-device", "vmgenid,guid=auto"]);
+    a.words(&["-device", "virtio-scsi-pci,id=scsi"]);
+    for (index, one) in machine.disks.iter().enumerate() {
+        disk(one, index, &mut a);
+    }
+    for (index, nic) in machine.nics.iter().enumerate() {
+        a.words(&["-netdev", &format!("tap,id=net{index},ifname={},script=no,downscript=no", nic.tap)]);
+        // No boot from the network: its ROM would be one more foreign program.
+        let device = json!({"driver": "virtio-net-pci", "id": format!("nic{index}"), "netdev": format!("net{index}"), "mac": nic.mac, "romfile": ""});
+        a.words(&["-device", &device.to_string()]);
+    }
+    if machine.display {
+        a.words(&["-device", "VGA", "-device", "qemu-xhci,id=usb", "-device", "usb-tablet", "-device", "usb-kbd"]);
+        a.words(&["-vnc", &format!("unix:{RUN}/{VNC_SOCKET}")]);
+    }
+    a.0
+}
+
+#[derive(Default)]
+struct Arguments(Vec<String>);
+
+impl Arguments {
+    fn words(&mut self, words: &[&str]) {
+        self.0.extend(words.iter().map(|word| (*word).to_owned()));
+    }
+}
+
+/// A comma ends an option's value; two are one.
+fn commas(text: &str) -> String {
+    text.replace(',', ",,")
+}
+
+fn machine_type(machine: &Machine) -> String {
+    let mut text = "q35,usb=off,vmport=off,graphics=".to_owned();
+    text.push_str(if machine.display { "on" } else { "off" });
+    if matches!(machine.firmware, Firmware::Uefi { .. }) {
+        text.push_str(",pflash0=code,pflash1=variables");
+    }
+    text
+}
+
+fn firmware(machine: &Machine, a: &mut Arguments) {
+    if let Firmware::Uefi { code, variables } = &machine.firmware {
+        let parts = [("code", code, Format::Raw, true), ("variables", variables, Format::Qcow2, false)];
+        for (name, path, format, read_only) in parts {
+            let node = json!({
+                "driver": format.as_str(), "node-name": name, "read-only": read_only,
+                "file": {"driver": "file", "filename": path, "read-only": read_only},
+            });
+            a.words(&["-blockdev", &node.to_string()]);
+        }
+    }
+    if let Some(kernel) = &machine.kernel {
+        a.words(&["-kernel", &shown(&kernel.image), "-append", &kernel.arguments]);
+        if let Some(initrd) = &kernel.initrd {
+            a.words(&["-initrd", &shown(initrd)]);
+        }
+    }
+}
+
+fn shown(path: &Path) -> String {
+    path.display().to_string()
+}
+
+/// A disk's block node, with everything that it stands on spelled out.
+pub fn node(disk: &Disk) -> Value {
+    let read_only = disk.kind != DiskKind::Disk;
+    let mut below = Value::Null;
+    for (depth, file) in disk.chain.iter().enumerate().rev() {
+        below = layer(file, below, read_only || depth > 0);
+    }
+    below["node-name"] = json!(disk.id);
+    below
+}
+
+fn layer(file: &DiskFile, below: Value, read_only: bool) -> Value {
+    let mut node = json!({
+        "driver": file.format.as_str(),
+        "read-only": read_only,
+        "discard": "unmap",
+        "file": {"driver": "file", "filename": file.path, "read-only": read_only, "discard": "unmap", "locking": "auto"},
+    });
+    if file.format == Format::Qcow2 {
+        // `null` too: the header's own backing file is never looked at.
+        node["backing"] = below;
+    }
+    node
+}
+
+/// The device of a disk; `bus` is where it is plugged in, none for the built-in slots.
+pub fn device(disk: &Disk, boot_index: Option<usize>, bus: Option<&str>) -> Value {
+    let mut device = match disk.kind {
+        DiskKind::Disk | DiskKind::ReadOnly => {
+            json!({"driver": "virtio-blk-pci", "id": format!("{}-device", disk.id), "drive": disk.id, "serial": disk.id})
+        }
+        DiskKind::Cdrom => {
+            json!({"driver": "scsi-cd", "id": format!("{}-device", disk.id), "drive": disk.id, "bus": "scsi.0"})
+        }
+    };
+    if let Some(index) = boot_index {
+        device["bootindex"] = json!(index);
+    }
+    if let Some(bus) = bus {
+        device["bus"] = json!(bus);
+    }
+    device
+}
+
+fn disk(disk: &Disk, index: usize, a: &mut Arguments) {
+    a.words(&["-blockdev", &node(disk).to_string()]);
+    a.words(&["-device", &device(disk, Some(index), None).to_string()]);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::{Kernel, Nic};
+
+    fn machine() -> Machine {
+        let chain = vec![
+            DiskFile { path: "/machine/disk0.qcow2".into(), format: Format::Qcow2 },
+            DiskFile { path: "/bases/abc.raw".into(), format: Format::Raw },
+        ];
+        Machine {
+            name: "web,id=evil".to_owned(),
+            uuid: "00000000-0000-4000-8000-000000000000".to_owned(),
+            accelerator: Accelerator::Tcg,
+            cpus: 2,
+            memory_bytes: 256 << 20,
+            firmware: Firmware::Bios,
+            kernel: Some(Kernel { image: "/kernels/k".into(), initrd: None, arguments: "console=ttyS0".to_owned() }),
+            disks: vec![Disk { id: "disk0".to_owned(), chain, kind: DiskKind::Disk }],
+            nics: vec![Nic { tap: "tap0".to_owned(), mac: "02:42:00:00:00:01".to_owned() }],
+            display: false,
+        }
+    }
+
+    #[test]
+    fn every_file_is_named_with_its_format_and_chain() {
+        let node = node(&machine().disks[0]);
+        assert_eq!(node["driver"], "qcow2");
+        assert_eq!(node["read-only"], false);
+        assert_eq!(node["backing"]["driver"], "raw");
+        assert_eq!(node["backing"]["read-only"], true);
+        assert_eq!(node["backing"]["file"]["filename"], "/bases/abc.raw");
+        let mut alone = machine().disks[0].clone();
+        alone.chain.truncate(1);
+        assert!(super::node(&alone)["backing"].is_null(), "the header's backing file must not be opened");
+    }
+
+    #[test]
+    fn a_name_is_no_option() {
+        let all = arguments(&machine());
+        assert!(all.contains(&"guest=web,,id=evil,debug-threads=on".to_owned()), "{all:?}");
+        assert!(all.windows(2).any(|two| two == ["-append", "console=ttyS0"]));
+    }
+
+    #[test]
+    fn nothing_is_there_that_was_not_asked_for() {
+        let all = arguments(&machine());
+        assert!(all.contains(&"-nodefaults".to_owned()) && all.contains(&"-no-user-config".to_owned()));
+        assert!(!all.contains(&"-vnc".to_owned()));
+        let with = arguments(&Machine { display: true, ..machine() });
+        assert!(with.contains(&format!("unix:{RUN}/{VNC_SOCKET}")));
+    }
+}

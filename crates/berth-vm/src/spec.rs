@@ -1,0 +1,131 @@
+//! The words: what a machine is made of, as its jail sees it.
+//!
+//! Written by the engine as `machine.json` before each start, read by `berth-vmm` in the jail. Paths are those
+//! inside the jail:
+//!
+//! ```text
+//! /machine/    the machine's own files: disks, variables of the firmware, seed; writable
+//! /bases/      disks that others share; read-only
+//! /kernels/    kernels to boot directly; read-only
+//! /run/machine sockets
+//! ```
+
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// Where the jail has the machine's own files, shared disks, kernels and sockets.
+pub const MACHINE: &str = "/machine";
+pub const BASES: &str = "/bases";
+pub const KERNELS: &str = "/kernels";
+pub const RUN: &str = "/run/machine";
+
+/// The engine's way to QEMU's monitor, and `berth-vmm`'s own.
+pub const QMP_SOCKET: &str = "qmp.sock";
+pub const EVENTS_SOCKET: &str = "events.sock";
+pub const VNC_SOCKET: &str = "vnc.sock";
+
+/// More disks or network cards than this have no slot.
+pub const DISKS_MAX: usize = 16;
+pub const NICS_MAX: usize = 8;
+pub const CPUS_MAX: u16 = 64;
+pub const MEMORY_BYTES_MIN: u64 = 16 << 20;
+pub const MEMORY_BYTES_MAX: u64 = 4 << 40;
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Machine {
+    pub name: String,
+    /// What the firmware shows to the guest; stays the same over a machine's life.
+    pub uuid: String,
+    pub accelerator: Accelerator,
+    pub cpus: u16,
+    pub memory_bytes: u64,
+    pub firmware: Firmware,
+    pub kernel: Option<Kernel>,
+    pub disks: Vec<Disk>,
+    pub nics: Vec<Nic>,
+    /// A graphics card, keyboard and mouse, shown on [`VNC_SOCKET`].
+    pub display: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Accelerator {
+    Kvm,
+    /// Pure emulation.
+    Tcg,
+}
+
+impl Accelerator {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Accelerator::Kvm => "kvm",
+            Accelerator::Tcg => "tcg",
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Firmware {
+    #[default]
+    Bios,
+    /// OVMF: its code, and the machine's own copy of the variables.
+    Uefi { code: PathBuf, variables: PathBuf },
+}
+
+/// Booted without firmware or boot loader.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kernel {
+    pub image: PathBuf,
+    pub initrd: Option<PathBuf>,
+    pub arguments: String,
+}
+
+/// A disk: its writable file first, then what that one stands on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Disk {
+    /// `disk0`, `seed`, ...: also the disk's serial number in the guest.
+    pub id: String,
+    pub chain: Vec<DiskFile>,
+    pub kind: DiskKind,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskFile {
+    pub path: PathBuf,
+    pub format: Format,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DiskKind {
+    Disk,
+    /// As a disk that cannot be written.
+    ReadOnly,
+    Cdrom,
+}
+
+/// Formats that QEMU opens directly. Everything else is converted first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    Raw,
+    Qcow2,
+}
+
+impl Format {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Format::Raw => "raw",
+            Format::Qcow2 => "qcow2",
+        }
+    }
+}
+
+/// A network card on a tap interface that the engine has made for the jail's user.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Nic {
+    pub tap: String,
+    /// `02:42:...`
+    pub mac: String,
+}

@@ -1,0 +1,240 @@
+//! `vm`: virtual machines, by our own API.
+
+pub(crate) mod console;
+
+use crate::app::App;
+use crate::cli::Args;
+use crate::client::{encode, with_query};
+use crate::error::{CliError, Result};
+use crate::opts;
+use crate::table::{Listing, align};
+use crate::tty;
+use crate::units;
+use crate::value::Value;
+use serde_json::json;
+use std::path::Path;
+
+pub(crate) fn path_of(machine: &str) -> String {
+    format!("/api/v1/machines/{}", encode(machine))
+}
+
+/// Paths are the engine's host's; a relative one is meant from here.
+fn absolute(text: &str) -> Result<String> {
+    match std::path::absolute(Path::new(text)) {
+        Ok(path) => Ok(path.to_string_lossy().into_owned()),
+        Err(cause) => Err(CliError::io(format!("cannot make {text:?} an absolute path"), cause)),
+    }
+}
+
+/// `FILE[,format=raw|qcow2][,size=BYTES]`
+fn disk(text: &str) -> Result<serde_json::Value> {
+    let mut disk = json!({});
+    for part in text.split(',') {
+        match part.split_once('=') {
+            Some(("format", format)) => disk["format"] = json!(format),
+            Some(("size", size)) => {
+                let bytes = units::parse_bytes(size);
+                disk["size_bytes"] = json!(bytes.map_err(|why| CliError::failed(format!("--disk {text}: {why}")))?);
+            }
+            _ if disk.get("source").is_none() => disk["source"] = json!(absolute(part)?),
+            _ => {
+                return Err(CliError::failed(format!("--disk {text}: {part:?} is neither format= nor size="))
+                    .with_hint("write it as FILE,format=qcow2,size=20G"));
+            }
+        }
+    }
+    Ok(disk)
+}
+
+pub(crate) async fn create(app: &'static App, args: Args) -> Result<u8> {
+    let labels: serde_json::Map<String, serde_json::Value> =
+        args.list("label").into_iter().map(opts::key_value).map(|(key, value)| (key, json!(value))).collect();
+    let disks = args.list("disk").into_iter().map(disk).collect::<Result<Vec<_>>>()?;
+    let cdroms = args.list("cdrom").into_iter().map(absolute).collect::<Result<Vec<_>>>()?;
+    let mut body = json!({
+        "name": args.words[0],
+        "cpus": args.int("cpus")?,
+        "memory_bytes": args.bytes("memory")?,
+        "uefi": args.on("uefi"),
+        "disks": disks,
+        "cdroms": cdroms,
+        "display": args.text("display"),
+        "network": args.text("network"),
+        "publish": args.list("publish"),
+        "restart": args.text("restart"),
+        "labels": labels,
+        "start": args.on("start"),
+    });
+    match args.text("kernel") {
+        "" if args.changed("initrd") || args.changed("append") => {
+            return Err(CliError::failed("--initrd and --append belong to --kernel"));
+        }
+        "" => {}
+        kernel => {
+            body["kernel"] = json!({"image": absolute(kernel)?, "arguments": args.text("append")});
+            if args.changed("initrd") {
+                body["kernel"]["initrd"] = json!(absolute(args.text("initrd"))?);
+            }
+        }
+    }
+    let answer = app.client.post_json("/api/v1/machines", &body).await?;
+    for warning in answer.get("warnings").list() {
+        app.note(&format!("WARNING: {}", warning.str()));
+    }
+    app.line(&args.words[0])?;
+    Ok(0)
+}
+
+pub(crate) async fn list(app: &'static App, args: Args) -> Result<u8> {
+    let machines = app.client.get_value("/api/v1/machines").await?;
+    let format = args.text("format");
+    if !format.is_empty() || args.on("quiet") {
+        let listing = Listing::new(format, "{{.name}}", args.on("quiet").then_some("{{.name}}"), &[])?;
+        app.print(&listing.render(machines.list())?)?;
+        return Ok(0);
+    }
+    let mut text = "NAME\tSTATUS\tCPUS\tMEMORY\tDISKS\tADDRESS\tPORTS\n".to_owned();
+    for machine in machines.list() {
+        let disks: Vec<String> =
+            machine.get("disks").list().iter().map(|disk| units::bytes_size(disk.get("size_bytes").float())).collect();
+        let addresses: Vec<&str> = machine
+            .get("networks")
+            .map()
+            .iter()
+            .map(|(_, at)| at.text("ipv4"))
+            .filter(|text| !text.is_empty())
+            .collect();
+        let ports: Vec<&str> = machine.get("ports").list().iter().map(Value::str).collect();
+        let row = [
+            machine.text("name").to_owned(),
+            machine.text("status").to_owned(),
+            machine.get("cpus").int().to_string(),
+            units::bytes_size(machine.get("memory_bytes").float()),
+            disks.join(","),
+            addresses.join(","),
+            ports.join(", "),
+        ];
+        text.push_str(&row.join("\t"));
+        text.push('\n');
+    }
+    app.print(&align(&text))?;
+    Ok(0)
+}
+
+pub(crate) async fn inspect(app: &'static App, args: Args) -> Result<u8> {
+    let mut found = Vec::new();
+    let mut code = 0;
+    for name in &args.words {
+        match app.client.get(&path_of(name)).await {
+            Ok(bytes) => found.push(bytes),
+            Err(error) => {
+                crate::report(app, &error).await;
+                code = 1;
+            }
+        }
+    }
+    match args.text("format") {
+        "" | "json" => {
+            let all = found
+                .iter()
+                .map(|bytes| serde_json::from_slice(bytes))
+                .collect::<std::result::Result<Vec<serde_json::Value>, _>>()?;
+            let text = match args.text("format") {
+                "json" => serde_json::to_string(&all)?,
+                _ => serde_json::to_string_pretty(&all)?,
+            };
+            app.line(&text)?;
+        }
+        format => {
+            let template = crate::template::Template::parse(format)?;
+            for bytes in &found {
+                app.line(&template.execute(&Value::parse(bytes)?)?)?;
+            }
+        }
+    }
+    Ok(code)
+}
+
+/// `POST /machines/{name}/<verb>` for every name; prints each name that it worked for.
+async fn post_each(app: &App, names: &[String], verb: &str, query: &[(&str, &str)]) -> Result<u8> {
+    app.together(names, async |name: String| {
+        app.client.post(&with_query(&format!("{}/{verb}", path_of(&name)), query)).await?;
+        Ok(Some(name))
+    })
+    .await
+}
+
+async fn with_timeout(app: &App, args: &Args, verb: &str) -> Result<u8> {
+    let timeout = if args.changed("timeout") { args.int("timeout")?.to_string() } else { String::new() };
+    post_each(app, &args.words, verb, &[("timeout", &timeout)]).await
+}
+
+pub(crate) async fn start(app: &'static App, args: Args) -> Result<u8> {
+    post_each(app, &args.words, "start", &[]).await
+}
+
+pub(crate) async fn stop(app: &'static App, args: Args) -> Result<u8> {
+    with_timeout(app, &args, "stop").await
+}
+
+pub(crate) async fn restart(app: &'static App, args: Args) -> Result<u8> {
+    with_timeout(app, &args, "restart").await
+}
+
+pub(crate) async fn kill(app: &'static App, args: Args) -> Result<u8> {
+    post_each(app, &args.words, "kill", &[]).await
+}
+
+pub(crate) async fn reset(app: &'static App, args: Args) -> Result<u8> {
+    post_each(app, &args.words, "reset", &[]).await
+}
+
+pub(crate) async fn pause(app: &'static App, args: Args) -> Result<u8> {
+    post_each(app, &args.words, "pause", &[]).await
+}
+
+pub(crate) async fn resume(app: &'static App, args: Args) -> Result<u8> {
+    post_each(app, &args.words, "resume", &[]).await
+}
+
+pub(crate) async fn rename(app: &'static App, args: Args) -> Result<u8> {
+    let body = json!({"name": args.words[1]});
+    app.client.post_json(&format!("{}/rename", path_of(&args.words[0])), &body).await?;
+    Ok(0)
+}
+
+pub(crate) async fn remove(app: &'static App, args: Args) -> Result<u8> {
+    let force = if args.on("force") { "true" } else { "" };
+    app.together(&args.words, async |name: String| {
+        app.client.delete(&with_query(&path_of(&name), &[("force", force)])).await?;
+        Ok(Some(name))
+    })
+    .await
+}
+
+pub(crate) async fn screenshot(app: &'static App, args: Args) -> Result<u8> {
+    let output = args.text("output");
+    if output.is_empty() && tty::stdout_is_terminal() {
+        return Err(CliError::failed("a picture does not belong on a terminal").with_hint("write it to a file with -o"));
+    }
+    let bytes = app.client.get(&format!("{}/screenshot", path_of(&args.words[0]))).await?;
+    match output {
+        "" => crate::session::write_fd(crate::client::demux::Channel::Stdout, &bytes)
+            .map_err(|e| CliError::io("cannot write the picture", e))?,
+        file => std::fs::write(file, bytes).map_err(|e| CliError::io(format!("cannot write {file}"), e))?,
+    }
+    Ok(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_is_a_file_or_a_size() {
+        assert_eq!(disk("/a/b.img,size=1k").unwrap(), json!({"source": "/a/b.img", "size_bytes": 1024}));
+        assert_eq!(disk("size=1G").unwrap(), json!({"size_bytes": 1 << 30}));
+        assert_eq!(disk("/a,format=raw").unwrap(), json!({"source": "/a", "format": "raw"}));
+        assert!(disk("/a,/b").is_err() && disk("size=x").is_err());
+    }
+}

@@ -1,0 +1,294 @@
+//! Virtual machines: real QEMU, a guest of 512 bytes.
+//!
+//! The guest is a boot sector. At each boot it adds one to a byte on its disk, writes `boot ` and that many-th letter
+//! to the serial line, and from then on repeats what it reads there; `q` switches the machine off. So a
+//! test sees whether a disk is its own, whether it kept what was written, and who is at the line.
+
+use berth_testkit::{Client, Engine, kill, wait_until};
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+
+/// Assembled by hand; see `boot_sector`.
+struct Code {
+    bytes: Vec<u8>,
+}
+
+impl Code {
+    fn put(&mut self, hex: &str) {
+        let digits: Vec<u8> = hex.bytes().filter(|byte| *byte != b' ').collect();
+        let text = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
+        self.bytes.extend(digits.chunks(2).map(text));
+    }
+}
+
+/// 16-bit code for 0x7c00, in the order of the comments.
+fn boot_sector() -> Vec<u8> {
+    let mut code = Code { bytes: Vec::new() };
+    // Segments 0, stack below, the boot drive's number kept at 0x7df0.
+    code.put("31c0 8ed8 8ec0 8ed0 bc007c 8816f07d");
+    // Reads the second sector to 0x7e00, adds one to its first byte, writes it back (INT 13h).
+    code.put("b80102 bb007e b90200 b600 cd13 fe06007e b80103 bb007e b90200 8a16f07d b600 cd13");
+    // No interrupts from here on: the firmware's timer would read the serial line too, as a keyboard.
+    code.put("fa");
+    // Each byte of the text at 0x7c77 to the serial line, then the letter, then a new line.
+    code.put("be777c ac 84c0 7405 e82a00 ebf6 a0007e 0440 e82000 b00a e81b00");
+    // Waits for a byte; `q`: power off by ACPI's port of q35 and PC (0x604); else sends it back.
+    code.put("bafd03 ec a801 74f8 b2f8 ec 3c71 7507 ba0406 b80020 ef e80200 ebe5");
+    // Sends AL once the transmitter is empty.
+    code.put("88c4 bafd03 ec a820 74fb b2f8 88e0 ee c3");
+    assert_eq!(code.bytes.len(), 0x77, "the text's address is in the code");
+    code.bytes.extend(b"boot \0");
+    code.bytes.resize(510, 0);
+    code.bytes.extend([0x55, 0xaa]);
+    code.bytes
+}
+
+/// A raw disk of one megabyte that boots.
+fn disk(engine: &Engine) -> PathBuf {
+    let path = engine.root().join("boot.raw");
+    let mut bytes = boot_sector();
+    bytes.resize(1 << 20, 0);
+    std::fs::write(&path, bytes).unwrap();
+    path
+}
+
+/// An engine where machines run; says why where they do not.
+fn start(name: &str) -> Option<Engine> {
+    if !Path::new("/usr/bin/qemu-system-x86_64").exists() {
+        eprintln!("skipped: needs qemu-system-x86");
+        return None;
+    }
+    if !berth_testkit::programs().join("berth-vmm").exists() {
+        eprintln!("skipped: needs the built programs: cargo build --workspace --bins");
+        return None;
+    }
+    Engine::start(name)
+}
+
+fn view(engine: &Engine, machine: &str) -> Value {
+    engine.api("GET", &format!("/api/v1/machines/{machine}"), "").expect(200).json()
+}
+
+fn state(engine: &Engine, machine: &str) -> String {
+    view(engine, machine)["state"].as_str().unwrap().to_owned()
+}
+
+/// Until the serial line's log has this text so many times.
+#[track_caller]
+fn wait_for_text(engine: &Engine, machine: &str, text: &str, times: usize) {
+    let mut seen = String::new();
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(90);
+    while seen.matches(text).count() < times {
+        assert!(
+            std::time::Instant::now() < deadline,
+            "{machine} did not write {text:?} {times} times:\n{seen}\n{}\n{}",
+            view(engine, machine),
+            engine.log()
+        );
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        seen = engine.berth(["vm", "logs", machine]).success();
+    }
+}
+
+/// Ends every machine; the engine's own end looks for what they left.
+fn clear(engine: &Engine) {
+    let all = engine.api("GET", "/api/v1/machines", "").expect(200).json();
+    for machine in all.as_array().unwrap() {
+        engine.berth(["vm", "rm", "-f", machine["name"].as_str().unwrap()]).success();
+    }
+    let folder = engine.root().join("data/machines");
+    let left: Vec<String> = std::fs::read_dir(folder.join("bases"))
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect();
+    assert!(left.is_empty(), "bases that nobody has: {left:?}");
+    let left: Vec<String> = std::fs::read_dir(&folder)
+        .unwrap()
+        .flatten()
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .filter(|name| !["bases", "jail"].contains(&name.as_str()))
+        .collect();
+    assert!(left.is_empty(), "machines' folders: {left:?}");
+}
+
+/// Types at a console that is held open.
+fn console(engine: &Engine, machine: &str) -> Client {
+    engine.berth_on_terminal(["vm", "console", machine])
+}
+
+#[test]
+fn a_machine_lives_from_create_to_rm() {
+    let Some(engine) = start("vm-life") else { return };
+    let disk = disk(&engine);
+    let given = format!("{},size=8M", disk.display());
+    engine.berth(["vm", "create", "--disk", &given, "-m", "64m", "--label", "tier=web", "one"]).success();
+    assert_eq!(state(&engine, "one"), "created");
+    engine.berth(["vm", "start", "one"]).success();
+    wait_for_text(&engine, "one", "boot A", 1);
+    let seen = view(&engine, "one");
+    assert_eq!((seen["state"].as_str(), seen["cpus"].as_u64()), (Some("running"), Some(1)));
+    assert_eq!((seen["memory_bytes"].as_u64(), seen["labels"]["tier"].as_str()), (Some(64 << 20), Some("web")));
+    assert_eq!(seen["disks"][0]["size_bytes"].as_u64(), Some(8 << 20));
+    assert!(engine.berth(["vm", "ls"]).success().contains("one"));
+    // Docker's commands neither list it nor take its processes for a container's.
+    assert!(!engine.docker(["ps", "-aq", "--no-trunc"]).success().contains(seen["id"].as_str().unwrap()));
+    let refused = engine.docker(["exec", "one", "true"]).failure(1);
+    assert!(refused.contains("virtual machine"), "{refused}");
+    engine.docker(["cp", "one:/etc/passwd", "-"]).failure(1);
+    engine.docker(["commit", "one"]).failure(1);
+
+    engine.berth(["vm", "reset", "one"]).success();
+    wait_for_text(&engine, "one", "boot B", 1);
+    engine.berth(["vm", "pause", "one"]).success();
+    assert_eq!(state(&engine, "one"), "paused");
+    let refused = engine.berth(["vm", "reset", "one"]).failure(1);
+    assert!(refused.contains("berth vm resume one"), "{refused}");
+    engine.berth(["vm", "resume", "one"]).success();
+
+    // This guest has no ear for the power button: the plug is pulled after the grace.
+    engine.berth(["vm", "stop", "-t", "1", "one"]).success();
+    assert_eq!(state(&engine, "one"), "exited");
+    engine.berth(["vm", "start", "one"]).success();
+    wait_for_text(&engine, "one", "boot C", 1);
+    let refused = engine.berth(["vm", "rm", "one"]).failure(1);
+    assert!(refused.contains("running"), "{refused}");
+    engine.docker(["container", "prune", "-f"]).success();
+    engine.berth(["vm", "kill", "one"]).success();
+    wait_until("its end", || state(&engine, "one") == "exited");
+    engine.docker(["container", "prune", "-f"]).success();
+    engine.berth(["vm", "rename", "one", "two"]).success();
+    engine.berth(["vm", "rm", "two"]).success();
+    engine.berth(["vm", "inspect", "two"]).failure(1);
+    clear(&engine);
+}
+
+#[test]
+fn a_guest_that_switches_itself_off_has_ended_well_and_its_disk_keeps_what_it_wrote() {
+    let Some(engine) = start("vm-off") else { return };
+    let disk = disk(&engine);
+    let path = disk.to_str().unwrap();
+    // Two machines from one file share its bytes and none of their writes.
+    for name in ["left", "right"] {
+        engine.berth(["vm", "create", "--disk", path, "-m", "64m", "--start", name]).success();
+    }
+    let bases = std::fs::read_dir(engine.root().join("data/machines/bases")).unwrap().count();
+    assert_eq!(bases, 1);
+    wait_for_text(&engine, "left", "boot A", 1);
+    let mut line = console(&engine, "left");
+    line.send("q");
+    wait_until("the guest has switched itself off", || state(&engine, "left") == "exited");
+    assert_eq!(view(&engine, "left")["exit_code"].as_i64(), Some(0));
+    engine.berth(["vm", "start", "left"]).success();
+    wait_for_text(&engine, "left", "boot B", 1);
+    wait_for_text(&engine, "right", "boot A", 1);
+    engine.berth(["vm", "restart", "-t", "0", "right"]).success();
+    wait_for_text(&engine, "right", "boot B", 1);
+    assert_eq!(std::fs::read(&disk).unwrap()[512], 0, "the file that they came from is untouched");
+    clear(&engine);
+}
+
+#[test]
+fn a_machine_outlives_its_engine_and_its_console_comes_back() {
+    let Some(mut engine) = start("vm-outlives") else { return };
+    let disk = disk(&engine);
+    engine.berth(["vm", "create", "--disk", disk.to_str().unwrap(), "-m", "64m", "--start", "box"]).success();
+    wait_for_text(&engine, "box", "boot A", 1);
+    let mut line = console(&engine, "box");
+    // Before it is connected the terminal itself shows what is typed: once, and the guest does it again.
+    wait_until("the guest repeats what is typed", || {
+        line.send("before");
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        line.stdout().matches("before").count() > 3
+    });
+    engine.restart_after_kill();
+    assert_eq!(state(&engine, "box"), "running");
+    // The first bytes may be typed into the connection that is just breaking: typed until they come back.
+    wait_until("the console is back", || {
+        line.send("after");
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        line.stdout().contains("after")
+    });
+    // Nothing but the one boot: the machine has not noticed.
+    assert_eq!(engine.berth(["vm", "logs", "box"]).success().matches("boot ").count(), 1);
+    engine.berth(["vm", "reset", "box"]).success();
+    wait_for_text(&engine, "box", "boot B", 1);
+
+    // QEMU killed under the engine: an end with a code, and it starts again.
+    let pid = engine.pid_of("box");
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+    kill(children.trim().parse().unwrap());
+    wait_until("its end", || state(&engine, "box") == "exited");
+    assert_eq!(view(&engine, "box")["exit_code"].as_i64(), Some(137));
+    engine.berth(["vm", "start", "box"]).success();
+    wait_for_text(&engine, "box", "boot C", 1);
+    engine.reboot();
+    engine.launch();
+    wait_until("the engine knows that it ended", || state(&engine, "box") == "exited");
+    engine.berth(["vm", "start", "box"]).success();
+    wait_for_text(&engine, "box", "boot D", 1);
+    clear(&engine);
+}
+
+#[test]
+fn a_machine_is_jailed() {
+    let Some(engine) = start("vm-jail") else { return };
+    let disk = disk(&engine);
+    engine.berth(["vm", "create", "--disk", disk.to_str().unwrap(), "-m", "64m", "--start", "box"]).success();
+    wait_for_text(&engine, "box", "boot A", 1);
+    let pid = engine.pid_of("box");
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+    let qemu: i32 = children.trim().parse().unwrap();
+    let status = std::fs::read_to_string(format!("/proc/{qemu}/status")).unwrap();
+    let field = |name: &str| {
+        let line = status.lines().find(|line| line.starts_with(name)).unwrap();
+        line.split_whitespace().skip(1).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let uid: u32 = field("Uid:")[0].parse().unwrap();
+    assert!((0x7000_0000..0x7100_0000).contains(&uid), "its own user: {uid}");
+    assert_eq!(field("CapEff:"), ["0000000000000000"]);
+    assert_eq!(field("CapBnd:"), ["0000000000000000"]);
+    assert_eq!((field("Seccomp:"), field("NoNewPrivs:")), (vec!["2".to_owned()], vec!["1".to_owned()]));
+    let root = PathBuf::from(format!("/proc/{qemu}/root"));
+    assert!(!root.join("etc/shadow").exists() && !root.join("root").exists() && !root.join("var").exists());
+    assert!(std::fs::read_dir(root.join("bases")).unwrap().count() == 1);
+    for kind in ["mnt", "pid", "net", "ipc", "uts"] {
+        let of = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/{kind}")).unwrap();
+        assert_ne!(of("self"), of(&qemu.to_string()), "{kind}");
+    }
+    clear(&engine);
+}
+
+#[test]
+fn disks_that_would_open_other_files_are_refused() {
+    let Some(engine) = start("vm-hostile") else { return };
+    let path = |name: &str| engine.root().join(name).display().to_string();
+    std::fs::write(path("secret"), "x".repeat(1 << 16)).unwrap();
+    let made = std::process::Command::new("qemu-img")
+        .args(["create", "-q", "-f", "qcow2", "-b", &path("secret"), "-F", "raw", &path("backed.qcow2")])
+        .status();
+    if made.is_ok_and(|status| status.success()) {
+        let refused = engine.berth(["vm", "create", "--disk", &path("backed.qcow2"), "box"]).failure(1);
+        assert!(refused.contains("backing file") && refused.contains("hint:"), "{refused}");
+        // As raw bytes it is only a disk that begins strangely.
+        let given = format!("{},format=raw", path("backed.qcow2"));
+        engine.berth(["vm", "create", "--disk", &given, "raw"]).success();
+    } else {
+        eprintln!("skipped in part: needs qemu-img (qemu-utils)");
+    }
+    for (disk, says) in [
+        ("/dev/zero", "regular file"),
+        ("/nonexistent.img", "No such file"),
+        ("size=1", "from 512"),
+        ("size=900T", "possible"),
+    ] {
+        let refused = engine.berth(["vm", "create", "--disk", disk, "box"]).failure(1);
+        assert!(refused.contains(says), "{disk}: {refused}");
+    }
+    engine.berth(["vm", "create", "box"]).failure(1);
+    let body = json!({"name": "box", "disks": [{"size_bytes": 1 << 20}], "memory_bytes": 1}).to_string();
+    assert_eq!(engine.api("POST", "/api/v1/machines", &body).status, 400);
+    assert!(engine.berth(["vm", "ls", "-q"]).success().lines().all(|name| name == "raw"));
+    clear(&engine);
+}
