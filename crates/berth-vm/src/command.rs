@@ -115,7 +115,7 @@ pub fn node(disk: &Disk) -> Value {
     for (depth, file) in disk.chain.iter().enumerate().rev() {
         below = layer(file, below, read_only || depth > 0);
     }
-    below["node-name"] = json!(disk.id);
+    below["node-name"] = json!(disk.node);
     below
 }
 
@@ -137,10 +137,10 @@ fn layer(file: &DiskFile, below: Value, read_only: bool) -> Value {
 pub fn device(disk: &Disk, boot_index: Option<usize>, bus: Option<&str>) -> Value {
     let mut device = match disk.kind {
         DiskKind::Disk | DiskKind::ReadOnly => {
-            json!({"driver": "virtio-blk-pci", "id": format!("{}-device", disk.id), "drive": disk.id, "serial": disk.id})
+            json!({"driver": "virtio-blk-pci", "id": format!("{}-device", disk.id), "drive": disk.node, "serial": disk.id})
         }
         DiskKind::Cdrom => {
-            json!({"driver": "scsi-cd", "id": format!("{}-device", disk.id), "drive": disk.id, "bus": "scsi.0"})
+            json!({"driver": "scsi-cd", "id": format!("{}-device", disk.id), "drive": disk.node, "bus": "scsi.0"})
         }
     };
     if let Some(index) = boot_index {
@@ -175,7 +175,7 @@ mod tests {
             memory_bytes: 256 << 20,
             firmware: Firmware::Bios,
             kernel: Some(Kernel { image: "/kernels/k".into(), initrd: None, arguments: "console=ttyS0".to_owned() }),
-            disks: vec![Disk { id: "disk0".to_owned(), chain, kind: DiskKind::Disk }],
+            disks: vec![Disk { id: "disk0".to_owned(), node: "disk0".to_owned(), chain, kind: DiskKind::Disk }],
             nics: vec![Nic { tap: "tap0".to_owned(), mac: "02:42:00:00:00:01".to_owned() }],
             display: false,
         }

@@ -86,6 +86,8 @@ pub struct Kernel {
 pub struct Disk {
     /// `disk0`, `seed`, ...: also the disk's serial number in the guest.
     pub id: String,
+    /// The block node's name; another one after each snapshot. QEMU allows 31 bytes.
+    pub node: String,
     pub chain: Vec<DiskFile>,
     pub kind: DiskKind,
 }

@@ -231,6 +231,108 @@ fn a_machine_outlives_its_engine_and_its_console_comes_back() {
     clear(&engine);
 }
 
+/// The disk's counter as the next boot shows it.
+fn boots(engine: &Engine, machine: &str, letter: &str) {
+    let before = engine.berth(["vm", "logs", machine]).success().matches(letter).count();
+    engine.berth(["vm", "start", machine]).success();
+    wait_for_text(engine, machine, letter, before + 1);
+    engine.berth(["vm", "stop", "-t", "0", machine]).success();
+}
+
+#[test]
+fn snapshots_are_a_tree_and_clones_share_nothing_but_the_past() {
+    let Some(engine) = start("vm-history") else { return };
+    let disk = disk(&engine);
+    engine.berth(["vm", "create", "--disk", disk.to_str().unwrap(), "-m", "64m", "one"]).success();
+    boots(&engine, "one", "boot A");
+    engine.berth(["vm", "snapshot", "one", "after-a"]).success();
+    let refused = engine.berth(["vm", "snapshot", "one", "after-a"]).failure(1);
+    assert!(refused.contains("already"), "{refused}");
+    boots(&engine, "one", "boot B");
+    // Live: the guest does not notice, and what it writes later is not in it.
+    engine.berth(["vm", "start", "one"]).success();
+    wait_for_text(&engine, "one", "boot C", 1);
+    engine.berth(["vm", "snapshot", "one", "after-c"]).success();
+    engine.berth(["vm", "reset", "one"]).success();
+    wait_for_text(&engine, "one", "boot D", 1);
+    let refused = engine.berth(["vm", "revert", "one", "after-a"]).failure(1);
+    assert!(refused.contains("berth vm stop one"), "{refused}");
+    // A clone of a running machine begins with what its disk holds.
+    engine.berth(["vm", "clone", "one", "two"]).success();
+    boots(&engine, "two", "boot E");
+    engine.berth(["vm", "kill", "one"]).success();
+    wait_until("its end", || state(&engine, "one") == "exited");
+    engine.berth(["vm", "revert", "one", "after-c"]).success();
+    boots(&engine, "one", "boot D");
+    engine.berth(["vm", "revert", "one", "after-a"]).success();
+    boots(&engine, "one", "boot B");
+    engine.berth(["vm", "snapshot", "one", "other-b"]).success();
+    let parents: Vec<(String, String)> = {
+        let all = engine.api("GET", "/api/v1/machines/one/snapshots", "").expect(200).json();
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        all.as_array().unwrap().iter().map(|one| (text(&one["name"]), text(&one["parent"]))).collect()
+    };
+    let want = [("after-a", ""), ("after-c", "after-a"), ("other-b", "after-a")];
+    assert_eq!(parents, want.map(|(name, parent)| (name.to_owned(), parent.to_owned())));
+    assert!(engine.berth(["vm", "snapshots", "one"]).success().contains("other-b *"));
+    // From the middle: what comes after it stays.
+    engine.berth(["vm", "forget", "one", "after-a"]).success();
+    engine.berth(["vm", "revert", "one", "after-c"]).success();
+    boots(&engine, "one", "boot D");
+    engine.berth(["vm", "revert", "one", "after-a"]).failure(1);
+    // The origin goes; the clone has all that it stands on.
+    engine.berth(["vm", "rm", "one"]).success();
+    boots(&engine, "two", "boot F");
+    clear(&engine);
+}
+
+#[test]
+fn a_machine_grows_while_it_runs_where_it_can() {
+    let Some(engine) = start("vm-grows") else { return };
+    let disk = disk(&engine);
+    engine.berth(["vm", "create", "--disk", disk.to_str().unwrap(), "-m", "64m", "--start", "one"]).success();
+    wait_for_text(&engine, "one", "boot A", 1);
+    let size = |bytes: u64| assert_eq!(view(&engine, "one")["disks"][0]["size_bytes"].as_u64(), Some(bytes));
+    engine.berth(["vm", "update", "--disk", "disk0=16M", "one"]).success();
+    size(16 << 20);
+    let later = engine.berth(["vm", "update", "-c", "2", "-m", "96m", "one"]);
+    assert!(later.stderr.contains("2 processors: from its next start on"), "{later:?}");
+    for (wrong, says) in [("disk0=1M", "does not shrink"), ("disk7=1G", "has no disk"), ("disk0=16777217", "sectors")] {
+        let refused = engine.berth(["vm", "update", "--disk", wrong, "one"]).failure(1);
+        assert!(refused.contains(says), "{wrong}: {refused}");
+    }
+    engine.berth(["vm", "update", "-m", "1m", "one"]).failure(1);
+    engine.berth(["vm", "stop", "-t", "0", "one"]).success();
+    engine.berth(["vm", "update", "--disk", "disk0=32M", "one"]).success();
+    size(32 << 20);
+    boots(&engine, "one", "boot B");
+    let seen = view(&engine, "one");
+    assert_eq!((seen["cpus"].as_u64(), seen["memory_bytes"].as_u64()), (Some(2), Some(96 << 20)));
+    clear(&engine);
+}
+
+#[test]
+fn a_template_is_cloned_and_can_be_removed_before_its_clones() {
+    let Some(mut engine) = start("vm-template") else { return };
+    let disk = disk(&engine);
+    let path = disk.to_str().unwrap();
+    engine.berth(["vm", "create", "--disk", path, "-m", "64m", "-p", "0:80", "golden"]).success();
+    boots(&engine, "golden", "boot A");
+    engine.berth(["vm", "template", "golden"]).success();
+    let refused = engine.berth(["vm", "start", "golden"]).failure(1);
+    assert!(refused.contains("template") && refused.contains("berth vm clone golden"), "{refused}");
+    assert!(engine.berth(["vm", "ls"]).success().contains("Template"));
+    engine.berth(["vm", "clone", "golden", "left", "right"]).success();
+    let (left, right) = (view(&engine, "left"), view(&engine, "right"));
+    assert_ne!(left["id"], right["id"]);
+    engine.restart_after_kill();
+    engine.berth(["vm", "rm", "golden"]).success();
+    boots(&engine, "left", "boot B");
+    boots(&engine, "left", "boot C");
+    boots(&engine, "right", "boot B");
+    clear(&engine);
+}
+
 #[test]
 fn a_machine_is_jailed() {
     let Some(engine) = start("vm-jail") else { return };

@@ -13,7 +13,7 @@ use axum::http::{Method, header};
 use axum::response::{IntoResponse, Response};
 use berth_engine::Engine;
 use berth_engine::containers::StopOptions;
-use berth_engine::machines::{CreateMachine, DirectKernel, Display, FirmwareKind, MachineView, NewDisk};
+use berth_engine::machines::{CreateMachine, DirectKernel, Display, FirmwareKind, MachineView, NewDisk, UpdateMachine};
 use berth_types::spec::{EndpointSpec, NetworkMode, PortBinding, PortProto, RestartPolicy};
 use berth_types::{Error, Result};
 use serde::Deserialize;
@@ -46,6 +46,10 @@ answers! {
         accelerator: String,
         /// none or vnc.
         display: String,
+        /// Only there to be cloned.
+        template: bool,
+        /// How many snapshots it has.
+        snapshots: u64,
         disks: Vec<MachineDisk>,
         /// By network: the machine's addresses there.
         networks: BTreeMap<String, MachineAddress>,
@@ -65,6 +69,14 @@ answers! {
         ipv4: Option<String>,
         ipv6: Option<String>,
         mac: String,
+    }
+    /// What a machine's disks held at a moment.
+    MachineSnapshot {
+        name: String,
+        parent: Option<String>,
+        created_unix_millis: i64,
+        /// What the disks hold now came after this one.
+        current: bool,
     }
     /// A machine that now exists.
     MachineMade { id: String, warnings: Vec<String> }
@@ -106,7 +118,16 @@ requests! {
         /// 0: the source's own.
         size_bytes: u64,
     }
+    /// What is to change; absent: nothing.
+    ChangeMachine {
+        cpus: Option<u16>,
+        memory_bytes: Option<u64>,
+        /// Disk and its new size in bytes, not smaller than now.
+        disks: BTreeMap<String, u64>,
+    }
     NewMachineName { name: String }
+    /// Without a name it gets one of its own.
+    NewClone { name: String, start: bool }
 }
 
 #[rustfmt::skip]
@@ -120,7 +141,8 @@ where
     // Whoever names a file of the host reads it by the machine: not for operators.
     t.add::<NewMachine, MachineMade, _, _>(post.clone(), "/machines", ADMIN, "machine.create", "Makes a virtual machine, and starts it where asked", create);
     t.add::<(), Machine, _, _>(get.clone(), "/machines/{id}", VIEWER, "", "Everything about one", inspect);
-    t.add::<(), Done, _, _>(delete, "/machines/{id}", OPERATOR, "machine.remove", "Removes it with its disks; ?force=true ends it first", remove);
+    t.add::<ChangeMachine, Done, _, _>(Method::PATCH, "/machines/{id}", OPERATOR, "machine.update", "Changes processors, memory and sizes of disks; the answer says what comes with the next start", update);
+    t.add::<(), Done, _, _>(delete.clone(), "/machines/{id}", OPERATOR, "machine.remove", "Removes it with its disks; ?force=true ends it first", remove);
     t.add::<(), Done, _, _>(post.clone(), "/machines/{id}/start", OPERATOR, "machine.start", "Starts it", start);
     t.add::<(), Done, _, _>(post.clone(), "/machines/{id}/stop", OPERATOR, "machine.stop", "Presses the power button, and ends it after its grace: ?timeout (seconds)", stop);
     t.add::<(), Done, _, _>(post.clone(), "/machines/{id}/restart", OPERATOR, "machine.restart", "Stops and starts it: ?timeout (seconds)", restart);
@@ -128,7 +150,13 @@ where
     t.add::<(), Done, _, _>(post.clone(), "/machines/{id}/reset", OPERATOR, "machine.reset", "Presses the reset button", reset);
     t.add::<(), Done, _, _>(post.clone(), "/machines/{id}/pause", OPERATOR, "machine.pause", "Holds it still", pause);
     t.add::<(), Done, _, _>(post.clone(), "/machines/{id}/resume", OPERATOR, "machine.resume", "Lets it go on", resume);
-    t.add::<NewMachineName, Done, _, _>(post, "/machines/{id}/rename", OPERATOR, "machine.rename", "Gives it another name", rename);
+    t.add::<NewMachineName, Done, _, _>(post.clone(), "/machines/{id}/rename", OPERATOR, "machine.rename", "Gives it another name", rename);
+    t.add::<(), Done, _, _>(post.clone(), "/machines/{id}/template", OPERATOR, "machine.template", "Makes it a template: only there to be cloned", template);
+    t.add::<NewClone, MachineMade, _, _>(post.clone(), "/machines/{id}/clone", OPERATOR, "machine.clone", "Makes another machine that begins with what its disks hold now", clone);
+    t.add::<(), Vec<MachineSnapshot>, _, _>(get.clone(), "/machines/{id}/snapshots", VIEWER, "", "Its snapshots, oldest first", snapshots);
+    t.add::<NewMachineName, Done, _, _>(post.clone(), "/machines/{id}/snapshots", OPERATOR, "machine.snapshot", "Remembers what its disks hold now", snapshot);
+    t.add::<(), Done, _, _>(post, "/machines/{id}/snapshots/{snapshot}/revert", OPERATOR, "machine.revert", "Puts its disks back to a snapshot", revert);
+    t.add::<(), Done, _, _>(delete, "/machines/{id}/snapshots/{snapshot}", OPERATOR, "machine.snapshot.remove", "Forgets a snapshot", remove_snapshot);
     t.add::<(), (), _, _>(get, "/machines/{id}/screenshot", VIEWER, "", "Its screen as a PNG", screenshot);
 }
 
@@ -154,6 +182,8 @@ fn view(machine: MachineView) -> Machine {
         direct_kernel: machine.direct_kernel,
         accelerator: machine.accelerator.to_owned(),
         display: if machine.display { "vnc" } else { "none" }.to_owned(),
+        template: machine.template,
+        snapshots: machine.snapshots as u64,
         disks: machine
             .disks
             .into_iter()
@@ -279,6 +309,10 @@ fn wish(new: NewMachine) -> Result<CreateMachine> {
 async fn create(State(engine): State<Engine>, Json(body): Json<NewMachine>) -> ApiResult<Response> {
     let begin = body.start;
     let made = engine.machines().create(wish(body)?).await?;
+    answer_made(&engine, made, begin).await
+}
+
+async fn answer_made(engine: &Engine, made: berth_engine::containers::Created, begin: bool) -> ApiResult<Response> {
     if begin {
         engine.machines().start(made.id.as_str()).await?;
     }
@@ -363,6 +397,69 @@ async fn rename(
     Json(body): Json<NewMachineName>,
 ) -> ApiResult<axum::Json<Done>> {
     engine.machines().rename(&id, &body.name).await?;
+    Ok(Done::plainly())
+}
+
+async fn update(
+    State(engine): State<Engine>,
+    Path(id): Path<String>,
+    Json(body): Json<ChangeMachine>,
+) -> ApiResult<axum::Json<Done>> {
+    let disks = body.disks.into_iter().collect();
+    let change = UpdateMachine { cpus: body.cpus, memory_bytes: body.memory_bytes, disks };
+    let warnings = engine.machines().update(&id, change).await?;
+    Ok(axum::Json(Done { warnings }))
+}
+
+async fn template(State(engine): State<Engine>, Path(id): Path<String>) -> ApiResult<axum::Json<Done>> {
+    engine.machines().template(&id).await?;
+    Ok(Done::plainly())
+}
+
+async fn clone(
+    State(engine): State<Engine>,
+    Path(id): Path<String>,
+    Json(body): Json<NewClone>,
+) -> ApiResult<Response> {
+    let made = engine.machines().clone_machine(&id, Some(body.name).filter(|name| !name.is_empty())).await?;
+    answer_made(&engine, made, body.start).await
+}
+
+async fn snapshots(
+    State(engine): State<Engine>,
+    Path(id): Path<String>,
+) -> ApiResult<axum::Json<Vec<MachineSnapshot>>> {
+    let view = |one: berth_engine::machines::SnapshotView| MachineSnapshot {
+        name: one.name,
+        parent: one.parent,
+        created_unix_millis: one.created_unix_nanos / 1_000_000,
+        current: one.current,
+    };
+    Ok(axum::Json(engine.machines().snapshots(&id)?.into_iter().map(view).collect()))
+}
+
+async fn snapshot(
+    State(engine): State<Engine>,
+    Path(id): Path<String>,
+    Json(body): Json<NewMachineName>,
+) -> ApiResult<axum::Json<Done>> {
+    engine.machines().snapshot(&id, &body.name).await?;
+    Ok(Done::plainly())
+}
+
+async fn revert(
+    State(engine): State<Engine>,
+    Path((id, snapshot)): Path<(String, String)>,
+) -> ApiResult<axum::Json<Done>> {
+    engine.machines().revert(&id, &snapshot).await?;
+    Ok(Done::plainly())
+}
+
+async fn remove_snapshot(
+    State(engine): State<Engine>,
+    Path((id, snapshot)): Path<(String, String)>,
+) -> ApiResult<axum::Json<Done>> {
+    engine.machines().remove_snapshot(&id, &snapshot).await?;
     Ok(Done::plainly())
 }
 

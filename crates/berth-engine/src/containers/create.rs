@@ -329,7 +329,7 @@ impl Drop for Name {
 }
 
 /// `[a-zA-Z0-9][a-zA-Z0-9_.-]+`, as Docker has it.
-pub(super) fn check_name(name: &str) -> Result<()> {
+pub(crate) fn check_name(name: &str) -> Result<()> {
     let mut bytes = name.bytes();
     let first = bytes.next().is_some_and(|byte| byte.is_ascii_alphanumeric());
     let rest = bytes.all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-'));

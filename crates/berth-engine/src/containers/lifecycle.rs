@@ -243,7 +243,7 @@ impl Containers {
         Ok(())
     }
 
-    pub(super) async fn store_record(&self, record: &super::record::Record) -> Result<()> {
+    pub(crate) async fn store_record(&self, record: &super::record::Record) -> Result<()> {
         let mut batch = berth_store::Batch::new();
         create::put(&mut batch, TABLE_CONTAINER, &record.id, record)?;
         self.engine.commit(batch).await

@@ -27,7 +27,7 @@ pub use types::*;
 
 pub(crate) use archive::blocking;
 pub(crate) use changes::MOUNT_TARGETS;
-pub(crate) use create::Wish;
+pub(crate) use create::{Wish, check_name};
 pub(crate) use record::{Container, Table, random_bytes, shims_folder};
 pub(crate) use stats::hierarchy;
 

@@ -120,7 +120,7 @@ impl Shared {
         self.folder().join(base.file_name())
     }
 
-    fn pin(self: &Arc<Shared>, base: Base) -> Pin {
+    pub(super) fn pin(self: &Arc<Shared>, base: Base) -> Pin {
         *self.pins().entry(base.clone()).or_default() += 1;
         Pin { shared: self.clone(), base }
     }

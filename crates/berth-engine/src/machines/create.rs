@@ -32,14 +32,7 @@ fn check(wish: &CreateMachine) -> Result<()> {
         return Err(Error::new(ErrorKind::Unavailable, "cannot make a machine: qemu-system-x86_64 is not installed")
             .with_hint("apt-get install qemu-system-x86"));
     }
-    let cpus = wish.cpus;
-    if cpus > CPUS_MAX {
-        return Err(Error::invalid(format!("{cpus} processors: at most {CPUS_MAX} are possible")));
-    }
-    let memory = wish.memory_bytes;
-    if memory != 0 && !(MEMORY_BYTES_MIN..=MEMORY_BYTES_MAX).contains(&memory) {
-        return Err(Error::invalid(format!("{memory} bytes of memory: at least 16 MiB, at most 4 TiB")));
-    }
+    check_size(wish.cpus, wish.memory_bytes)?;
     if wish.disks.is_empty() && wish.cdroms.is_empty() && wish.kernel.is_none() {
         return Err(Error::invalid("a machine needs something to boot from")
             .with_hint("give --disk FILE, --cdrom FILE, or --kernel FILE"));
@@ -71,6 +64,23 @@ fn check(wish: &CreateMachine) -> Result<()> {
     Ok(())
 }
 
+/// Zeros are what was not asked for.
+pub(super) fn check_size(cpus: u16, memory_bytes: u64) -> Result<()> {
+    if cpus > CPUS_MAX {
+        return Err(Error::invalid(format!("{cpus} processors: at most {CPUS_MAX} are possible")));
+    }
+    if memory_bytes != 0 && !(MEMORY_BYTES_MIN..=MEMORY_BYTES_MAX).contains(&memory_bytes) {
+        return Err(Error::invalid(format!("{memory_bytes} bytes of memory: at least 16 MiB, at most 4 TiB")));
+    }
+    Ok(())
+}
+
+/// The jail's limits of memory and of processes.
+pub(super) fn limits(cpus: u16, memory_bytes: u64) -> (i64, i64) {
+    let memory = i64::try_from(memory_bytes + MEMORY_BESIDE_GUEST_BYTES).unwrap_or(i64::MAX);
+    (memory, i64::from(cpus) + PIDS_BESIDE_CPUS)
+}
+
 impl Machines {
     /// Makes a machine; it does not run yet.
     pub async fn create(&self, wish: CreateMachine) -> Result<Created> {
@@ -94,6 +104,7 @@ fn specification(wish: &CreateMachine) -> ContainerSpec {
     config.exposed_ports = wish.ports.keys().copied().collect();
     let cpus = wish.cpus.max(1);
     let memory = if wish.memory_bytes == 0 { MEMORY_BYTES_DEFAULT } else { wish.memory_bytes };
+    let (memory_bytes, pids) = limits(cpus, memory);
     let host = &mut spec.host;
     host.network_mode = wish.network.clone();
     host.port_bindings.clone_from(&wish.ports);
@@ -103,8 +114,8 @@ fn specification(wish: &CreateMachine) -> ContainerSpec {
     host.readonly_rootfs = true;
     host.pid_mode = NamespaceMode::Default;
     host.resources = Resources {
-        memory_bytes: i64::try_from(memory + MEMORY_BESIDE_GUEST_BYTES).unwrap_or(i64::MAX),
-        pids_limit: Some(i64::from(cpus) + PIDS_BESIDE_CPUS),
+        memory_bytes,
+        pids_limit: Some(pids),
         devices: start::devices().into_iter().map(device).collect(),
         ..Resources::default()
     };
@@ -150,15 +161,21 @@ fn furnish(engine: &Engine, id: &ContainerId, wish: &CreateMachine, spec: &mut C
         let file = format!("{name}.qcow2");
         make_overlay(&folder.join(&file), size_bytes, base.as_ref())?;
         own(&folder.join(&file))?;
-        disks.push(DiskRecord { name, file: Some(file), base, size_bytes, kind: DiskKind::Disk });
+        disks.push(DiskRecord {
+            name,
+            file: Some(file),
+            bases: base.into_iter().collect(),
+            size_bytes,
+            kind: DiskKind::Disk,
+        });
     }
     for (index, source) in wish.cdroms.iter().enumerate() {
         // An ISO image is raw, whatever it begins with.
         let brought = shared.bring(source, Some("raw"))?;
-        let base = Some(brought.pin.base.clone());
+        let bases = vec![brought.pin.base.clone()];
         pins.push(brought.pin);
         let name = format!("cdrom{index}");
-        disks.push(DiskRecord { name, file: None, base, size_bytes: brought.size_bytes, kind: DiskKind::Cdrom });
+        disks.push(DiskRecord { name, file: None, bases, size_bytes: brought.size_bytes, kind: DiskKind::Cdrom });
     }
     let mut kernel = None;
     if let Some(files) = &wish.kernel {
@@ -174,9 +191,7 @@ fn furnish(engine: &Engine, id: &ContainerId, wish: &CreateMachine, spec: &mut C
         copy_variables(&template, &folder.join(VARIABLES))?;
         own(&folder.join(VARIABLES))?;
     }
-    start::make_jail(engine)?;
-    spec.config.user = format!("{owner}:{owner}");
-    spec.host.mounts = mounts(engine, id)?;
+    finish_specification(engine, id, spec)?;
     let record = Record {
         uuid: start::uuid()?,
         cpus: wish.cpus.max(1),
@@ -185,8 +200,21 @@ fn furnish(engine: &Engine, id: &ContainerId, wish: &CreateMachine, spec: &mut C
         kernel,
         disks,
         display: wish.display == Display::Vnc,
+        template: false,
+        snapshots: Vec::new(),
+        at: None,
+        files: 0,
     };
     Ok(Furnished { record, _pins: pins })
+}
+
+/// The part of a specification that depends on the id.
+pub(super) fn finish_specification(engine: &Engine, id: &ContainerId, spec: &mut ContainerSpec) -> Result<()> {
+    start::make_jail(engine)?;
+    let owner = start::user(id);
+    spec.config.user = format!("{owner}:{owner}");
+    spec.host.mounts = mounts(engine, id)?;
+    Ok(())
 }
 
 /// A machine's own part of the record, and what must stay until that is stored.

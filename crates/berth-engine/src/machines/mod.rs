@@ -13,19 +13,23 @@
 //! So a machine outlives the engine as a container does, is found again by the same code, and is stopped,
 //! logged, attached to, restarted by policy and explained by it. What differs stands here: how its disks come to
 //! be ([`create`], [`bases`]), what is written before a start ([`start`]), and what is asked of QEMU while it runs
-//! ([`monitor`]). Docker's lists do not show machines and its prune does not touch them.
+//! ([`monitor`]), and what its disks were and others make of them ([`history`]), and how it grows ([`update`]). Docker's lists do not show machines and its prune does not touch them.
 //!
 //! A base lives while a machine's record names it; who makes a machine pins its bases until that record is
 //! stored. Nothing here opens a disk image but through `berth_vm::disk`'s checks.
 
 mod bases;
 mod create;
+mod history;
 mod monitor;
 mod record;
 mod start;
 mod types;
+mod update;
 
-pub use types::{CreateMachine, DirectKernel, Display, FirmwareKind, MachineDisk, MachineView, NewDisk};
+pub use types::{
+    CreateMachine, DirectKernel, Display, FirmwareKind, MachineDisk, MachineView, NewDisk, SnapshotView, UpdateMachine,
+};
 
 pub(crate) use bases::Shared;
 pub(crate) use create::Furnished;

@@ -13,6 +13,33 @@ pub(crate) struct Record {
     pub kernel: Option<KernelFiles>,
     pub disks: Vec<DiskRecord>,
     pub display: bool,
+    /// Only there to be cloned.
+    #[serde(default)]
+    pub template: bool,
+    #[serde(default)]
+    pub snapshots: Vec<Snapshot>,
+    /// The snapshot that what the disks hold now came after.
+    #[serde(default)]
+    pub at: Option<String>,
+    /// Counts the files of disks, so that no name comes twice.
+    #[serde(default)]
+    pub files: u32,
+}
+
+/// What the disks held at a moment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Snapshot {
+    pub name: String,
+    pub parent: Option<String>,
+    pub created_unix_nanos: i64,
+    pub disks: Vec<SnapshotDisk>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SnapshotDisk {
+    pub name: String,
+    pub bases: Vec<Base>,
+    pub size_bytes: u64,
 }
 
 /// Files of the machine's folder.
@@ -28,7 +55,8 @@ pub(crate) struct DiskRecord {
     pub name: String,
     /// In the machine's folder; `None` where it is the base itself, read-only.
     pub file: Option<String>,
-    pub base: Option<Base>,
+    /// What it stands on, the nearest first.
+    pub bases: Vec<Base>,
     pub size_bytes: u64,
     pub kind: DiskKind,
 }
@@ -36,7 +64,7 @@ pub(crate) struct DiskRecord {
 /// A file of the bases' folder.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct Base {
-    /// SHA-256 of the file as it was brought in, in hexadecimal digits.
+    /// 64 hexadecimal digits: SHA-256 of the file as it was brought in, or random for what a machine wrote.
     pub digest: String,
     pub format: BaseFormat,
 }
@@ -78,6 +106,7 @@ impl Base {
 
 impl Record {
     pub(crate) fn bases(&self) -> impl Iterator<Item = &Base> {
-        self.disks.iter().filter_map(|disk| disk.base.as_ref())
+        let snapshots = self.snapshots.iter().flat_map(|snapshot| &snapshot.disks);
+        self.disks.iter().flat_map(|disk| &disk.bases).chain(snapshots.flat_map(|disk| &disk.bases))
     }
 }

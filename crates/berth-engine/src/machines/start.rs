@@ -9,7 +9,7 @@ use berth_net::slot::Namespace;
 use berth_types::{ContainerId, Error, ErrorKind, Result};
 use berth_vm::spec::{self as words, Accelerator, Disk, DiskFile, Firmware, Format, Kernel, Machine, Nic};
 use std::net::IpAddr;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -127,6 +127,22 @@ pub(crate) fn before_start(
     record: &Record,
     attachment: &Attachment,
 ) -> Result<()> {
+    if record.template {
+        return Err(Error::conflict(format!("machine {name} is a template: it does not run"))
+            .with_hint(format!("berth vm clone {name} NEW")));
+    }
+    // An engine that was killed while it froze a disk may have left one that its user cannot write.
+    for file in record.disks.iter().filter_map(|disk| disk.file.as_deref()) {
+        seal(&folder(engine, id).join(file), Some(user(id)))?;
+    }
+    for base in record.disks.iter().flat_map(|disk| &disk.bases) {
+        // Those that this machine froze while it ran; another's may still be open.
+        let path = engine.machine_state().path(base);
+        if std::fs::metadata(&path).is_ok_and(|meta| meta.uid() == user(id)) {
+            seal(&path, None)?;
+        }
+    }
+    sweep_disks(&folder(engine, id), record);
     let run = run_folder(engine, id);
     match std::fs::remove_dir_all(&run) {
         Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => return Err(cannot_write(&run, &cause)),
@@ -141,6 +157,56 @@ pub(crate) fn before_start(
         .map_err(|cause| Error::because(ErrorKind::Internal, "cannot write the machine's description", &cause))?;
     let path = folder(engine, id).join("machine.json");
     replace(&path, &text).map_err(|cause| cannot_write(&path, &cause))
+}
+
+/// Removes disks that the record does not have any more: names that a running QEMU still needed.
+fn sweep_disks(folder: &Path, record: &Record) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let Some(name) = name.to_str().filter(|name| name.starts_with("disk") && name.ends_with(".qcow2")) else {
+            continue;
+        };
+        let known = record.disks.iter().any(|disk| disk.file.as_deref() == Some(name));
+        if !known && let Err(error) = std::fs::remove_file(entry.path()) {
+            tracing::warn!(path = %entry.path().display(), %error, "a frozen disk keeps its old name");
+        }
+    }
+}
+
+/// The name of a disk's block node in QEMU: its file's, without the ending.
+pub(super) fn node_of(file: &str) -> String {
+    file.strip_suffix(".qcow2").unwrap_or(file).to_owned()
+}
+
+/// Opens a file of a machine's folder, whose user may have put a link or a pipe there.
+pub(super) fn open_own(path: &Path) -> Result<std::fs::File> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let failed =
+        |cause: &std::io::Error| Error::because(ErrorKind::Internal, format!("cannot open {}", path.display()), cause);
+    let flags = (rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK).bits().cast_signed();
+    let file = std::fs::File::options().read(true).custom_flags(flags).open(path).map_err(|cause| failed(&cause))?;
+    match file.metadata().map_err(|cause| failed(&cause))?.is_file() {
+        true => Ok(file),
+        false => Err(Error::new(ErrorKind::DataLoss, format!("{} is no file any more", path.display()))),
+    }
+}
+
+/// Gives a file to the machine's user alone, or makes it one that everybody reads and nobody writes.
+pub(super) fn seal(path: &Path, owner: Option<u32>) -> Result<()> {
+    let (user, mode) = owner.map_or((0, 0o444), |owner| (owner, 0o600));
+    give(path, user, mode)
+}
+
+/// Lets everybody read what its owner still has open.
+pub(super) fn share(path: &Path, owner: u32) -> Result<()> {
+    give(path, owner, 0o644)
+}
+
+fn give(path: &Path, user: u32, mode: u32) -> Result<()> {
+    let file = open_own(path)?;
+    std::os::unix::fs::fchown(&file, Some(user), Some(user))
+        .and_then(|()| file.set_permissions(std::fs::Permissions::from_mode(mode)))
+        .map_err(|cause| cannot_write(path, &cause))
 }
 
 /// Its folder is the machine's user's: a link in the file's place is replaced, never followed.
@@ -197,11 +263,12 @@ fn describe(name: &str, record: &Record, nics: Vec<Nic>) -> Result<Machine> {
     };
     let disks = record.disks.iter().map(|disk| {
         let file = disk.file.as_deref().map(|file| DiskFile { path: own(file), format: Format::Qcow2 });
-        let base = disk
-            .base
-            .as_ref()
+        let bases = disk
+            .bases
+            .iter()
             .map(|base| DiskFile { path: Path::new(words::BASES).join(base.file_name()), format: base.format.into() });
-        Disk { id: disk.name.clone(), chain: file.into_iter().chain(base).collect(), kind: disk.kind }
+        let node = disk.file.as_deref().map_or_else(|| disk.name.clone(), node_of);
+        Disk { id: disk.name.clone(), node, chain: file.into_iter().chain(bases).collect(), kind: disk.kind }
     });
     Ok(Machine {
         name: name.to_owned(),

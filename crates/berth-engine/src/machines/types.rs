@@ -81,9 +81,31 @@ pub struct MachineView {
     /// `kvm`, or `tcg`: every instruction is emulated.
     pub accelerator: &'static str,
     pub display: bool,
+    /// Only there to be cloned.
+    pub template: bool,
+    pub snapshots: usize,
     pub disks: Vec<MachineDisk>,
     pub network: Attachment,
     pub labels: BTreeMap<String, String>,
+}
+
+/// What of a machine is to change.
+#[derive(Debug, Clone, Default)]
+pub struct UpdateMachine {
+    pub cpus: Option<u16>,
+    pub memory_bytes: Option<u64>,
+    /// Disk and its new size, which is not smaller.
+    pub disks: Vec<(String, u64)>,
+}
+
+/// One of a machine's snapshots.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnapshotView {
+    pub name: String,
+    pub parent: Option<String>,
+    pub created_unix_nanos: i64,
+    /// What the disks hold now came after this one.
+    pub current: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -105,7 +127,7 @@ fn disk(disk: &DiskRecord) -> MachineDisk {
             berth_vm::spec::DiskKind::Cdrom => "cdrom",
         },
         size_bytes: disk.size_bytes,
-        base: disk.base.as_ref().map(|base| base.digest.clone()),
+        base: disk.bases.last().map(|base| base.digest.clone()),
     }
 }
 
@@ -126,6 +148,8 @@ pub(super) fn view(container: &Container) -> Option<MachineView> {
         direct_kernel: machine.kernel.is_some(),
         accelerator: super::start::accelerator().as_str(),
         display: machine.display,
+        template: machine.template,
+        snapshots: machine.snapshots.len(),
         disks: machine.disks.iter().map(disk).collect(),
         network: live.run.attachment.clone(),
         labels: record.spec.config.labels.clone(),

@@ -4,6 +4,7 @@ pub(crate) mod console;
 
 use crate::app::App;
 use crate::cli::Args;
+use crate::client::body::Body;
 use crate::client::{encode, with_query};
 use crate::error::{CliError, Result};
 use crate::opts;
@@ -107,7 +108,10 @@ pub(crate) async fn list(app: &'static App, args: Args) -> Result<u8> {
         let ports: Vec<&str> = machine.get("ports").list().iter().map(Value::str).collect();
         let row = [
             machine.text("name").to_owned(),
-            machine.text("status").to_owned(),
+            match machine.get("template").bool() {
+                true => "Template".to_owned(),
+                false => machine.text("status").to_owned(),
+            },
             machine.get("cpus").int().to_string(),
             units::bytes_size(machine.get("memory_bytes").float()),
             disks.join(","),
@@ -208,6 +212,81 @@ pub(crate) async fn remove(app: &'static App, args: Args) -> Result<u8> {
     app.together(&args.words, async |name: String| {
         app.client.delete(&with_query(&path_of(&name), &[("force", force)])).await?;
         Ok(Some(name))
+    })
+    .await
+}
+
+pub(crate) async fn update(app: &'static App, args: Args) -> Result<u8> {
+    let mut body = json!({});
+    if args.changed("cpus") {
+        body["cpus"] = json!(args.int("cpus")?);
+    }
+    if args.changed("memory") {
+        body["memory_bytes"] = json!(args.bytes("memory")?);
+    }
+    for text in args.list("disk") {
+        let bad = |why: &str| CliError::failed(format!("--disk {text}: {why}")).with_hint("write it as disk0=40G");
+        let (name, size) = text.split_once('=').ok_or_else(|| bad("no size"))?;
+        let bytes = units::parse_bytes(size).map_err(|why| bad(&why))?;
+        body["disks"][name] = json!(bytes);
+    }
+    let path = path_of(&args.words[0]);
+    let answer = app.client.send(hyper::Method::PATCH, &path, &[], Body::json(&body)).await?.bytes().await?;
+    for note in Value::parse(&answer)?.get("warnings").list() {
+        app.note(note.str());
+    }
+    app.line(&args.words[0])?;
+    Ok(0)
+}
+
+pub(crate) async fn template(app: &'static App, args: Args) -> Result<u8> {
+    post_each(app, &args.words, "template", &[]).await
+}
+
+pub(crate) async fn clone(app: &'static App, args: Args) -> Result<u8> {
+    let source = path_of(&args.words[0]);
+    let start = args.on("start");
+    app.each(&args.words[1..], async |name: String| {
+        app.client.post_json(&format!("{source}/clone"), &json!({"name": name, "start": start})).await?;
+        app.line(&name)
+    })
+    .await
+}
+
+pub(crate) async fn snapshot(app: &'static App, args: Args) -> Result<u8> {
+    let path = format!("{}/snapshots", path_of(&args.words[0]));
+    app.client.post_json(&path, &json!({"name": args.words[1]})).await?;
+    app.line(&args.words[1])?;
+    Ok(0)
+}
+
+pub(crate) async fn snapshots(app: &'static App, args: Args) -> Result<u8> {
+    let all = app.client.get_value(&format!("{}/snapshots", path_of(&args.words[0]))).await?;
+    let now = jiff::Timestamp::now().as_millisecond();
+    let mut text = "SNAPSHOT\tAFTER\tCREATED\n".to_owned();
+    for one in all.list() {
+        let mark = if one.get("current").bool() { " *" } else { "" };
+        let age = units::human_duration((now - one.get("created_unix_millis").int()) / 1000);
+        text.push_str(&format!("{}{mark}\t{}\t{age} ago\n", one.text("name"), one.text("parent")));
+    }
+    app.print(&align(&text))?;
+    Ok(0)
+}
+
+fn snapshot_path(args: &Args, name: &str) -> String {
+    format!("{}/snapshots/{}", path_of(&args.words[0]), encode(name))
+}
+
+pub(crate) async fn revert(app: &'static App, args: Args) -> Result<u8> {
+    app.client.post(&format!("{}/revert", snapshot_path(&args, &args.words[1]))).await?;
+    app.line(&args.words[1])?;
+    Ok(0)
+}
+
+pub(crate) async fn forget(app: &'static App, args: Args) -> Result<u8> {
+    app.each(&args.words[1..], async |name: String| {
+        app.client.delete(&snapshot_path(&args, &name)).await?;
+        app.line(&name)
     })
     .await
 }
