@@ -12,8 +12,8 @@ peers=${PEERS:-$PWD/target/bench/peers}
 [ -e "$peers/usr/bin/podman" ] || bench/peers.sh make "$peers"
 mkdir -p target/bench
 state=$(mktemp -d "$PWD/target/bench/world-XXXXXX")
-# A world's root filesystem holds an overlay: what is left in it goes with the folder.
-trap 'bench/peers.sh down "$state"; rm -rf "$state"' EXIT
+trap 'bench/peers.sh down "$state"; bench/peers.sh undisk "$state"' EXIT
+bench/peers.sh disk "$state"
 bench/peers.sh up "$peers" "$state"
-cp "$programs"/{berth,berthd,berth-shim,bench-engine} "$state/share/"
+cp "$programs"/{berth,berthd,berth-shim,berth-dns,bench-engine} "$state/share/"
 bench/peers.sh in "$state" /share/bench-engine --programs /share --work /run/bench "$@"

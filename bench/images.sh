@@ -4,6 +4,7 @@
 #   ROOTFS=FILE  tar file of the image's one big layer (default: a development system by mmdebstrap, ~550 MB)
 #   PEERS_SH=FILE  the program that makes their world (default bench/peers.sh)
 #   BERTHD=FILE  an engine that is built already      PLAIN=1  the uncompressed archive alone
+#   STORAGE=NAME berth's storage driver
 #   RUNS=N       rounds (default 5)      KEEP=DIR  where archives are kept for the next time
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -15,6 +16,7 @@ BERTHD=${BERTHD:-}
 [ -n "$BERTHD" ] || cargo build -q --release -p berthd -p berth-shim
 mkdir -p "$KEEP"
 work=$(mktemp -d /var/tmp/berth-bench-XXXXXX)
+bench/peers.sh disk "$work"
 group=/sys/fs/cgroup/cpuacct/berth-bench-$$
 [ ! -e /sys/fs/cgroup/cgroup.controllers ] || group=/sys/fs/cgroup/berth-bench-$$
 peer_group=
@@ -33,7 +35,7 @@ cleanup() {
     [ -z "$engine" ] || { kill "$engine" && wait "$engine" || true; }
     [ -z "$PEERS" ] || "$peers" down "$work/world" || true
     for _ in $(seq 50); do rmdir "$group" ${share:+"$share"} 2>/dev/null || true; [ -e "$group" ] || [ -e "${share:-/nonexistent}" ] || break; sleep 0.1; done
-    rm -rf "$work"
+    bench/peers.sh undisk "$work"
 }
 trap cleanup EXIT
 
@@ -53,7 +55,7 @@ join() {
 
 (
     join
-    exec "${BERTHD:-target/release/berthd}" -H "unix://$work/berth.sock" --data-root "$work/data" --exec-root "$work/run"
+    exec "${BERTHD:-target/release/berthd}" -H "unix://$work/berth.sock" --data-root "$work/data" --exec-root "$work/run" ${STORAGE:+--storage-driver "$STORAGE"}
 ) >"$work/berthd.log" 2>&1 &
 engine=$!
 ours() { (join; DOCKER_HOST=unix://$work/berth.sock exec docker "$@"); }

@@ -11,3 +11,4 @@ pub mod privileges;
 pub mod signals;
 pub mod spawn;
 pub mod tap;
+pub mod writeback;

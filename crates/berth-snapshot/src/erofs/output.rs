@@ -4,6 +4,7 @@ use super::format::{BLOCK, BLOCK_BYTES, SLOT_BYTES};
 use crate::layer::refused;
 use crate::{Result, step};
 use std::fs::File;
+use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -11,6 +12,8 @@ use std::path::{Path, PathBuf};
 const PACK_BLOCKS: usize = 64;
 /// Blocks are numbered with 32 bits, and no file system of a host takes files of more than 16 TiB.
 const BLOCKS_MAX: u64 = 1 << 31;
+/// So much at a time goes to the disk while the rest is written: the sync at the end finds little left.
+const WRITEBACK_BYTES: u64 = 8 << 20;
 
 /// Blocks that are being filled, and where the first of them is.
 struct Pack {
@@ -35,7 +38,13 @@ impl Output {
     }
 
     pub(super) fn write(&self, bytes: &[u8], at: u64) -> Result<()> {
-        self.file.write_all_at(bytes, at).map_err(step("write", &self.path))
+        self.file.write_all_at(bytes, at).map_err(step("write", &self.path))?;
+        let (first, last) = (at / WRITEBACK_BYTES, (at + bytes.len() as u64) / WRITEBACK_BYTES);
+        if first < last {
+            let (from, to) = (first * WRITEBACK_BYTES, last * WRITEBACK_BYTES);
+            berth_sys::writeback::begin(self.file.as_fd(), from, to - from);
+        }
+        Ok(())
     }
 
     /// Blocks one after another; the number of the first.

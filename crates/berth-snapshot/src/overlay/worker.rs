@@ -9,7 +9,7 @@ use crate::{Result, SnapshotError, step};
 use bytes::Bytes;
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
@@ -26,6 +26,9 @@ const BATCHES_MAX: usize = 4;
 /// Zeros from this length on become holes. Shorter ones would cut files into pieces.
 const HOLE_BYTES: usize = 64 << 10;
 const PAGE: usize = 4096;
+/// Files from this size on go to the disk while the rest of the layer is unpacked: most of its bytes and few of its
+/// files. What is left for the sync at the end is small.
+const WRITEBACK_BYTES_MIN: u64 = 64 << 10;
 
 pub(super) enum Job {
     File { parent: Arc<OwnedFd>, path: Vec<u8>, meta: Meta, size: u64, entry: u64 },
@@ -385,6 +388,9 @@ impl Open {
         common.apply(&self.fd, &self.meta, Some(self.made_with), &self.path)?;
         let stat = rustix::fs::fstat(&self.fd).map_err(common.failed("stat", &self.path))?;
         common.count(stat.st_blocks);
+        if self.end >= WRITEBACK_BYTES_MIN {
+            berth_sys::writeback::begin(self.fd.as_fd(), 0, 0);
+        }
         Ok(())
     }
 }
