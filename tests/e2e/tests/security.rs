@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 /// An archive made by a shell in a folder of the engine's.
 fn archive(engine: &Engine, script: &str) -> Vec<u8> {
     let folder = engine.root().join("pack");
-    std::fs::create_dir_all(&folder).unwrap();
-    let output = Command::new("sh").args(["-c", script]).current_dir(&folder).output().unwrap();
+    std::fs::create_dir_all(&folder).expect("a folder to pack");
+    let output = Command::new("sh").args(["-c", script]).current_dir(&folder).output().expect("a shell starts");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    std::fs::remove_dir_all(&folder).unwrap();
+    std::fs::remove_dir_all(&folder).expect("the folder goes");
     output.stdout
 }
 
