@@ -5,3 +5,4 @@ mod hostile;
 mod login;
 mod send;
 mod transfer;
+mod trouble;
