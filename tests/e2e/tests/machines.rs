@@ -16,7 +16,7 @@ struct Code {
 impl Code {
     fn put(&mut self, hex: &str) {
         let digits: Vec<u8> = hex.bytes().filter(|byte| *byte != b' ').collect();
-        let text = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
+        let text = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).expect("ASCII"), 16).expect("two digits");
         self.bytes.extend(digits.chunks(2).map(text));
     }
 }
@@ -48,11 +48,12 @@ fn disk(engine: &Engine) -> PathBuf {
     let path = engine.root().join("boot.raw");
     let mut bytes = boot_sector();
     bytes.resize(1 << 20, 0);
-    std::fs::write(&path, bytes).unwrap();
+    std::fs::write(&path, bytes).expect("the disk is written");
     path
 }
 
 /// An engine where machines run; says why where they do not.
+#[expect(clippy::print_stderr, reason = "a test says that it is skipped")]
 fn start(name: &str) -> Option<Engine> {
     if !Path::new("/usr/bin/qemu-system-x86_64").exists() {
         eprintln!("skipped: needs qemu-system-x86");
@@ -70,7 +71,7 @@ fn view(engine: &Engine, machine: &str) -> Value {
 }
 
 fn state(engine: &Engine, machine: &str) -> String {
-    view(engine, machine)["state"].as_str().unwrap().to_owned()
+    view(engine, machine)["state"].as_str().expect("a state").to_owned()
 }
 
 /// Until the serial line's log has this text so many times.
@@ -93,8 +94,8 @@ fn wait_for_text(engine: &Engine, machine: &str, text: &str, times: usize) {
 /// Ends every machine; the engine's own end looks for what they left.
 fn clear(engine: &Engine) {
     let all = engine.api("GET", "/api/v1/machines", "").expect(200).json();
-    for machine in all.as_array().unwrap() {
-        engine.berth(["vm", "rm", "-f", machine["name"].as_str().unwrap()]).success();
+    for machine in all.as_array().expect("a list") {
+        engine.berth(["vm", "rm", "-f", machine["name"].as_str().expect("a name")]).success();
     }
     let folder = engine.root().join("data/machines");
     let left: Vec<String> = std::fs::read_dir(folder.join("bases"))
@@ -105,7 +106,7 @@ fn clear(engine: &Engine) {
         .collect();
     assert!(left.is_empty(), "bases that nobody has: {left:?}");
     let left: Vec<String> = std::fs::read_dir(&folder)
-        .unwrap()
+        .expect("the machines' folder")
         .flatten()
         .map(|entry| entry.file_name().to_string_lossy().into_owned())
         .filter(|name| !["bases", "jail"].contains(&name.as_str()))

@@ -97,8 +97,12 @@ fn read_input(keys: Vec<u8>) -> mpsc::Receiver<Option<Vec<u8>>> {
                 // Without input there is still output: the session goes on.
                 Ok(_) | Err(_) => return,
             };
-            let sent = sender.blocking_send(Some(pass));
-            if sent.is_err() || detached && sender.blocking_send(None).is_err() || detached {
+            if sender.blocking_send(Some(pass)).is_err() {
+                return;
+            }
+            if detached {
+                // A session that is over needs no word of it.
+                sender.blocking_send(None).ok();
                 return;
             }
         }
