@@ -409,13 +409,19 @@ fn empty_folder() -> Result<OwnedFd, Errno> {
     fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::MOUNT_ATTR_RDONLY)
 }
 
-/// The host's /dev/null, and nothing else that may stand there (CVE-2025-31133).
+/// The host's /dev/null, and nothing else that may stand there (CVE-2025-31133). Read-only: what is written to the
+/// device goes through, but nobody inside changes the mode or owner of the host's node.
 fn null() -> Result<OwnedFd, Errno> {
     let tree = open_tree(CWD, "/dev/null", CLONE)?;
     let stat = rustix::fs::statat(&tree, "", rustix::fs::AtFlags::EMPTY_PATH)?;
     let is_null =
         FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == rustix::fs::makedev(1, 3);
-    if is_null { Ok(tree) } else { Err(Errno::NODEV) }
+    if !is_null {
+        return Err(Errno::NODEV);
+    }
+    let change = MountChange { set: attr::RDONLY | attr::NOSUID | attr::NOEXEC, ..MountChange::default() };
+    change_mount(tree.as_fd(), change, None, false)?;
+    Ok(tree)
 }
 
 fn read_only_paths(root: BorrowedFd<'_>, linux: &Linux) -> Result<(), LaunchError> {

@@ -14,6 +14,7 @@ pub(crate) struct Bundle {
     pub(crate) id: String,
     pub(crate) path: PathBuf,
     pub(crate) config: Value,
+    pub(crate) runtime: PathBuf,
 }
 
 /// What a command said.
@@ -82,7 +83,7 @@ impl Bundle {
             std::os::unix::fs::symlink("busybox", rootfs.join("bin").join(applet)).unwrap();
         }
         let config = config(&id);
-        Some(Bundle { id, path, config })
+        Some(Bundle { id, path, config, runtime: program() })
     }
 
     pub(crate) fn rootfs(&self) -> PathBuf {
@@ -120,7 +121,7 @@ impl Bundle {
     /// A command with the state folder of this test.
     pub(crate) fn command(&self, words: &[&str]) -> Command {
         self.write();
-        let mut command = Command::new(program());
+        let mut command = Command::new(&self.runtime);
         command.arg("--root").arg(self.path.join("state")).args(words).current_dir(&self.path);
         command
     }

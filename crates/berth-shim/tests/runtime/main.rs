@@ -14,6 +14,7 @@ mod lifecycle;
 mod mounts;
 mod privileges;
 mod program;
+mod same;
 mod security;
 mod terminal;
 mod users;
