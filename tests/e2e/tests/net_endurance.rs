@@ -8,24 +8,34 @@ use berth_testkit::Engine;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(5);
 const BODY: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+
+/// An answer that is none to what was asked.
+fn other() -> std::io::Error {
+    std::io::Error::other("another answer")
+}
 
 /// What one kind of client did.
 #[derive(Default)]
 struct Count {
     done: AtomicU64,
     failed: AtomicU64,
+    /// Why the first that failed did.
+    why: OnceLock<String>,
 }
 
 impl Count {
-    fn add(&self, good: bool) {
-        self.done.fetch_add(1, Ordering::Relaxed);
-        self.failed.fetch_add(u64::from(!good), Ordering::Relaxed);
+    fn add(&self, outcome: std::io::Result<()>) {
+        let number = self.done.fetch_add(1, Ordering::Relaxed);
+        if let Err(error) = outcome {
+            self.failed.fetch_add(1, Ordering::Relaxed);
+            self.why.get_or_init(|| format!("number {number}: {error}"));
+        }
     }
 }
 
@@ -99,19 +109,19 @@ fn no_request_datagram_or_name_is_lost_while_the_engine_is_killed_again_and_agai
     let [kept, fresh, datagrams, names] = [(); 4].map(|()| Arc::new(Count::default()));
     let pause = Duration::from_millis(1);
     let mut clients = Vec::new();
+    let mut stream = connect(tcp_port).unwrap();
     let (over, count) = (stop.clone(), kept.clone());
     clients.push(std::thread::spawn(move || {
         // One connection from beginning to end.
-        let mut stream = connect(tcp_port).unwrap();
         while !over.load(Ordering::Relaxed) {
-            count.add(request(&mut stream).is_ok());
+            count.add(request(&mut stream));
             std::thread::sleep(pause);
         }
     }));
     let (over, count) = (stop.clone(), fresh.clone());
     clients.push(std::thread::spawn(move || {
         while !over.load(Ordering::Relaxed) {
-            count.add(connect(tcp_port).and_then(|mut stream| request(&mut stream)).is_ok());
+            count.add(connect(tcp_port).and_then(|mut stream| request(&mut stream)));
             std::thread::sleep(pause);
         }
     }));
@@ -126,7 +136,8 @@ fn no_request_datagram_or_name_is_lost_while_the_engine_is_killed_again_and_agai
                 return;
             }
             let echoed = socket.send(&number.to_be_bytes()).and_then(|_| socket.recv(&mut buffer));
-            count.add(echoed.is_ok_and(|length| buffer[..length] == number.to_be_bytes()));
+            let same = |length: usize| buffer[..length] == number.to_be_bytes();
+            count.add(echoed.and_then(|length| same(length).then_some(()).ok_or_else(other)));
             std::thread::sleep(pause);
         }
     }));
@@ -140,7 +151,8 @@ fn no_request_datagram_or_name_is_lost_while_the_engine_is_killed_again_and_agai
         while !over.load(Ordering::Relaxed) {
             let answered = socket.send(question).and_then(|_| socket.recv(&mut buffer));
             // No error, one answer.
-            count.add(answered.is_ok_and(|_| buffer[3] & 0xf == 0 && buffer[7] == 1));
+            let good = |()| (buffer[3] & 0xf == 0 && buffer[7] == 1).then_some(()).ok_or_else(other);
+            count.add(answered.map(drop).and_then(good));
             std::thread::sleep(pause);
         }
     }));
@@ -155,7 +167,8 @@ fn no_request_datagram_or_name_is_lost_while_the_engine_is_killed_again_and_agai
     for (what, count) in [("kept", kept), ("fresh", fresh), ("datagrams", datagrams), ("names", names)] {
         let (done, failed) = (count.done.load(Ordering::Relaxed), count.failed.load(Ordering::Relaxed));
         eprintln!("{what}: {done} done, {failed} failed, {kills} kills");
-        assert!(done > 50 && failed == 0, "{what}: {failed} of {done} failed");
+        let why = count.why.get().map_or("", String::as_str);
+        assert!(done > 50 && failed == 0, "{what}: {failed} of {done} failed: {why}");
     }
     // The published port is still the container's, and the engine's to take back.
     engine.docker(["rm", "-f", "web"]).success();

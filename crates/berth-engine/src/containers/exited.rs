@@ -24,7 +24,7 @@ const RECORD_AGAIN: Duration = Duration::from_millis(500);
 const KILLED: i64 = 137;
 
 /// Why an end is unknown.
-const SHIM_KILLED: &str = "its shim was killed";
+pub(super) const SHIM_KILLED: &str = "its shim was killed";
 
 /// How we know.
 pub(super) enum Ended {

@@ -189,8 +189,22 @@ impl Containers {
         }
         let (cleaning, cleaned) = tokio::sync::watch::channel(Cleaning::Due);
         container.live().cleaned = cleaned;
+        let (exit, why) = match how {
+            Ended::Told(exit) => (exit, ""),
+            Ended::ShimGone => (exited::unknown_exit(container), exited::SHIM_KILLED),
+        };
+        // At once: the first request must not find one running that was seen to have ended.
+        let end = self.end_run(container, exit, why);
+        let left = (!why.is_empty()).then(|| container.record());
         let (containers, container) = (self.clone(), container.clone());
         tokio::spawn(async move {
+            if let Some(record) = left {
+                exited::kill_left(&record).await;
+            }
+            let Some(end) = end else {
+                cleaning.send_replace(Cleaning::Done);
+                return;
+            };
             let (shim, incoming) = connection.map_or((None, None), |(shim, incoming)| (Some(shim), Some(incoming)));
             // Somebody must read the shim's answers, and its end is not the end of this.
             let reading = async {
@@ -200,7 +214,7 @@ impl Containers {
                 std::future::pending::<()>().await
             };
             tokio::select! {
-                () = containers.exited(&container, how, shim, cleaning) => {}
+                () = containers.after_end(&container, end, shim, cleaning) => {}
                 () = reading => {}
             }
         });
