@@ -33,7 +33,7 @@ pub use berth_dockerfile::platform;
 pub use error::{BuildError, Failure};
 pub use events::{Event, Sink, StepInfo, Stream};
 pub use mode::{Chmod, parse_chmod};
-pub use select::{Item, Shape};
+pub use select::{Item, Shape, resolve};
 pub use solve::{Outcome, build};
 pub use tree::{FileKind, MemTree, Meta, Tree, walk};
 pub use types::*;

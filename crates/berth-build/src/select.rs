@@ -52,6 +52,11 @@ fn read(path: &Path) -> impl FnOnce(io::Error) -> SelectError {
     move |cause| SelectError::Read(path, cause)
 }
 
+/// Where `path` really is in the tree, which no link leads out of; `None` where there is nothing.
+pub fn resolve(tree: &dyn Tree, path: &Path) -> io::Result<Option<PathBuf>> {
+    follow(tree, path).map(|found| found.map(|(path, _)| path)).map_err(io::Error::other)
+}
+
 /// Follows links within the tree, the last one too. `None`: nothing there.
 fn follow(tree: &dyn Tree, path: &Path) -> Result<Option<(PathBuf, Meta)>, SelectError> {
     let mut names: VecDeque<OsString> = VecDeque::new();

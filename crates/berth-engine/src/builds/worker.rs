@@ -187,9 +187,9 @@ impl Job {
                 }
                 MountKind::Tree { tree, source, read_only } => {
                     let (path, inside) = (place.join("tree"), PathBuf::from(source.trim_start_matches('/')));
-                    let made = path.clone();
-                    blocking(move || put_down(&*tree, &inside, &place, &made)).await?;
-                    all.mounts.push(bind(&target, &path, "", read_only));
+                    let within = place.clone();
+                    blocking(move || put_down(&*tree, &inside, &within, &path)).await?;
+                    all.mounts.push(bind(&target, &place, "tree", read_only));
                 }
                 MountKind::Cache { id, sharing, from, source, owner, mode, read_only } => {
                     let (folder, lock) = self.cache_folder(&id, sharing, from, &source, owner, mode).await?;
@@ -271,9 +271,9 @@ impl Job {
             // A part of several layers, or one to be written to: a copy that goes with the build.
             let tree = self.tree(layers).await?;
             let (path, inside) = (place.join("tree"), PathBuf::from(source.trim_start_matches('/')));
-            let made = path.clone();
-            blocking(move || put_down(&*tree, &inside, &place, &made)).await?;
-            return Ok(bind(target, &path, "", read_only));
+            let within = place.clone();
+            blocking(move || put_down(&*tree, &inside, &within, &path)).await?;
+            return Ok(bind(target, &place, "tree", read_only));
         }
         if let (true, [only]) = (read_only, &view.lower[..]) {
             return Ok(oci_mount(target, "erofs", only.path(), vec!["ro".to_owned()]));

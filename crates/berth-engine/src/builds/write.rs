@@ -387,8 +387,10 @@ fn tar_checksum_holds(header: &[u8]) -> bool {
     sum == wanted && header[0] != 0
 }
 
-/// Writes `tree`'s file or folder `source` into the folder `to` of the host, for a mount. Owners as they are.
+/// Writes `tree`'s file or folder `source` to `to` on the host, for a mount. What `source` links to is looked for in
+/// the tree: `to` never is a link, which the host would follow. Owners as they are.
 pub(crate) fn materialise(tree: &dyn Tree, source: &Path, to: &Path) -> io::Result<bool> {
+    let source = &berth_build::resolve(tree, source)?.ok_or(io::ErrorKind::NotFound)?;
     let mut is_file = false;
     berth_build::walk(tree, source, &mut |path, meta| {
         let relative = path.strip_prefix(source).unwrap_or(path);

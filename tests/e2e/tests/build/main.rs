@@ -5,6 +5,7 @@ mod cache;
 mod common;
 mod copying;
 mod failures;
+mod hostile;
 mod language;
 mod mounts;
 mod outputs;
