@@ -20,6 +20,7 @@ cleanup() {
         [ -z "${engines[$driver]:-}" ] || { at "$driver" ps -aq | xargs -r -P 4 -n 20 env DOCKER_HOST="unix://$work/$driver.sock" docker rm -f >/dev/null || true
             kill "${engines[$driver]}" && wait "${engines[$driver]}" || true; }
     done
+    find /sys/fs/cgroup -depth -type d -path "*/berth-bench-*-$$*" -exec rmdir {} + 2>/dev/null || true
     rm -rf "$work"
 }
 trap cleanup EXIT
