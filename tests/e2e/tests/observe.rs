@@ -129,13 +129,15 @@ fn processes_are_listed_as_they_are() {
     }
 }
 
+/// In seconds since 1970, as `--since` and `--until` take it.
+fn now() -> String {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
+    format!("{}.{:09}", since.as_secs(), since.subsec_nanos())
+}
+
 #[test]
 fn events_come_live_are_replayed_and_filtered() {
     let Some(engine) = Engine::start("live-events") else { return };
-    let now = || {
-        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
-        format!("{}.{:09}", since.as_secs(), since.subsec_nanos())
-    };
     let format = "{{.Type}} {{.Action}} {{.Actor.Attributes.name}}";
     let live: Vec<Client> = ["docker", "berth"]
         .iter()
