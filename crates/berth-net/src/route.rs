@@ -8,6 +8,7 @@ use crate::netlink::{attributes, text, u32_at, u64_at};
 use rustix::fd::{AsRawFd, BorrowedFd};
 use rustix::io::Errno;
 use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
 const RTM_NEWLINK: u16 = 16;
 const RTM_DELLINK: u16 = 17;
@@ -24,6 +25,7 @@ const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
 const IFLA_LINK: u16 = 5;
 const IFLA_MASTER: u16 = 10;
+const IFLA_OPERSTATE: u16 = 16;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_IFALIAS: u16 = 20;
 const IFLA_STATS64: u16 = 23;
@@ -37,6 +39,7 @@ const IFLA_BR_FORWARD_DELAY: u16 = 1;
 const IFLA_BR_STP_STATE: u16 = 5;
 
 const IFF_UP: u32 = 1;
+const IF_OPER_UP: u8 = 6;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 const IFA_F_NODAD: u8 = 0x02;
@@ -51,6 +54,8 @@ pub struct Link {
     /// The bridge it is a port of; 0: none.
     pub master: u32,
     pub up: bool,
+    /// It carries packets (RFC 2863's `up`): an interface that is raised gets there a moment later.
+    pub operational: bool,
     /// `bridge`, `veth`, ...; empty for hardware.
     pub kind: String,
     pub alias: String,
@@ -409,14 +414,37 @@ impl Route {
 
     /// The interface called `name`, if there is one.
     pub fn link(&mut self, name: &str) -> Result<Option<Link>, NetlinkError> {
+        self.ask_link(0, Some(name))
+    }
+
+    fn ask_link(&mut self, index: u32, name: Option<&str>) -> Result<Option<Link>, NetlinkError> {
         let mut batch = Batch::default();
         // The acknowledgement marks the end: a single answer has no DONE after it.
-        batch.message(RTM_GETLINK, ACK, &ifinfo(0, 0, 0), |a| a.text(IFLA_IFNAME, name));
+        batch.message(RTM_GETLINK, ACK, &ifinfo(index, 0, 0), |a| {
+            if let Some(name) = name {
+                a.text(IFLA_IFNAME, name);
+            }
+        });
         match self.socket.query(batch) {
             Ok(replies) => Ok(replies.iter().find_map(parse_link)),
             Err(error) if error.errno() == Some(Errno::NODEV) => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// Waits until a port of a bridge and the bridge carry packets; what is sent before is lost, and asked again a
+    /// second later. After `limit` it is left to the kernel, which is late then, not wrong.
+    pub fn wait_operational(&mut self, port: &str, bridge: u32, limit: Duration) -> Result<(), NetlinkError> {
+        let since = Instant::now();
+        let mut pause = Duration::from_micros(50);
+        // The bridge follows its first port.
+        for (index, name) in [(0, Some(port)), (bridge, None)] {
+            while self.ask_link(index, name)?.is_some_and(|link| !link.operational) && since.elapsed() < limit {
+                std::thread::sleep(pause);
+                pause = (pause * 2).min(Duration::from_millis(5));
+            }
+        }
+        Ok(())
     }
 
     /// Address ranges in use: every interface's subnet and every route but the default ones.
@@ -469,6 +497,7 @@ fn parse_link(reply: &Reply) -> Option<Link> {
             IFLA_IFNAME => link.name = text(value),
             IFLA_IFALIAS => link.alias = text(value),
             IFLA_MTU => link.mtu = u32_at(value, 0)?,
+            IFLA_OPERSTATE => link.operational = value.first() == Some(&IF_OPER_UP),
             IFLA_MASTER => link.master = u32_at(value, 0)?,
             IFLA_ADDRESS => link.mac = value.try_into().unwrap_or_default(),
             IFLA_LINKINFO => {

@@ -25,9 +25,13 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// The threads here call a few functions deep and keep no buffers on the stack.
 const THREAD_STACK_BYTES: usize = 256 * 1024;
+
+/// Longest wait for the kernel to make a raised interface ready; it takes well under a millisecond on a host that is not busy.
+const READY_WITHIN: Duration = Duration::from_secs(1);
 
 /// A step of making or entering a network namespace that failed.
 #[derive(Debug, thiserror::Error)]
@@ -183,7 +187,14 @@ impl Namespace {
         // the kernel, at full speed, while anybody holds the lock of all networks (`addrconf_disable_ipv6`).
         let ipv6 = interface.addresses.iter().chain(interface.local_addresses).any(|(address, _)| address.is_ipv6());
         let made = self.enter(|| interfaces_have_ipv6(ipv6)).and_then(|()| host.run(batch).map_err(failed));
-        let configured = made.and_then(|()| self.enter(|| configure(interface)));
+        let configured =
+            made.and_then(|()| self.enter(|| configure(interface))).and_then(|()| match interface.uplink {
+                // The host's end was raised first, so it is the one that the kernel makes ready in its own time.
+                Uplink::Bridge { index, .. } => {
+                    host.wait_operational(interface.host_name, index, READY_WITHIN).map_err(failed)
+                }
+                Uplink::Macvlan { .. } => Ok(()),
+            });
         if configured.is_err() {
             let mut batch = Batch::default();
             // The reason worth telling is the first one.
