@@ -5,9 +5,9 @@ use crate::params::Params;
 use axum::Json;
 use axum::Router;
 use axum::extract::Path;
-use axum::http::StatusCode;
+use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{any, delete, get, post};
+use axum::routing::{any, get, post};
 use berth_engine::Engine;
 use berth_types::Error;
 use serde_json::json;
@@ -22,8 +22,10 @@ pub(crate) fn router() -> Router<Engine> {
         .route("/services/{id}/logs", get(swarm_logs))
         .route("/tasks/{id}/logs", get(swarm_logs))
         .route("/plugins", get(plugins))
-        .route("/plugins/{name}", delete(no_plugin))
-        .route("/plugins/{name}/{verb}", any(no_plugin_verb));
+        .route("/plugins/privileges", get(no_privileges))
+        .route("/plugins/pull", post(no_plugins_here))
+        .route("/plugins/create", post(no_plugins_here))
+        .route("/plugins/{*name}", any(no_plugin));
     for path in [
         "/swarm",
         "/swarm/{verb}",
@@ -69,14 +71,26 @@ async fn plugins(params: Params) -> ApiResult {
     Ok(Json(json!([])).into_response())
 }
 
-async fn no_plugin(Path(name): Path<String>) -> Response {
-    plain(StatusCode::NOT_FOUND, &format!("plugin \"{name}\" not found"))
+/// `GET /plugins/privileges`: what a plugin would ask for. dockerd answers none where it cannot find it.
+async fn no_privileges() -> Response {
+    Json(json!([])).into_response()
 }
 
-async fn no_plugin_verb(Path((name, verb)): Path<(String, String)>) -> Response {
-    match verb.as_str() {
-        "upgrade" if !name.contains(':') => no_plugin(Path(format!("{name}:latest"))).await,
-        "json" | "enable" | "disable" | "set" | "push" | "upgrade" => no_plugin(Path(name)).await,
+async fn no_plugins_here() -> ApiResult {
+    let error = Error::not_implemented("plugins are not supported: this engine runs none");
+    Err(error.with_hint("volumes and networks of its own drivers need none").into())
+}
+
+/// Everything about one plugin, whose name may have slashes: there is none.
+async fn no_plugin(method: Method, Path(path): Path<String>) -> Response {
+    let missing = |name: &str| plain(StatusCode::NOT_FOUND, &format!("plugin \"{name}\" not found"));
+    if method == Method::DELETE {
+        return missing(&path);
+    }
+    match path.rsplit_once('/') {
+        Some((name, "upgrade")) if method == Method::POST && !name.contains(':') => missing(&format!("{name}:latest")),
+        Some((name, "enable" | "disable" | "set" | "push" | "upgrade")) if method == Method::POST => missing(name),
+        Some((name, "json")) if method == Method::GET => missing(name),
         _ => crate::server::not_found().await,
     }
 }

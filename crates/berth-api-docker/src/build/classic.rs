@@ -21,7 +21,8 @@ use std::collections::BTreeMap;
 pub(super) async fn build(State(engine): State<Engine>, params: Params, body: Body) -> ApiResult {
     // From here on a refusal must not cut off a client that still sends.
     let source = byte_source(body);
-    let request = request(&params, source)?;
+    let mut request = request(&params, source)?;
+    request.options.no_cache |= !cache_may_be_used(&engine, &params)?;
     let quiet = params.flag("q");
     let mut stream = engine.builds().build(request);
     // What is wrong before the first step is the answer itself.
@@ -29,11 +30,16 @@ pub(super) async fn build(State(engine): State<Engine>, params: Params, body: Bo
     let first = match stream.next().await {
         Some(Message::Failed(error)) => return Err(shown(&error).into()),
         Some(Message::Event(event)) => order.event(event),
-        _ => String::new(),
+        _ => Vec::new(),
     };
     let answer = stream_body(async move |sender| {
-        let say = async |text: String| -> bool {
-            text.is_empty() || quiet || sender.send(line(&json!({ "stream": text }))).await.is_ok()
+        let say = async |texts: Vec<String>| -> bool {
+            for text in texts {
+                if !quiet && sender.send(line(&json!({ "stream": text }))).await.is_err() {
+                    return false;
+                }
+            }
+            true
         };
         if !say(first).await {
             return;
@@ -196,6 +202,16 @@ fn request(params: &Params, source: berth_engine::containers::ByteSource) -> Res
         shm_size_bytes: u64::try_from(int("shmsize")?).unwrap_or(0),
         output: OutputTo::Image,
     })
+}
+
+/// As dockerd: with `cachefrom` nothing but what those images were made of counts as done. They came from this
+/// engine's own steps where they are here, so one that is here opens its cache, and none that is here closes it.
+fn cache_may_be_used(engine: &Engine, params: &Params) -> Result<bool, Error> {
+    let Some(text) = params.filled("cachefrom") else { return Ok(true) };
+    let images: Option<Vec<String>> =
+        serde_json::from_str(text).map_err(|cause| Error::invalid(format!("error reading cache-from: {cause}")))?;
+    let images = images.unwrap_or_default();
+    Ok(images.is_empty() || images.iter().any(|image| engine.images().resolve(image).is_ok()))
 }
 
 /// One `host:address`, or a JSON list of them.

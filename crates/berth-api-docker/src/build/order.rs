@@ -1,13 +1,15 @@
 //! Steps that ran side by side, told one after the other as the classic builder does.
 //!
-//! The first step that has not ended is told as it goes; what later ones say is kept until it is their turn.
+//! The first step that has not ended is told as it goes; what later ones say is kept until it is their turn. What a
+//! step says as an error is red, as dockerd's.
 
-use berth_engine::builds::build::{Event, StepInfo};
+use berth_engine::builds::build::{Event, StepInfo, Stream};
 use std::collections::BTreeMap;
 
 #[derive(Default)]
 struct Vertex {
-    output: Vec<u8>,
+    /// Not told yet, in pieces of one stream each.
+    output: Vec<(Stream, Vec<u8>)>,
     started: bool,
     cached: bool,
     ended: bool,
@@ -22,19 +24,25 @@ pub(super) struct Order {
 }
 
 impl Order {
-    /// What is to be shown now.
-    pub(super) fn event(&mut self, event: Event) -> String {
-        let mut out = String::new();
+    /// What is to be shown now, message by message.
+    pub(super) fn event(&mut self, event: Event) -> Vec<String> {
+        let mut out = Vec::new();
         match event {
             Event::Planned { steps, warnings } => {
                 for warning in warnings {
                     let rule = format!("{:?}", warning.rule);
-                    out.push_str(&format!("[Warning] {rule}: {} (line {})\n", warning.message, warning.lines.first));
+                    out.push(format!("[Warning] {rule}: {} (line {})\n", warning.message, warning.lines.first));
                 }
                 self.steps = steps;
             }
             Event::Started(id) => self.vertices.entry(id).or_default().started = true,
-            Event::Output(id, _, bytes) => self.vertices.entry(id).or_default().output.extend_from_slice(&bytes),
+            Event::Output(id, stream, bytes) => {
+                let output = &mut self.vertices.entry(id).or_default().output;
+                match output.last_mut() {
+                    Some((last, kept)) if *last == stream => kept.extend_from_slice(&bytes),
+                    _ => output.push((stream, bytes)),
+                }
+            }
             Event::Cached(id) => {
                 let vertex = self.vertices.entry(id).or_default();
                 (vertex.cached, vertex.ended) = (true, true);
@@ -54,7 +62,7 @@ impl Order {
         out
     }
 
-    fn advance(&mut self, out: &mut String) {
+    fn advance(&mut self, out: &mut Vec<String>) {
         while let Some(step) = self.steps.get(self.at) {
             let vertex = self.vertices.entry(step.id).or_default();
             if !step.metadata && !vertex.started && !vertex.ended {
@@ -62,19 +70,13 @@ impl Order {
             }
             if !self.told_head {
                 self.told_head = true;
-                out.push_str(&format!("Step {}/{} : {}\n", self.at + 1, self.steps.len(), step.instruction));
+                out.push(format!("Step {}/{} : {}\n", self.at + 1, self.steps.len(), step.instruction));
                 if vertex.cached && !step.metadata {
-                    out.push_str(" ---> Using cache\n");
+                    out.push(" ---> Using cache\n".to_owned());
                 }
             }
             if !step.metadata {
-                // Half a character waits for its other half.
-                let whole = match std::str::from_utf8(&vertex.output) {
-                    Err(error) if error.error_len().is_none() && !vertex.ended => error.valid_up_to(),
-                    _ => vertex.output.len(),
-                };
-                let rest = vertex.output.split_off(whole);
-                out.push_str(&String::from_utf8_lossy(&std::mem::replace(&mut vertex.output, rest)));
+                vertex.tell(out);
                 if !vertex.ended {
                     return;
                 }
@@ -85,10 +87,37 @@ impl Order {
     }
 }
 
+impl Vertex {
+    fn tell(&mut self, out: &mut Vec<String>) {
+        let pieces = std::mem::take(&mut self.output);
+        let count = pieces.len();
+        for (index, (stream, mut bytes)) in pieces.into_iter().enumerate() {
+            // Half a character waits for its other half.
+            let whole = match std::str::from_utf8(&bytes) {
+                Err(error) if error.error_len().is_none() && index + 1 == count && !self.ended => error.valid_up_to(),
+                _ => bytes.len(),
+            };
+            let rest = bytes.split_off(whole);
+            let text = String::from_utf8_lossy(&bytes);
+            match stream {
+                _ if text.is_empty() => {}
+                Stream::Stdout => out.push(text.into_owned()),
+                Stream::Stderr => out.push(format!("\u{1b}[91m{text}\u{1b}[0m")),
+            }
+            if !rest.is_empty() {
+                self.output.push((stream, rest));
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use berth_engine::builds::build::Stream;
+
+    fn told(order: &mut Order, event: Event) -> String {
+        order.event(event).concat()
+    }
 
     #[test]
     fn what_runs_side_by_side_is_told_in_the_files_order() {
@@ -103,15 +132,15 @@ mod tests {
         let mut order = Order::default();
         let steps =
             vec![step(0, "FROM a", false), step(1, "RUN x", false), step(1, "ENV a=1", true), step(2, "RUN y", false)];
-        assert_eq!(order.event(Event::Planned { steps, warnings: Vec::new() }), "");
-        assert_eq!(order.event(Event::Started(0)), "Step 1/4 : FROM a\n");
-        assert_eq!(order.event(Event::Done(0)), "");
-        assert_eq!(order.event(Event::Started(2)), "");
-        assert_eq!(order.event(Event::Output(2, Stream::Stdout, b"from y\n".to_vec())), "");
-        assert_eq!(order.event(Event::Started(1)), "Step 2/4 : RUN x\n");
-        assert_eq!(order.event(Event::Output(1, Stream::Stdout, b"from x \xc3".to_vec())), "from x ");
-        assert_eq!(order.event(Event::Output(1, Stream::Stdout, b"\xbc\n".to_vec())), "ü\n");
-        assert_eq!(order.event(Event::Done(1)), "Step 3/4 : ENV a=1\nStep 4/4 : RUN y\nfrom y\n");
-        assert_eq!(order.event(Event::Failed(2, String::new())), "");
+        assert_eq!(told(&mut order, Event::Planned { steps, warnings: Vec::new() }), "");
+        assert_eq!(told(&mut order, Event::Started(0)), "Step 1/4 : FROM a\n");
+        assert_eq!(told(&mut order, Event::Done(0)), "");
+        assert_eq!(told(&mut order, Event::Started(2)), "");
+        assert_eq!(told(&mut order, Event::Output(2, Stream::Stdout, b"from y\n".to_vec())), "");
+        assert_eq!(told(&mut order, Event::Started(1)), "Step 2/4 : RUN x\n");
+        assert_eq!(told(&mut order, Event::Output(1, Stream::Stdout, b"from x \xc3".to_vec())), "from x ");
+        assert_eq!(told(&mut order, Event::Output(1, Stream::Stdout, b"\xbc\n".to_vec())), "ü\n");
+        assert_eq!(told(&mut order, Event::Done(1)), "Step 3/4 : ENV a=1\nStep 4/4 : RUN y\nfrom y\n");
+        assert_eq!(told(&mut order, Event::Failed(2, String::new())), "");
     }
 }

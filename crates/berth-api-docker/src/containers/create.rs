@@ -22,6 +22,7 @@ pub(super) fn router() -> Router<Engine> {
         .route("/containers/create", post(create))
         .route("/containers/prune", post(prune))
         .route("/containers/{id}", axum::routing::delete(remove))
+        .route("/containers/{id}/{alias}", axum::routing::delete(remove_link))
         .route("/containers/{id}/update", post(update))
 }
 
@@ -71,6 +72,18 @@ async fn remove(State(engine): State<Engine>, Path(id): Path<String>, params: Pa
     let options = RemoveOptions { force: params.flag("force"), volumes: params.flag("v") };
     engine.containers().remove(&id, options).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// `DELETE /containers/{id}/{alias}?link=1`: the link, not what it leads to.
+async fn remove_link(
+    State(engine): State<Engine>,
+    Path((id, alias)): Path<(String, String)>,
+    params: Params,
+) -> ApiResult<StatusCode> {
+    match params.flag("link") && engine.containers().unlink(&id, &alias).await? {
+        true => Ok(StatusCode::NO_CONTENT),
+        false => Err(Error::not_found(format!("No such container: {id}/{alias}")).into()),
+    }
 }
 
 /// `POST /containers/prune`

@@ -12,7 +12,6 @@ use berth_engine::Engine;
 use berth_engine::containers::{Inspect, State as ContainerState, StateWord, Why};
 use berth_engine::networks::Endpoint;
 use berth_types::mount::Rootfs;
-use berth_types::spec::NetworkMode;
 use serde_json::{Map, Value, json};
 
 pub(super) fn router() -> Router<Engine> {
@@ -99,16 +98,6 @@ fn network_settings(inspect: &Inspect) -> Value {
         }
         ports.sort_keys();
     }
-    let mut networks = endpoints(&inspect.network);
-    // Not started yet: dockerd shows the networks that it is to join, with empty addresses.
-    if networks.is_empty() && !matches!(inspect.spec.host.network_mode, NetworkMode::Container(_)) {
-        let mut planned = inspect.network.clone();
-        for (name, spec) in &inspect.spec.endpoints {
-            planned.endpoints.insert(name.clone(), Endpoint { spec: spec.clone(), ..Endpoint::default() });
-        }
-        planned.endpoints.entry(spec::network_mode(&inspect.spec.host.network_mode)).or_default();
-        networks = endpoints(&planned);
-    }
     let empty = Endpoint::default();
     // The old fields show the default bridge's endpoint only.
     let bridge = inspect.network.endpoints.get("bridge").unwrap_or(&empty);
@@ -123,7 +112,7 @@ fn network_settings(inspect: &Inspect) -> Value {
         "IPAddress": text(bridge.ipv4.map(|(a, _)| a.to_string())),
         "IPPrefixLen": bridge.ipv4.map_or(0, |(_, bits)| bits),
         "IPv6Gateway": text(bridge.ipv6_gateway.map(|a| a.to_string())), "MacAddress": bridge.mac_address,
-        "Networks": networks,
+        "Networks": endpoints(&inspect.networks),
     })
 }
 

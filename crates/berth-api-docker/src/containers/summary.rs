@@ -1,9 +1,10 @@
 //! A container in a list.
 
 use berth_engine::containers::{MountPoint, Summary};
-use berth_engine::networks::{Attachment, Endpoint};
+use berth_engine::networks::Endpoint;
 use berth_types::spec::MountKind;
 use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
 
 /// One entry of `GET /containers/json`.
 pub(crate) fn render_summary(summary: &Summary, now_unix_nanos: i64) -> Value {
@@ -21,17 +22,12 @@ pub(crate) fn render_summary(summary: &Summary, now_unix_nanos: i64) -> Value {
             value[key] = json!(bytes);
         }
     }
-    // Not started yet: the network that it is to join, with empty addresses.
-    let mut networks = endpoints(&summary.network);
-    if networks.is_empty() && !summary.network_mode.starts_with("container:") {
-        networks.insert(summary.network_mode.clone(), render_endpoint(&summary.network_mode, &Endpoint::default()));
-    }
     let rest = json!({
         "Labels": summary.labels,
         "State": summary.state.word().as_str(),
         "Status": summary.state.status_text(now_unix_nanos),
         "HostConfig": {"NetworkMode": summary.network_mode},
-        "NetworkSettings": {"Networks": networks},
+        "NetworkSettings": {"Networks": endpoints(&summary.networks)},
         "Mounts": summary.mounts.iter().map(render_mount).collect::<Vec<_>>(),
     });
     if let (Value::Object(value), Value::Object(rest)) = (&mut value, rest) {
@@ -93,15 +89,15 @@ pub(crate) fn render_mount(mount: &MountPoint) -> Value {
 }
 
 /// `NetworkSettings.Networks`
-pub(crate) fn endpoints(attachment: &Attachment) -> Map<String, Value> {
-    attachment.endpoints.iter().map(|(name, endpoint)| (name.clone(), render_endpoint(name, endpoint))).collect()
+pub(crate) fn endpoints(networks: &BTreeMap<String, Endpoint>) -> Map<String, Value> {
+    networks.iter().map(|(name, endpoint)| (name.clone(), render_endpoint(name, endpoint))).collect()
 }
 
 fn render_endpoint(name: &str, endpoint: &Endpoint) -> Value {
     let text = |address: Option<String>| address.unwrap_or_default();
     let list = |list: &Vec<String>| if list.is_empty() { Value::Null } else { json!(list) };
     let spec = &endpoint.spec;
-    let ipam = match spec.ipv4_address.is_some() || spec.ipv6_address.is_some() {
+    let ipam = match spec.ipv4_address.is_some() || spec.ipv6_address.is_some() || !spec.link_local_ips.is_empty() {
         false => Value::Null,
         true => {
             let mut ipam = Map::new();
@@ -110,6 +106,9 @@ fn render_endpoint(name: &str, endpoint: &Endpoint) -> Value {
             }
             if let Some(address) = spec.ipv6_address {
                 ipam.insert("IPv6Address".to_owned(), json!(address));
+            }
+            if !spec.link_local_ips.is_empty() {
+                ipam.insert("LinkLocalIPs".to_owned(), json!(spec.link_local_ips));
             }
             Value::Object(ipam)
         }
@@ -129,7 +128,7 @@ fn render_endpoint(name: &str, endpoint: &Endpoint) -> Value {
         "IPv6Gateway": text(endpoint.ipv6_gateway.map(|a| a.to_string())),
         "GlobalIPv6Address": text(endpoint.ipv6.map(|(a, _)| a.to_string())),
         "GlobalIPv6PrefixLen": endpoint.ipv6.map_or(0, |(_, bits)| bits),
-        // The default bridge has no names.
-        "DNSNames": if name == "bridge" { Value::Null } else { list(&endpoint.dns_names) },
+        // Networks that are always there have no names.
+        "DNSNames": if matches!(name, "bridge" | "host" | "none") { Value::Null } else { list(&endpoint.dns_names) },
     })
 }

@@ -48,7 +48,10 @@ pub(super) async fn load(State(engine): State<Engine>, params: Params, body: Bod
     let archive = byte_source(body);
     let options = LoadOptions { platform: platform(&params)? };
     let stream = engine.images().load(archive, options).await?;
-    Ok(messages::answer(stream, params.flag("quiet")).await?)
+    // As dockerd: the answer has begun, and a bad archive is told in its stream, where clients look for it.
+    Ok(messages::answer(stream, params.flag("quiet"))
+        .await
+        .unwrap_or_else(|error| messages::whole(Body::from(messages::failure(&error)))))
 }
 
 /// `platform` is a text before 1.48, JSON `{"os", "architecture", "variant"}` since.

@@ -121,7 +121,7 @@ impl NetworkJson {
             enable_ipv6: network.enable_ipv6,
             ipam: IpamJson {
                 driver: "default",
-                options: (!network.is_predefined()).then(BTreeMap::new),
+                options: network.ipam_options.clone(),
                 config: network.blocks.iter().map(IpamBlockJson::from).collect(),
             },
             internal: network.internal,
@@ -175,6 +175,7 @@ pub(super) struct CreateBody {
 struct IpamBody {
     #[serde(deserialize_with = "or_default")]
     driver: String,
+    options: Option<BTreeMap<String, String>>,
     #[serde(deserialize_with = "or_default")]
     config: Vec<IpamBlockBody>,
 }
@@ -233,6 +234,7 @@ impl CreateBody {
             enable_ipv6: self.enable_ipv6,
             labels: self.labels,
             options: self.options,
+            ipam_options: self.ipam.options,
         })
     }
 }
@@ -282,13 +284,10 @@ struct EndpointIpamBody {
 
 impl EndpointBody {
     pub(super) fn into_spec(self) -> Result<EndpointSpec> {
-        if !self.ipam.link_local.is_empty() {
-            return Err(Error::not_implemented("not supported: link-local addresses of endpoints"));
-        }
         Ok(EndpointSpec {
             ipv4_address: optional("IPv4 address", &self.ipam.ipv4)?,
             ipv6_address: optional("IPv6 address", &self.ipam.ipv6)?,
-            link_local_ips: Vec::new(),
+            link_local_ips: self.ipam.link_local,
             mac_address: self.mac_address,
             aliases: self.aliases,
             links: self.links,

@@ -7,7 +7,7 @@ mod render;
 mod resources;
 
 pub(crate) use parse::{config as config_body, console_size, create_body};
-pub(crate) use render::{config, host_config, network_mode};
+pub(crate) use render::{config, host_config};
 pub(crate) use resources::{resources, restart_policy};
 
 use berth_types::Error;

@@ -68,7 +68,7 @@ fn healthcheck(check: &Healthcheck) -> Value {
     Value::Object(map)
 }
 
-pub(crate) fn network_mode(mode: &NetworkMode) -> String {
+fn network_mode(mode: &NetworkMode) -> String {
     match mode {
         NetworkMode::Default => "bridge".to_owned(),
         NetworkMode::None => "none".to_owned(),

@@ -200,6 +200,22 @@ fn decompressed(mut source: Source) -> Result<Box<dyn Read>> {
     }
 }
 
+/// dockerd's words.
+fn missing_name(kind: &str, name: &str, file: &str) -> Error {
+    Error::invalid(format!("unable to find {kind} {name}: no matching entries in {file} file"))
+}
+
+/// Whether a running container knows `user`, `name[:group]`; numbers need no entry.
+pub(super) async fn check_user(pid: i32, user: &str) -> Result<()> {
+    let user = user.to_owned();
+    blocking(move || {
+        let root = Root::running(pid)
+            .map_err(|cause| Error::because(ErrorKind::Unavailable, "cannot look into the container", &cause))?;
+        owner(&root, &user).map(drop)
+    })
+    .await
+}
+
 /// With `cp -a` entries belong to the container's user, where it has one (Docker's `CopyUIDGID`).
 fn owner(root: &Root, user: &str) -> Result<Option<(u32, u32)>> {
     if user.is_empty() {
@@ -215,7 +231,7 @@ fn owner(root: &Root, user: &str) -> Result<Option<(u32, u32)>> {
     let (mut uid, mut gid) = (0, 0);
     if !name.is_empty() {
         let known = number(entry, 2).or_else(|| name.parse().ok());
-        uid = known.ok_or_else(|| Error::invalid(format!("failed to look up user {name:?} in container")))?;
+        uid = known.ok_or_else(|| missing_name("user", name, "passwd"))?;
         gid = number(entry, 3).unwrap_or(0);
     }
     if !group.is_empty() {
@@ -224,7 +240,7 @@ fn owner(root: &Root, user: &str) -> Result<Option<(u32, u32)>> {
             .parse()
             .ok()
             .or_else(|| number(groups.iter().find(|line| line.first().is_some_and(|first| first == group)), 2));
-        gid = known.ok_or_else(|| Error::invalid(format!("failed to look up group {group:?} in container")))?;
+        gid = known.ok_or_else(|| missing_name("group", group, "group"))?;
     }
     Ok(Some((uid, gid)))
 }

@@ -165,7 +165,15 @@ impl Containers {
         if spec.user.is_empty() {
             spec.user.clone_from(&found.record().spec.config.user);
         }
-        oci::exec_process(&found.record().spec, &spec)?;
+        let (record, attachment) = {
+            let live = found.live();
+            (live.record.clone(), live.run.attachment.clone())
+        };
+        oci::exec_process(&record.told(&attachment), &spec)?;
+        if let Some(pid) = found.phase().pid().filter(|_| spec.user.contains(|c: char| !c.is_ascii_digit() && c != ':'))
+        {
+            super::archive::check_user(pid, &spec.user).await?;
+        }
         let id = ExecId::from_bytes(random_bytes()?);
         let command = spec.cmd.join(" ");
         let exec = Exec { id: id.clone(), spec, pid: 0, started: false, exit_code: None, ended: None };
@@ -214,7 +222,10 @@ impl Containers {
         if let Some(size) = options.console_size {
             spec.console_size = size;
         }
-        let process = oci::exec_process(&container.record().spec, &spec)?;
+        let process = {
+            let live = container.live();
+            oci::exec_process(&live.record.told(&live.run.attachment), &spec)?
+        };
         let process = serde_json::to_value(process)
             .map_err(|cause| Error::because(ErrorKind::Internal, "cannot write the process", &cause))?;
         let attaches = !options.detach && (spec.attach_stdin || spec.attach_stdout || spec.attach_stderr);

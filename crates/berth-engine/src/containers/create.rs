@@ -106,6 +106,7 @@ impl Containers {
             rootfs,
             log,
             spec,
+            parted: false,
             id: id.clone(),
         };
         let run = Run::default();

@@ -1,13 +1,15 @@
 //! `--link`: other containers by names of one's own.
 //!
 //! On a user network the name server knows them. On the default bridge, which has no names, they stand in the hosts
-//! file: whoever is linked must run first, and when it comes back with another address the file follows.
+//! file, and their ports and environment in the environment: whoever is linked must run first, and when it comes back
+//! with another address the file follows.
 
 use super::Containers;
 use super::record::{Container, Record};
 use crate::networks::Attachment;
-use berth_types::spec::{ContainerSpec, EndpointSpec, NetworkMode};
+use berth_types::spec::{ContainerSpec, EndpointSpec, NetworkMode, PortProto, Protocol};
 use berth_types::{Error, ErrorKind, Result};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -82,12 +84,54 @@ impl Containers {
             let other = self.get(name)?;
             let addresses = addresses(&other);
             if addresses.is_empty() {
-                let words = format!("cannot link to a non running container: {name} AS {alias}");
+                let words =
+                    format!("Cannot link to a non running container: /{} AS /{}/{alias}", other.name(), record.name);
                 return Err(Error::new(ErrorKind::Conflict, words).with_hint(format!("berth start {name}")));
             }
             let names = names(&other, alias);
             Ok(addresses.into_iter().map(|address| (address, names.clone())).collect())
         })
+    }
+
+    /// What the processes of a container that starts are told of those that it links to.
+    pub(super) fn link_env(&self, record: &Record) -> Vec<String> {
+        if !on_default_bridge(&record.spec.host.network_mode) {
+            return Vec::new();
+        }
+        let told = |link: &String| {
+            let (name, alias) = parts(link).ok()?;
+            let other = self.get(name).ok()?;
+            let address = addresses(&other).into_iter().next()?;
+            Some(environment(alias, &format!("/{}/{alias}", record.name), address, &other.record()))
+        };
+        record.spec.host.links.iter().filter_map(told).flatten().collect()
+    }
+
+    /// The links as `inspect` shows them: `/other:/container/alias`.
+    pub(super) fn shown_links(&self, record: &Record) -> Vec<String> {
+        if !on_default_bridge(&record.spec.host.network_mode) {
+            return record.spec.host.links.clone();
+        }
+        let shown = |link: &String| {
+            let (name, alias) = parts(link).ok()?;
+            Some(format!("/{}:/{}/{alias}", self.get(name).ok()?.name(), record.name))
+        };
+        record.spec.host.links.iter().filter_map(shown).collect()
+    }
+
+    /// Takes one link away; `false`: there is none of that name.
+    pub async fn unlink(&self, container: &str, alias: &str) -> Result<bool> {
+        let Ok(found) = self.get(container) else { return Ok(false) };
+        let _ops = found.ops.lock().await;
+        let mut changed = (*found.record()).clone();
+        let before = changed.spec.host.links.len();
+        changed.spec.host.links.retain(|link| parts(link).map_or(true, |(_, known)| known != alias));
+        if changed.spec.host.links.len() == before {
+            return Ok(false);
+        }
+        self.store_record(&changed).await?;
+        found.live().record = Arc::new(changed);
+        Ok(true)
     }
 
     /// `started` may have another address now: whoever is linked to it learns it.
@@ -140,6 +184,49 @@ fn names(container: &Container, alias: &str) -> String {
     let name = container.name();
     let own = if name == alias { String::new() } else { format!(" {name}") };
     format!("{alias} {}{own}", container.id.short())
+}
+
+impl Record {
+    /// Its specification, with what its processes are told of linked containers before their own environment.
+    pub(super) fn told(&self, attachment: &Attachment) -> Cow<'_, ContainerSpec> {
+        if attachment.link_env.is_empty() {
+            return Cow::Borrowed(&self.spec);
+        }
+        let mut spec = self.spec.clone();
+        spec.config.env.splice(0..0, attachment.link_env.iter().cloned());
+        Cow::Owned(spec)
+    }
+}
+
+/// What dockerd tells of a linked container: its first port, every port, ranges of ports, its name, its environment.
+fn environment(alias: &str, name: &str, address: IpAddr, theirs: &Record) -> Vec<String> {
+    let prefix = alias.to_uppercase().replace('-', "_");
+    let mut ports: Vec<PortProto> = theirs.spec.config.exposed_ports.iter().copied().collect();
+    ports.sort_by_key(|port| (port.protocol != Protocol::Tcp, port.protocol.as_str(), port.port));
+    let url = |port: &PortProto| format!("{}://{address}:{}", port.protocol.as_str(), port.port);
+    let key = |port: &PortProto| format!("{prefix}_PORT_{}_{}", port.port, port.protocol.as_str().to_uppercase());
+    let mut env: Vec<String> = ports.first().map(|port| format!("{prefix}_PORT={}", url(port))).into_iter().collect();
+    for port in &ports {
+        let key = key(port);
+        env.push(format!("{key}={}", url(port)));
+        env.push(format!("{key}_ADDR={address}"));
+        env.push(format!("{key}_PORT={}", port.port));
+        env.push(format!("{key}_PROTO={}", port.protocol.as_str()));
+    }
+    let follows = |a: &PortProto, b: &PortProto| a.protocol == b.protocol && a.port.checked_add(1) == Some(b.port);
+    for range in ports.chunk_by(follows) {
+        let [first, .., last] = range else { continue };
+        let key = key(first);
+        env.push(format!("{key}_START={}", url(first)));
+        env.push(format!("{key}_PORT_START={}", first.port));
+        env.push(format!("{key}_END={}", url(last)));
+        env.push(format!("{key}_PORT_END={}", last.port));
+    }
+    env.push(format!("{prefix}_NAME={name}"));
+    let theirs = theirs.spec.config.env.iter().filter_map(|entry| entry.split_once('='));
+    let told = theirs.filter(|(key, _)| !matches!(*key, "HOME" | "PATH"));
+    env.extend(told.map(|(key, value)| format!("{prefix}_ENV_{key}={value}")));
+    env
 }
 
 #[cfg(test)]

@@ -3,26 +3,39 @@
 //! What it is to join stands in its record's endpoints; what it has while it runs, in its attachment. Its hosts file and
 //! resolv.conf are bound into it, so they are changed in place.
 
-use super::record::{Container, Paths, Record};
+use super::record::{Container, Live, Paths, Record};
 use super::{Containers, start};
-use crate::networks::{Attachment, Driver, Network};
+use crate::networks::{Attachment, Driver, Endpoint, Network};
 use berth_types::spec::{EndpointSpec, NetworkMode};
 use berth_types::{Error, ErrorKind, Phase, Result};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 fn forbidden(words: impl Into<String>) -> Error {
     Error::new(ErrorKind::Forbidden, words)
 }
 
-/// The network that it starts with.
-fn primary(mode: &NetworkMode) -> Option<&str> {
-    match mode {
-        NetworkMode::Default => Some("bridge"),
-        NetworkMode::Named(name) if name == "default" => Some("bridge"),
-        NetworkMode::Named(name) => Some(name),
-        NetworkMode::None => Some("none"),
-        NetworkMode::Host | NetworkMode::Container(_) => None,
+impl Record {
+    /// The network that it starts with; `None` where it shares another container's, or has left it.
+    pub(super) fn primary(&self) -> Option<&str> {
+        match &self.spec.host.network_mode {
+            _ if self.parted => None,
+            NetworkMode::Default => Some("bridge"),
+            NetworkMode::Named(name) if name == "default" => Some("bridge"),
+            NetworkMode::Named(name) => Some(name),
+            NetworkMode::None => Some("none"),
+            NetworkMode::Host => Some("host"),
+            NetworkMode::Container(_) => None,
+        }
     }
+
+    fn starts_on(&self, network: &Network) -> bool {
+        self.primary().is_some_and(|name| means(network, name))
+    }
+}
+
+fn private() -> Error {
+    forbidden("container cannot be connected to multiple networks with one of the networks in private (none) mode")
 }
 
 fn means(network: &Network, reference: &str) -> bool {
@@ -50,11 +63,8 @@ impl Containers {
                     "cannot connect container to host network - container must be created in host network mode",
                 ));
             }
-            (NetworkMode::None, _) | (_, Driver::Null) => {
-                return Err(forbidden(
-                    "container cannot be connected to multiple networks with one of the networks in private (none) mode",
-                ));
-            }
+            (_, Driver::Null) => return Err(private()),
+            (NetworkMode::None, _) if !record.parted => return Err(private()),
             _ => {}
         }
         self.engine.networks().check_endpoint(network, &spec)?;
@@ -68,9 +78,8 @@ impl Containers {
                 found.id
             )));
         }
-        let planned = record.spec.endpoints.keys().any(|key| means(network, key))
-            || primary(&record.spec.host.network_mode).is_some_and(|name| means(network, name));
-        if planned {
+        let planned = record.spec.endpoints.keys().any(|key| means(network, key));
+        if planned || record.starts_on(network) {
             return Err(forbidden(format!(
                 "endpoint with name {} already exists in network {}",
                 record.name, network.name
@@ -105,15 +114,11 @@ impl Containers {
         let mut changed = (*record).clone();
         let before = changed.spec.endpoints.len();
         changed.spec.endpoints.retain(|key, _| !means(network, key));
-        let is_primary = primary(&record.spec.host.network_mode).is_some_and(|name| means(network, name));
+        let is_primary = record.starts_on(network);
         if pid.is_none() && before == changed.spec.endpoints.len() && !is_primary {
             return Err(forbidden(format!("container {} is not connected to network {}", found.id, network.name)));
         }
-        if is_primary {
-            // The next one is what it starts with from now on; without any it has only loopback.
-            let next = changed.spec.endpoints.keys().next().cloned();
-            changed.spec.host.network_mode = next.map_or(NetworkMode::None, NetworkMode::Named);
-        }
+        changed.parted |= is_primary;
         if pid.is_some() {
             let mut attachment = self.engine.networks().part(&found.id, network).await?;
             attachment.neighbours.extend(self.still_linked(&record));
@@ -124,11 +129,49 @@ impl Containers {
         Ok(())
     }
 
+    /// The networks that it has, by name; of one that does not run those that it is to have, without addresses.
+    pub(super) fn networks_of(&self, live: &Live) -> BTreeMap<String, Endpoint> {
+        if live.is_running() || !live.run.attachment.endpoints.is_empty() {
+            return live.run.attachment.endpoints.clone();
+        }
+        let (record, started) = (&live.record, live.run.started_unix_nanos != 0);
+        let keys = record.primary().into_iter().chain(record.spec.endpoints.keys().map(String::as_str));
+        let mut planned = BTreeMap::new();
+        for key in keys {
+            let key = if key == "default" { "bridge" } else { key };
+            let (name, id) = match self.engine.networks().resolve(key) {
+                Ok((name, id)) => (name, Some(id)),
+                // It has gone since; a start will say so.
+                Err(_) => (key.to_owned(), None),
+            };
+            let spec = record.spec.endpoints.get(key).or_else(|| record.spec.endpoints.get(&name));
+            let mut endpoint = Endpoint { spec: spec.cloned().unwrap_or_default(), ..Endpoint::default() };
+            endpoint.mac_address.clone_from(&endpoint.spec.mac_address);
+            endpoint.aliases.clone_from(&endpoint.spec.aliases);
+            // As dockerd: the network that it is made for is looked up with the first start.
+            if started {
+                endpoint.network_id = id;
+            }
+            if started || record.primary() != Some(key) {
+                crate::networks::name_endpoint(
+                    &mut endpoint,
+                    &record.id,
+                    &record.name,
+                    &start::chosen_hostname(record),
+                );
+            }
+            planned.entry(name).or_insert(endpoint);
+        }
+        planned
+    }
+
     /// Its network is another one now: record, hosts file, resolv.conf.
     pub(super) fn attached(&self, container: &Arc<Container>, record: &Record, attachment: &Attachment) -> Result<()> {
         let before = {
             let mut live = container.live();
             let before = std::mem::replace(&mut live.run.attachment, attachment.clone());
+            // What its processes were told stays so until it starts again.
+            live.run.attachment.link_env.clone_from(&before.link_env);
             drop(self.save(&live));
             before
         };

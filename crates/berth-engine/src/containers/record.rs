@@ -53,6 +53,9 @@ pub(crate) struct Record {
     /// Its first process is a virtual machine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub machine: Option<crate::machines::Record>,
+    /// It has left the network of its mode: it starts with those of `spec.endpoints` alone.
+    #[serde(default)]
+    pub parted: bool,
 }
 
 /// Where a container is in its life.

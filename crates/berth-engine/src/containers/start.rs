@@ -106,8 +106,9 @@ impl Containers {
     async fn launch(&self, container: &Arc<Container>) -> Result<()> {
         let record = container.record();
         let mut undo = Undo { engine: self.engine.clone(), container: container.clone(), attached: None, shim: None };
-        let attachment = self.network(&record).await?;
+        let mut attachment = self.network(&record).await?;
         undo.attached = Some(attachment.clone());
+        attachment.link_env = self.link_env(&record);
 
         let (joins, netns) = self.joins(&record.spec, &attachment)?;
         let files = self.files_of(&record);
@@ -223,14 +224,11 @@ impl Containers {
     /// The network that it starts with. `host` and `container:` need nothing.
     async fn network(&self, record: &Record) -> Result<Attachment> {
         let host = &record.spec.host;
-        let primary = match &host.network_mode {
+        match &host.network_mode {
             NetworkMode::Host => return Ok(self.shared_network("host", NetworkMode::Host, record)),
             NetworkMode::Container(_) => return Ok(Attachment::default()),
-            NetworkMode::None => "none",
-            NetworkMode::Default => "bridge",
-            NetworkMode::Named(name) if name == "default" => "bridge",
-            NetworkMode::Named(name) => name,
-        };
+            NetworkMode::None | NetworkMode::Default | NetworkMode::Named(_) => {}
+        }
         let mut endpoints = record.spec.endpoints.clone();
         if let Some(spec) = endpoints.remove("default") {
             endpoints.entry("bridge".to_owned()).or_insert(spec);
@@ -238,14 +236,13 @@ impl Containers {
         if record.spec.config.network_disabled {
             endpoints.clear();
         }
-        let none = primary == "none" || record.spec.config.network_disabled;
         links::of_endpoints(&record.spec, &mut endpoints);
         let linked = self.linked(record)?;
         let request = AttachRequest {
             id: &record.id,
             name: &record.name,
             endpoints: &endpoints,
-            primary: Some(if none { "none" } else { primary }),
+            primary: if record.spec.config.network_disabled { Some("none") } else { record.primary() },
             host,
             exposed_ports: &record.spec.config.exposed_ports,
             hostname: &chosen_hostname(record),
@@ -480,9 +477,10 @@ fn prepare(
     if let Some(machine) = &record.machine {
         crate::machines::before_start(engine, &record.id, &record.name, machine, attachment)?;
     }
+    let spec = record.told(attachment);
     let mut built = oci::build(OciInput {
         id: &record.id,
-        spec: &record.spec,
+        spec: &spec,
         command: &record.command,
         mounts: &record.mounts,
         files: ContainerFiles {
@@ -502,7 +500,7 @@ fn prepare(
     if record.machine.is_some() {
         crate::machines::adjust(&mut built.spec);
     }
-    let health = health_probe(&record.spec)?;
+    let health = health_probe(&spec)?;
     let config = serde_json::to_vec(&built.spec)
         .map_err(|cause| Error::because(ErrorKind::Internal, "cannot write the configuration", &cause))?;
     // A folder of an earlier try says nothing about this one.

@@ -1,7 +1,7 @@
 //! What the containers' operations take and answer.
 
 use crate::Filters;
-use crate::networks::Attachment;
+use crate::networks::{Attachment, Endpoint};
 use berth_shim_proto::HealthState;
 use berth_types::mount::Rootfs;
 use berth_types::spec::{ContainerSpec, MountKind, PortProto, Resources, RestartPolicy};
@@ -101,6 +101,8 @@ pub struct Summary {
     pub labels: BTreeMap<String, String>,
     pub network_mode: String,
     pub network: Attachment,
+    /// By name, those that it is to join included.
+    pub networks: BTreeMap<String, Endpoint>,
     /// Declared but not published ports, for the list's port column.
     pub exposed_ports: Vec<PortProto>,
     pub mounts: Vec<MountPoint>,
@@ -259,7 +261,8 @@ pub struct Inspect {
     pub rootfs: Option<Rootfs>,
     pub mounts: Vec<MountPoint>,
     pub network: Attachment,
-    /// The networks that it is to join, before the first start too.
+    /// By name, those that it is to join included.
+    pub networks: BTreeMap<String, Endpoint>,
     pub size_rw_bytes: Option<u64>,
     pub size_root_bytes: Option<u64>,
 }

@@ -50,11 +50,17 @@ impl Containers {
         let live = container.live();
         let record = live.record.clone();
         let mut command = record.command.iter().cloned();
+        let networks = self.networks_of(&live);
+        let mut spec = record.spec.clone();
+        drop(live);
+        // Of others: no lock of this one is held meanwhile.
+        spec.host.links = self.shown_links(&record);
+        let live = container.live();
         Ok(Inspect {
             id: record.id.clone(),
             name: record.name.clone(),
             created_unix_nanos: record.created_unix_nanos,
-            spec: record.spec.clone(),
+            spec,
             image_id: record.image,
             platform: record.platform.clone(),
             path: command.next().unwrap_or_default(),
@@ -76,6 +82,7 @@ impl Containers {
             rootfs: record.machine.is_none().then(|| record.rootfs.clone()),
             mounts: record.mounts.clone(),
             network: live.run.attachment.clone(),
+            networks,
             size_rw_bytes: sizes.0,
             size_root_bytes: sizes.1,
         })
@@ -170,10 +177,10 @@ impl Containers {
                     record.mounts.iter().any(|point| point.name == *volume || point.target == *volume)
                 })
                 && named("network", &|name| {
-                    attachment.endpoints.iter().any(|(key, endpoint)| {
+                    self.networks_of(&container.live()).iter().any(|(key, endpoint)| {
                         key == name
                             || endpoint.network_id.as_ref().is_some_and(|id| id.as_str().starts_with(name.as_str()))
-                    }) || network_mode(&record.spec.host.network_mode) == *name
+                    })
                 })
                 && named("ancestor", &|name| {
                     record.spec.config.image == *name
@@ -201,6 +208,7 @@ impl Containers {
                 labels: record.spec.config.labels.clone(),
                 network_mode: network_mode(&record.spec.host.network_mode),
                 network: attachment,
+                networks: self.networks_of(&container.live()),
                 exposed_ports: record.spec.config.exposed_ports.iter().copied().collect(),
                 mounts: record.mounts.clone(),
                 size_rw_bytes: sizes.0,

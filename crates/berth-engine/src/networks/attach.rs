@@ -201,6 +201,7 @@ impl Shared {
             names: has_names,
             dns_servers: wanted.servers.clone(),
             host_gateway: default_gateway(&state),
+            link_env: Vec::new(),
             neighbours: if has_names { Vec::new() } else { neighbours(&state, planned) },
         };
         let held = Held {
@@ -399,16 +400,15 @@ impl Live {
     }
 }
 
-pub(super) fn name_endpoint(endpoint: &mut Endpoint, id: &ContainerId, name: &str, hostname: &str) {
+/// The names that are answered for it, in the order in which `inspect` shows them.
+pub(crate) fn name_endpoint(endpoint: &mut Endpoint, id: &ContainerId, name: &str, hostname: &str) {
     endpoint.aliases = endpoint.spec.aliases.clone();
-    let mut names = vec![name.to_owned(), id.short().to_owned()];
-    for alias in &endpoint.spec.aliases {
-        if !names.contains(alias) {
-            names.push(alias.clone());
+    let mut names: Vec<String> = Vec::new();
+    let all = [name].into_iter().chain(endpoint.spec.aliases.iter().map(String::as_str)).chain([id.short(), hostname]);
+    for name in all.filter(|name| !name.is_empty()) {
+        if !names.iter().any(|known| known == name) {
+            names.push(name.to_owned());
         }
-    }
-    if !hostname.is_empty() && !names.iter().any(|name| name == hostname) {
-        names.push(hostname.to_owned());
     }
     endpoint.dns_names = names;
 }

@@ -3,7 +3,7 @@
 use super::macvlan::{self, OPTION_PARENT};
 use super::setup::{block_of, busy_subnets, choice_lock, host_has_ipv6};
 use super::state::{Live, OPTION_ANTISPOOF, OPTION_ICC, OPTION_MASQUERADE, Shared, host_error, random_id};
-use super::types::{AddressBlock, Driver, Network, NetworkSpec, is_predefined};
+use super::types::{AddressBlock, BlockSpec, Driver, Network, NetworkSpec, is_predefined};
 use crate::events::now_unix_nanos;
 use berth_net::addresses::{Subnet, free_subnet};
 use berth_net::netlink::Batch;
@@ -72,6 +72,7 @@ impl Shared {
             attachable: spec.attachable,
             labels: spec.labels.clone(),
             options: spec.options.clone(),
+            ipam_options: spec.ipam_options.clone(),
             bridge,
         };
         // The record first: a crash from here on leaves a network that the next start completes.
@@ -192,15 +193,14 @@ fn check_options(options: &BTreeMap<String, String>) -> Result<()> {
     Ok(())
 }
 
+/// As dockerd: whatever is not blank. Nothing of the host carries this name.
 fn check_name(name: &str) -> Result<()> {
-    let first = name.bytes().next();
-    let good = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
     if name.trim().is_empty() {
         return Err(Error::invalid("network name is required"));
     }
-    if !first.is_some_and(|b| b.is_ascii_alphanumeric()) || !name.bytes().all(good) || name.len() > NAME_BYTES_MAX {
+    if name.chars().any(char::is_control) || name.len() > NAME_BYTES_MAX {
         return Err(Error::invalid(format!(
-            "invalid network name: {name}: only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed"
+            "invalid network name: {name:?}: at most {NAME_BYTES_MAX} bytes, and no control characters"
         )));
     }
     Ok(())
@@ -209,7 +209,13 @@ fn check_name(name: &str) -> Result<()> {
 /// The blocks asked for, checked against each other and what is `taken`; one of our choice where none is.
 fn choose_blocks(spec: &NetworkSpec, taken: &[(Subnet, String)]) -> Result<Vec<AddressBlock>> {
     let mut blocks: Vec<AddressBlock> = Vec::new();
-    let enable_ipv6 = spec.enable_ipv6.unwrap_or_else(host_has_ipv6);
+    // Who writes the blocks gets these and no others.
+    let written = |block: &BlockSpec| block.subnet.is_some_and(|subnet| subnet.address.is_ipv6());
+    let enable_ipv6 =
+        spec.enable_ipv6.unwrap_or_else(|| match spec.blocks.iter().any(|block| block.subnet.is_some()) {
+            true => spec.blocks.iter().any(written),
+            false => host_has_ipv6(),
+        });
     for wanted in &spec.blocks {
         let Some(subnet) = wanted.subnet else {
             if wanted.range.is_some() || wanted.gateway.is_some() || !wanted.auxiliary.is_empty() {

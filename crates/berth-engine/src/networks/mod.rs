@@ -40,6 +40,7 @@ mod types;
 pub use berth_net::files;
 pub use types::*;
 
+pub(crate) use attach::name_endpoint;
 pub(crate) use options::read as endpoint_options;
 pub(crate) use state::Shared;
 

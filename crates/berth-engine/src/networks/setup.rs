@@ -346,6 +346,7 @@ fn predefined(name: &str, driver: Driver) -> Result<Network> {
         }
     }
     Ok(Network {
+        ipam_options: None,
         id: NetworkId::from_bytes(random_id()?),
         name: name.to_owned(),
         driver,

@@ -43,6 +43,8 @@ pub struct Attachment {
     /// Addresses and names of other containers, for the hosts file: linked ones, and where nobody answers for
     /// names, those on the same user networks.
     pub neighbours: Vec<(IpAddr, String)>,
+    /// What its processes are told of linked containers.
+    pub link_env: Vec<String>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -115,6 +117,9 @@ pub struct Network {
     pub enable_ipv6: bool,
     pub labels: BTreeMap<String, String>,
     pub options: BTreeMap<String, String>,
+    /// What the client said to the address management, which has no options; `None`: nothing.
+    #[serde(default)]
+    pub ipam_options: Option<BTreeMap<String, String>>,
     /// The bridge's interface, or a macvlan's parent; empty for the others.
     pub bridge: String,
 }
@@ -160,6 +165,7 @@ pub struct NetworkSpec {
     pub enable_ipv6: Option<bool>,
     pub labels: BTreeMap<String, String>,
     pub options: BTreeMap<String, String>,
+    pub ipam_options: Option<BTreeMap<String, String>>,
 }
 
 /// A running container's interface and what went through it, from its own point of view.

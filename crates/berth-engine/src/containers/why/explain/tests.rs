@@ -40,6 +40,7 @@ fn inspect(phase: Phase, error: &str) -> Inspect {
         rootfs: None,
         mounts: Vec::new(),
         network: Attachment::default(),
+        networks: Default::default(),
         size_rw_bytes: None,
         size_root_bytes: None,
     }
