@@ -16,6 +16,8 @@ use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::time::Duration;
 
+/// How long the first process of a container whose others were killed takes to be seen to have ended.
+const ENDS_WITHIN: rustix::event::Timespec = rustix::event::Timespec { tv_sec: 0, tv_nsec: 300_000_000 };
 /// A process that has not stopped by then waits in the kernel.
 const FREEZE_SECONDS_MAX: u64 = 10;
 
@@ -231,7 +233,7 @@ impl Monitor {
         let (mut streams, stdio) = Streams::make(&wanted)?;
         let running = match Self::launch(container, &exec.process, stdio) {
             // It ended while we looked at it: that is the reason, whatever step met it.
-            Err(_) if crate::container::has_ended(&container.pidfd) => {
+            Err(error) if ends_now(&container.pidfd, &error) => {
                 return Err(Error::conflict(format!("container {} is not running", container.create.id)));
             }
             launched => launched?,
@@ -250,6 +252,17 @@ impl Monitor {
         });
         Ok(Answer::Started { pid: running.pid })
     }
+}
+
+/// Whether a process of the container could not be made because the container ends. The kernel kills all of a pid
+/// namespace before its first process can be seen to have ended: then that is waited for, a moment.
+fn ends_now(init: &OwnedFd, error: &Error) -> bool {
+    if error.to_string().contains("was killed by signal 9") {
+        let mut fds = [rustix::event::PollFd::new(init, rustix::event::PollFlags::IN)];
+        // What poll fails with, has_ended knows.
+        rustix::event::poll(&mut fds, Some(&ENDS_WITHIN)).ok();
+    }
+    crate::container::has_ended(init)
 }
 
 /// The socket through which later engines find us. Bound through the folder's descriptor: an address has
