@@ -149,7 +149,7 @@ fn starts_that_fail_for_what_is_around_them_have_their_reasons() {
     }
     engine.docker(["create", "--name", "linked", "--link", "still:db", "tiny", "true"]).success();
     start("linked");
-    says(&engine, "linked", &["a container that it is linked to does not run", "still AS db"]);
+    says(&engine, "linked", &["a container that it is linked to does not run", "/still AS /linked/db"]);
 
     // Folder and people of the image.
     engine.docker(["create", "--name", "folder", "-w", "/etc/passwd", "tiny", "true"]).success();

@@ -9,6 +9,7 @@ use berth_dockerfile::ignore::Matcher;
 use berth_types::{Error, ErrorKind, Result};
 use rustix::fs::{Mode, OFlags};
 use sha2::Digest as _;
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Read, Write};
@@ -60,6 +61,38 @@ fn inside(name: &[u8]) -> Option<PathBuf> {
     Some(path)
 }
 
+/// How far an archive was read.
+#[derive(Default)]
+struct Progress {
+    read: Cell<u64>,
+    ended: Cell<bool>,
+}
+
+impl Progress {
+    /// The archive ends after the last byte of a content and before the next block. Docker's client sends such contexts
+    /// where the Dockerfile lies outside (`build -f ../Dockerfile`): it closes the pipe before the archive.
+    fn ended_in_padding_after(&self, content_end: u64) -> bool {
+        let read = self.read.get();
+        self.ended.get() && read >= content_end && read < content_end.next_multiple_of(512)
+    }
+}
+
+struct Watched<'a, R> {
+    inner: R,
+    progress: &'a Progress,
+}
+
+impl<R: Read> Read for Watched<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.inner.read(buffer)?;
+        self.progress.read.set(self.progress.read.get() + count as u64);
+        if count == 0 && !buffer.is_empty() {
+            self.progress.ended.set(true);
+        }
+        Ok(count)
+    }
+}
+
 /// A file without a name on the disk of `folder`.
 pub(crate) fn unnamed(folder: &Path) -> io::Result<std::fs::File> {
     let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
@@ -76,11 +109,19 @@ impl SpoolTree {
             ignore: Matcher::default(),
         };
         tree.entries.insert(PathBuf::new(), Entry { meta: Meta::folder(0o755), offset: 0, digest: [0; 32] });
-        let mut archive = tar::Archive::new(berth_image::decode(io::BufReader::new(from)).map_err(broken)?);
+        let progress = Progress::default();
+        let decoded = berth_image::decode(io::BufReader::new(from)).map_err(broken)?;
+        let mut archive = tar::Archive::new(Watched { inner: decoded, progress: &progress });
         let mut offset = 0;
         let mut buffer = vec![0; 128 << 10];
+        let mut content_end = 0;
         for entry in archive.entries().map_err(broken)? {
-            let mut entry = entry.map_err(broken)?;
+            let mut entry = match entry {
+                Ok(entry) => entry,
+                Err(_) if progress.ended_in_padding_after(content_end) => break,
+                Err(cause) => return Err(broken(cause)),
+            };
+            content_end = entry.raw_file_position() + entry.header().entry_size().map_err(broken)?;
             let name = entry.path_bytes().into_owned();
             let shown = || String::from_utf8_lossy(&name).into_owned();
             let kind = entry.header().entry_type();
@@ -319,6 +360,19 @@ mod tests {
         assert!(
             SpoolTree::read(&b"no archive at all, but long enough to be looked at"[..], &std::env::temp_dir()).is_err()
         );
+    }
+
+    #[test]
+    fn an_archive_may_lack_the_padding_after_its_last_content_but_nothing_of_a_content() {
+        let whole = archive(&[("a", tar::EntryType::Regular, "first"), ("f", tar::EntryType::Regular, "content")]);
+        let content_end = 512 + 512 + 512 + "content".len();
+        for end in [content_end, content_end + 1, content_end + 504, content_end + 505, whole.len()] {
+            let tree = SpoolTree::read(&whole[..end], &std::env::temp_dir()).unwrap();
+            assert_eq!(tree.small(Path::new("f"), 10).unwrap().unwrap(), b"content", "{end} bytes");
+        }
+        for end in [content_end - 1, 1400, 515] {
+            assert!(SpoolTree::read(&whole[..end], &std::env::temp_dir()).is_err(), "{end} bytes");
+        }
     }
 
     #[test]

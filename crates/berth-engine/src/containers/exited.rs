@@ -100,8 +100,13 @@ impl Containers {
             }
             let restart = self.restart_after(&mut live, &record, &exit);
             live.run.restart_due = restart.is_some();
+            let last = restart.is_none() && !live.held;
             // As dockerd: who waits for its end hears of this one, also where it is started again.
-            live.answer_waiters(|condition| condition != WaitCondition::Removed);
+            live.answer_waiters(|condition| match condition {
+                WaitCondition::NextExit | WaitCondition::NotRunning => true,
+                WaitCondition::LastExit => last,
+                WaitCondition::Removed => false,
+            });
             let attachment = std::mem::take(&mut live.run.attachment);
             let auto_remove = record.spec.host.auto_remove && !live.held && !live.removing;
             let written = self.save(&live);

@@ -31,7 +31,7 @@ impl Containers {
         let running = live.is_running();
         if was_due && !running {
             // Its last end was the last one.
-            live.answer_waiters(|condition| condition == WaitCondition::NotRunning);
+            live.answer_waiters(|condition| matches!(condition, WaitCondition::NotRunning | WaitCondition::LastExit));
         }
         drop(self.save(&live));
         running.then(|| live.exits.subscribe())
@@ -200,7 +200,9 @@ impl Containers {
         let (sender, receiver) = tokio::sync::oneshot::channel();
         {
             let mut live = container.live();
-            let over = condition == WaitCondition::NotRunning && !live.is_running() && !live.is_restarting();
+            let over = matches!(condition, WaitCondition::NotRunning | WaitCondition::LastExit)
+                && !live.is_running()
+                && !live.is_restarting();
             if over {
                 let outcome = WaitOutcome { exit_code: live.run.exit_code, error: None };
                 return Ok(Box::pin(std::future::ready(Ok(outcome))));

@@ -41,7 +41,7 @@ impl Containers {
         let (sender, records) = mpsc::channel(RECORDS_MAX);
         // Registered before the log is opened: an end in between is not missed.
         let ended = match follow {
-            true => Some(self.wait(inspect.id.as_str(), WaitCondition::NotRunning).await?),
+            true => Some(self.wait(inspect.id.as_str(), WaitCondition::LastExit).await?),
             false => None,
         };
         let folder_is_there = inspect.log_path.parent().is_some_and(std::path::Path::is_dir);

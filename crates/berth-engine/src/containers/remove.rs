@@ -78,7 +78,7 @@ impl Containers {
             std::mem::take(&mut live.waiters).into_iter().map(|waiter| (waiter, outcome.clone())).collect::<Vec<_>>()
         };
         for ((condition, waiter), outcome) in outcome {
-            if condition == WaitCondition::Removed || condition == WaitCondition::NotRunning {
+            if condition != WaitCondition::NextExit {
                 // Whoever waited may have gone.
                 waiter.send(outcome).ok();
             }

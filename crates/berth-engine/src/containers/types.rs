@@ -52,6 +52,8 @@ pub enum WaitCondition {
     #[default]
     NotRunning,
     NextExit,
+    /// It does not run and no policy starts it again.
+    LastExit,
     Removed,
 }
 
