@@ -148,3 +148,23 @@ fn the_resolvers_file_says_what_was_asked_for() {
     assert!(read("/etc/hosts").contains(&address(&engine, "late", "n")));
     assert_eq!(look_up(&engine, "late", "late", "a"), [address(&engine, "late", "n")]);
 }
+
+/// The first ones start the name server while the others bring their sockets.
+#[test]
+fn containers_that_start_at_once_all_look_names_up() {
+    let Some(engine) = Engine::start("names-at-once") else { return };
+    engine.docker(["network", "create", "crowd"]).success();
+    let names: Vec<String> = (0..8).map(|n| format!("one{n}")).collect();
+    std::thread::scope(|scope| {
+        for name in &names {
+            let run = ["run", "-d", "--network", "crowd", "--name", name, "tiny", "sleep", "1000"];
+            let engine = &engine;
+            scope.spawn(move || engine.berth(run).success());
+        }
+    });
+    for (name, other) in names.iter().zip(names.iter().rev()) {
+        let answer = engine.berth(["exec", name, "nslookup", "-type=a", other]);
+        assert_eq!(answer.code, 0, "{name} asks for {other}: {}{}", answer.stdout, answer.stderr);
+    }
+    engine.clear();
+}

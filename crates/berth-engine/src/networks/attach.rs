@@ -210,6 +210,7 @@ impl Shared {
             namespace: Some(namespace),
             publications,
             reservations,
+            names_on_the_way: has_names,
         };
         state.held.insert(wanted.id.clone(), held);
         Ok((attachment, names.filter(|_| has_names)))

@@ -66,6 +66,7 @@ impl Shared {
                 state.held.get_mut(id).ok_or_else(|| Error::conflict(format!("container {name} is not running")))?;
             held.attachment.endpoints.insert(plan.network.clone(), plan.endpoint.clone());
             held.attachment.names |= needs_names;
+            held.names_on_the_way = sockets.is_some();
             settle_default_route(&mut state, id, &own)
         });
         if let Err(error) = result {

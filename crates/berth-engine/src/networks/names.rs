@@ -226,7 +226,13 @@ impl Shared {
             return Ok(());
         }
         let mut line = self.names.lock();
-        let told = self.lock().ops_of(id, sockets.is_some());
+        let told = {
+            let mut state = self.lock();
+            if let (Some(held), true) = (state.held.get_mut(id), sockets.is_some()) {
+                held.names_on_the_way = false;
+            }
+            state.ops_of(id, sockets.is_some())
+        };
         if told.is_none() && line.is_none() {
             return Ok(());
         }
@@ -302,7 +308,7 @@ impl Shared {
             state
                 .held
                 .iter()
-                .filter(|(_, held)| !state.named(held).is_empty())
+                .filter(|(_, held)| !held.names_on_the_way && !state.named(held).is_empty())
                 .map(|(id, held)| (id.clone(), if serving.contains(id.as_str()) { None } else { namespace(held) }))
                 .collect()
         };

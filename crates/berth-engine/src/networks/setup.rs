@@ -217,6 +217,7 @@ impl Shared {
                 attachment,
                 publications,
                 reservations,
+                names_on_the_way: false,
             };
             state.claim(&id, &held.publications);
             state.held.insert(id, held);

@@ -85,6 +85,9 @@ pub(super) struct Held {
     pub(super) namespace: Option<Namespace>,
     pub(super) publications: Vec<Publication>,
     pub(super) reservations: Vec<Reservation>,
+    /// Its name sockets are open and whoever opened them is about to hand them over: nobody else opens others, which
+    /// would take the questions away from these.
+    pub(super) names_on_the_way: bool,
 }
 
 /// A namespace on the default bridge that waits for its container.
