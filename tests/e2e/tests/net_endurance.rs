@@ -1,6 +1,6 @@
 //! Traffic goes on while the engine is killed and started again.
 //!
-//! `BERTH_ENDURANCE_KILLS=50 cargo test -p berth-e2e --test net_endurance` for the long run.
+//! Fifty kills; `BERTH_ENDURANCE_KILLS` takes another number.
 
 #![allow(clippy::unwrap_used, reason = "a test program; clippy knows only #[test] functions as tests")]
 
@@ -91,7 +91,7 @@ fn connect(port: u16) -> std::io::Result<TcpStream> {
 
 #[test]
 fn no_request_datagram_or_name_is_lost_while_the_engine_is_killed_again_and_again() {
-    let kills = std::env::var("BERTH_ENDURANCE_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(5);
+    let kills = std::env::var("BERTH_ENDURANCE_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(50);
     let Some(mut engine) = Engine::start("endurance") else { return };
     engine.docker(["network", "create", "n"]).success();
     #[rustfmt::skip]
