@@ -205,12 +205,7 @@ impl Engine {
         let writer = std::thread::spawn(move || stdin.write_all(&input).is_ok());
         let output = child.wait_with_output().expect("the client ends");
         writer.join().expect("the writer does not panic");
-        Output {
-            command: shown,
-            code: output.status.code().unwrap_or(-1),
-            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-        }
+        Output::said(shown, &output)
     }
 
     /// A client's command with the environment that points it here and nowhere else.

@@ -104,14 +104,7 @@ fn run(engine: &Engine, side: Side, line: &str) -> Output {
         command.env_remove("DOCKER_HOST").env_remove("BERTH_HOST");
     }
     command.args(&words).stdin(Stdio::null());
-    let shown = format!("{command:?}");
-    let output = command.output().unwrap_or_else(|error| panic!("cannot start {shown}: {error}"));
-    Output {
-        command: shown,
-        code: output.status.code().unwrap_or(-1),
-        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-    }
+    Output::of(&mut command)
 }
 
 #[test]

@@ -5,14 +5,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 fn output(mut command: Command) -> Output {
-    let shown = format!("{command:?}");
-    let output = command.stdin(Stdio::null()).output().expect("the program starts");
-    Output {
-        command: shown,
-        code: output.status.code().unwrap_or(-1),
-        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-    }
+    Output::of(command.stdin(Stdio::null()))
 }
 
 /// `ssh` that runs its command here: what is tested is what we ask it for and how we use its streams.

@@ -57,9 +57,9 @@ pub(crate) struct Brought {
 }
 
 fn io(action: &str, path: &Path, cause: &std::io::Error) -> Error {
-    let kind = match cause.raw_os_error() {
-        Some(28) => ErrorKind::Unavailable,
-        Some(2) => ErrorKind::NotFound,
+    let kind = match cause.kind() {
+        std::io::ErrorKind::StorageFull => ErrorKind::Unavailable,
+        std::io::ErrorKind::NotFound => ErrorKind::NotFound,
         _ => ErrorKind::Internal,
     };
     Error::because(kind, format!("cannot {action} {}", path.display()), cause)
@@ -85,17 +85,14 @@ pub(super) fn open_source(path: &Path) -> Result<File> {
         return Err(Error::invalid(format!("{} is not an absolute path", path.display())));
     }
     let mut options = File::options();
-    let file = options.read(true).custom_flags(libc_nonblock()).open(path).map_err(|cause| io("open", path, &cause))?;
+    // A pipe in a file's place must not hold the engine.
+    options.read(true).custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed());
+    let file = options.open(path).map_err(|cause| io("open", path, &cause))?;
     let meta = file.metadata().map_err(|cause| io("look at", path, &cause))?;
     match meta.is_file() {
         true => Ok(file),
         false => Err(Error::invalid(format!("{} is no regular file", path.display()))),
     }
-}
-
-/// A pipe in a file's place must not hold the engine.
-fn libc_nonblock() -> i32 {
-    rustix::fs::OFlags::NONBLOCK.bits().cast_signed()
 }
 
 impl Shared {
@@ -194,7 +191,7 @@ impl Shared {
         let size_bytes = disk::virtual_size(&mut to, format).map_err(|error| refused(source, &error))?;
         to.set_permissions(std::fs::Permissions::from_mode(0o444)).map_err(failed)?;
         to.flush().and_then(|()| to.sync_all()).map_err(failed)?;
-        let digest: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        let digest = berth_types::digest::hex(&hash.finalize());
         let format = if format == Format::Raw { BaseFormat::Raw } else { BaseFormat::Qcow2 };
         let base = Base { digest, format };
         // Pinned before it has its name: nobody collects it in between.

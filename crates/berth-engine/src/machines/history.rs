@@ -57,7 +57,7 @@ impl Frozen {
 }
 
 fn random_name() -> Result<String> {
-    Ok(crate::containers::random_bytes()?.iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(berth_types::digest::hex(&crate::containers::random_bytes()?))
 }
 
 /// The next file of a disk; no name comes twice in a machine's life.

@@ -44,11 +44,8 @@ pub(super) fn user(id: &ContainerId) -> u32 {
 
 /// A random (version 4) UUID.
 pub(super) fn uuid() -> Result<String> {
-    let mut bytes = crate::containers::random_bytes()?;
-    bytes[6] = bytes[6] & 0x0f | 0x40;
-    bytes[8] = bytes[8] & 0x3f | 0x80;
-    let hex = |range: std::ops::Range<usize>| bytes[range].iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-    Ok(format!("{}-{}-{}-{}-{}", hex(0..4), hex(4..6), hex(6..8), hex(8..10), hex(10..16)))
+    let random = crate::containers::random_bytes()?;
+    Ok(crate::system::uuid(std::array::from_fn(|at| random[at])))
 }
 
 pub(super) fn ovmf() -> Option<(PathBuf, PathBuf)> {

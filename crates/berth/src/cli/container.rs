@@ -404,12 +404,7 @@ berth ps --format 'table {{.Names}}\\t{{.Status}}\\t{{.Ports}}'",
         paths: &["logs", "container logs"],
         usage: "[OPTIONS] CONTAINER",
         about: "Fetch the logs of a container",
-        flags: r#"    --details  Show extra details provided to logs
--f, --follow  Follow log output
-    --since string  Show logs since timestamp (e.g. "2013-01-02T13:23:37Z") or relative (e.g. "42m" for 42 minutes)
--n, --tail string  Number of lines to show from the end of the logs (default "all")
--t, --timestamps  Show timestamps
-    --until string  Show logs before a timestamp (e.g. "2013-01-02T13:23:37Z") or relative (e.g. "42m" for 42 minutes)"#,
+        flags: super::LOGS_FLAGS,
         examples: "berth logs -f --tail 100 web
 berth logs --since 10m web",
         min: 1,

@@ -85,6 +85,14 @@ pub(crate) use go;
 /// Docker's words for `--format` of commands that print one object.
 pub(crate) const INSPECT_FORMAT: &str = "-f, --format string  Print 'json' or a Go template";
 
+/// Of `logs` and `vm logs`.
+const LOGS_FLAGS: &str = r#"    --details  Show extra details provided to logs
+-f, --follow  Follow log output
+    --since string  Show logs since timestamp (e.g. "2013-01-02T13:23:37Z") or relative (e.g. "42m" for 42 minutes)
+-n, --tail string  Number of lines to show from the end of the logs (default "all")
+-t, --timestamps  Show timestamps
+    --until string  Show logs before a timestamp (e.g. "2013-01-02T13:23:37Z") or relative (e.g. "42m" for 42 minutes)"#;
+
 pub(crate) const MANY: usize = usize::MAX;
 
 pub(crate) fn all() -> impl Iterator<Item = &'static Command> {

@@ -169,12 +169,7 @@ pub(super) const COMMANDS: &[Command] = &[
         paths: &["vm logs"],
         usage: "[OPTIONS] MACHINE",
         about: "Fetch what a virtual machine wrote to its serial line",
-        flags: r#"    --details  Show extra details provided to logs
--f, --follow  Follow log output
-    --since string  Show logs since timestamp (e.g. "2013-01-02T13:23:37Z") or relative (e.g. "42m" for 42 minutes)
--n, --tail string  Number of lines to show from the end of the logs (default "all")
--t, --timestamps  Show timestamps
-    --until string  Show logs before a timestamp (e.g. "2013-01-02T13:23:37Z") or relative (e.g. "42m" for 42 minutes)"#,
+        flags: super::LOGS_FLAGS,
         examples: "berth vm logs -f web",
         min: 1,
         max: 1,

@@ -61,14 +61,7 @@ pub(crate) fn build_with(
     let mut command = engine.command(&program);
     command.env("DOCKER_BUILDKIT", "0").envs(environment.iter().copied());
     command.arg("build").args(arguments).arg(context.path()).stdin(Stdio::null());
-    let shown = format!("{command:?}");
-    let output = command.output().unwrap_or_else(|error| panic!("cannot start {shown}: {error}"));
-    Output {
-        command: shown,
-        code: output.status.code().unwrap_or(-1),
-        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-    }
+    Output::of(&mut command)
 }
 
 /// All that a build said.

@@ -49,15 +49,7 @@ impl Compose<'_> {
     }
 
     pub(crate) fn run(&self, arguments: &[&str]) -> Output {
-        let mut command = self.command(arguments);
-        let shown = format!("{command:?}");
-        let output = command.output().expect("the plugin starts");
-        Output {
-            command: shown,
-            code: output.status.code().unwrap_or(-1),
-            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-        }
+        Output::of(&mut self.command(arguments))
     }
 
     /// Runs it to its end, which must be a good one; its standard output.

@@ -17,13 +17,7 @@ fn send(here: &Engine, there: &Engine, image: &str, script: &str) -> Output {
     std::fs::write(&ssh, text).expect("scratch folder");
     std::fs::set_permissions(&ssh, std::fs::Permissions::from_mode(0o755)).expect("scratch folder");
     let mut command = here.command(&berth);
-    let output = command.args(["image", "send", image, "other"]).env("BERTH_SSH", &ssh).output().expect("berth runs");
-    Output {
-        command: format!("image send {image}"),
-        code: output.status.code().unwrap_or(-1),
-        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-    }
+    Output::of(command.args(["image", "send", image, "other"]).env("BERTH_SSH", &ssh))
 }
 
 #[test]
