@@ -30,7 +30,7 @@ test-v2:
 
 PREFIX ?= /usr/local
 install: build
-	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/bin target/release/{berth,berthd,berth-shim,berth-runtime,berth-dns,berth-vmm}
+	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/bin target/release/{berth,berthd,berth-shim,berth-runtime,berth-dns,berth-vmm,berth-agent}
 	install -d $(DESTDIR)/etc/systemd/system $(DESTDIR)$(PREFIX)/share/bash-completion/completions
 	sed 's|/usr/bin/|$(PREFIX)/bin/|' dist/systemd/berth.service > $(DESTDIR)/etc/systemd/system/berth.service
 	install -m 0644 dist/systemd/berth.socket $(DESTDIR)/etc/systemd/system/berth.socket

@@ -20,6 +20,7 @@ cleanup() {
         [ -z "${engines[$driver]:-}" ] || { at "$driver" ps -aq | xargs -r -P 4 -n 20 env DOCKER_HOST="unix://$work/$driver.sock" docker rm -f >/dev/null || true
             kill "${engines[$driver]}" && wait "${engines[$driver]}" || true; }
     done
+    for driver in $drivers; do bench/peers.sh undisk "$work/$driver" || true; done
     find /sys/fs/cgroup -depth -type d -path "*/berth-bench-*-$$*" -exec rmdir {} + 2>/dev/null || true
     rm -rf "$work"
 }
@@ -44,7 +45,8 @@ timed() { # NAME DRIVER COMMAND...
     at "$driver" "$@" >/dev/null
     echo "$name $driver $((($(date +%s%N) - from) / 1000000)) $((($(cpu_us "$driver") - cpu) / 1000))" >>"$work/times"
 }
-for driver in $drivers; do start "$driver"; done
+# Each on a disk of its own, so that it can be taken out of memory whole.
+for driver in $drivers; do bench/peers.sh disk "$work/$driver" 8G; start "$driver"; done
 at overlay import "$rootfs" big:1 >/dev/null
 at overlay save -o "$work/plain.tar" big:1
 at overlay rmi big:1 >/dev/null
@@ -57,21 +59,25 @@ for _ in $(seq "$RUNS"); do
     done
 done
 for driver in $drivers; do at "$driver" load -q -i "$work/plain.tar" >/dev/null; done
-# Nothing of the layers is in memory: their files are let go, and the mounts that an engine holds.
+# Nothing of the data root is in memory, neither content nor names: its disk is unmounted, and what lies below is let go.
 cold() {
-    sync
-    python3 -c 'import os, sys
-for folder, _, names in os.walk(sys.argv[1]):
-    for name in names:
-        path = os.path.join(folder, name)
-        if os.path.isfile(path) and not os.path.islink(path):
-            fd = os.open(path, os.O_RDONLY); os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED); os.close(fd)' "$work/$1/layers"
     kill "${engines[$1]}" && wait "${engines[$1]}" || true
+    for _ in $(seq 100); do umount "$work/$1" 2>/dev/null && break; sleep 0.1; done
+    ! mountpoint -q "$work/$1" || { echo "$work/$1 is in use" >&2; exit 1; }
+    sync "$work/$1.img"
+    python3 -c 'import os, sys
+fd = os.open(sys.argv[1], os.O_RDONLY); os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)' "$work/$1.img"
+    bench/peers.sh mount "$work/$1"
     start "$1"
+    # Programs and libraries of the client and the shim are in memory for both.
+    at "$1" version >/dev/null
 }
-for driver in $drivers; do
-    cold "$driver"
-    timed first-program "$driver" run --rm big:1 python3 -c "import json, decimal, email.parser"
+for driver in $drivers; do timed after-load "$driver" run --rm big:1 python3 -c "import json, decimal, email.parser"; done
+for _ in $(seq "$RUNS"); do
+    for driver in $drivers; do
+        cold "$driver"
+        timed first-program "$driver" run --rm big:1 python3 -c "import json, decimal, email.parser"
+    done
 done
 for _ in $(seq 10); do
     for driver in $drivers; do timed next-program "$driver" run --rm big:1 python3 -c "import json, decimal, email.parser"; done

@@ -2,7 +2,7 @@
 # Engines side by side: docker, podman and berth in one world; see README.md here. Needs root, cargo, mmdebstrap.
 #   PEERS=DIR   a root made by bench/peers.sh make DIR (default: target/bench/peers, made when it is missing)
 #   PROGRAMS=DIR  take built programs from there instead of building them
-#   Arguments go to bench-engine: --runs N --idle N --only api,run,exec,client,http,clients,idle,engine --engines docker,berth
+#   Arguments go to bench-engine: --runs N --idle N --only api,run,exec,client,http,compose,clients,parallel,idle,engine,lives,meters --engines docker,berth
 set -euo pipefail
 cd "$(dirname "$0")/.."
 [ "$(id -u)" = 0 ] || { echo "skipped: needs root" >&2; exit 0; }

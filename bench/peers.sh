@@ -10,6 +10,7 @@
 #   peers.sh registry STATE PORT                  docker-registry on the world's loopback
 #   peers.sh down STATE                           end it; STATE stays but for what a reboot would end
 #   peers.sh disk FOLDER [SIZE]                   FOLDER is a new ext4 of its own, in a sparse file beside it (default 24G)
+#   peers.sh mount FOLDER                         the same again after it was unmounted
 #   peers.sh undisk FOLDER                        it is gone, with all that is in it
 #
 # STATE/share is /share inside, for sockets and files. Several worlds may stand on one ROOT.
@@ -187,7 +188,16 @@ disk)
     mkdir -p "$folder"
     truncate -s "$size" "$folder.img"
     mkfs.ext4 -q -F -E lazy_itable_init=1 "$folder.img"
-    mount -o loop "$folder.img" "$folder"
+    "$0" mount "$folder"
+    ;;
+mount)
+    folder=${1:?FOLDER}
+    # Written through to the disk below, as a disk would be: otherwise each block lies in memory twice, and whoever waits for
+    # his files waits for everybody's.
+    device=$(losetup --find --show --direct-io=on "$folder.img" 2>/dev/null || losetup --find --show "$folder.img")
+    mount "$device" "$folder"
+    # Goes when nothing is mounted from it any more.
+    losetup --detach "$device"
     ;;
 undisk)
     folder=${1:?FOLDER}
@@ -213,7 +223,7 @@ down)
     done
     ;;
 *)
-    sed -n '5,14s/^# \{0,1\}//p' "$0"
+    sed -n '5,15s/^# \{0,1\}//p' "$0"
     exit 2
     ;;
 esac

@@ -17,6 +17,12 @@ declare -A package_of=(
     [qemu-system-x86_64]=qemu-system-x86
     [qemu-img]=qemu-utils
 )
+# For single tests, which say that they skip where these cannot be had.
+declare -A welcome=(
+    [ssh]=openssh-client
+    [sshd]=openssh-server
+)
+PATH=$PATH:/usr/sbin:/sbin
 missing=()
 for program in "${!package_of[@]}"; do
     command -v "$program" >/dev/null || missing+=("${package_of[$program]}")
@@ -28,6 +34,15 @@ fi
 # The console's tests need a browser, where there is node for its pages.
 if command -v npm >/dev/null && ! command -v chromium >/dev/null; then
     missing+=(chromium)
+fi
+wanted=()
+for program in "${!welcome[@]}"; do
+    command -v "$program" >/dev/null || wanted+=("${welcome[$program]}")
+done
+if [ ${#wanted[@]} -gt 0 ] && [ "$(id -u)" = 0 ]; then
+    quick=(-qq -o Acquire::Retries=0 -o Acquire::http::Timeout=20)
+    { apt-get update "${quick[@]}" && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "${quick[@]}" "${wanted[@]}"; } \
+        >/dev/null 2>&1 || echo "setup: without ${wanted[*]}: tests that need it are skipped"
 fi
 [ ${#missing[@]} -eq 0 ] && exit 0
 

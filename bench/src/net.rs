@@ -5,13 +5,15 @@
 //! bench-net http ADDRESS SECONDS CLIENTS    requests per second, one connection kept alive by each client
 //! bench-net bulk ADDRESS SECONDS            Gbit/s of one connection
 //! bench-net dns SERVER NAME SECONDS         answers per second, one question at a time
+//! bench-net names NAME TIMES                how often each address comes first when the C library resolves it
 //! ```
 //!
 //! The same program on every path, so that what differs is the path.
 
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, TcpListener, TcpStream, ToSocketAddrs, UdpSocket};
 use std::time::{Duration, Instant};
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
@@ -41,8 +43,23 @@ fn main() -> Outcome<()> {
             println!("{:.0}", questions(server, name, Duration::from_secs(seconds))?);
             Ok(())
         }
-        _ => Err("usage: bench-net serve|http|bulk|dns ...; see bench/src/net.rs".into()),
+        ["names", name, times] => {
+            for (address, times) in firsts(name, times.parse()?)? {
+                println!("{times} {address}");
+            }
+            Ok(())
+        }
+        _ => Err("usage: bench-net serve|http|bulk|dns|names ...; see bench/src/net.rs".into()),
     }
+}
+
+fn firsts(name: &str, times: usize) -> Outcome<BTreeMap<IpAddr, usize>> {
+    let mut all = BTreeMap::new();
+    for _ in 0..times {
+        let first = (name, 80).to_socket_addrs()?.next().ok_or("the name has no address")?;
+        *all.entry(first.ip()).or_default() += 1;
+    }
+    Ok(all)
 }
 
 fn serve(port: u16) -> Outcome<()> {

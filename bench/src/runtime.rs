@@ -1,19 +1,22 @@
 //! OCI runtimes side by side: what create + start + wait + delete of `true` takes.
 //!
 //! ```text
-//! bench-runtime --config config.json --rootfs DIR --work DIR [--runs N] [--filter FILE] [--only WORD] NAME=PROGRAM...
+//! bench-runtime --config config.json --rootfs DIR --work DIR [--runs N] [--only WORD] NAME=PROGRAM...
 //! ```
 //!
 //! Each round does every candidate once, in an order that rotates, so that a noisy minute hits all alike.
 //! Beside wall time it takes the CPU time of *all* processes from the counter of a cgroup that the programs
 //! and their containers run in (cpuacct, or cpu.stat on v2): a runtime that leaves its work to the container's
 //! process or a helper gains nothing. `PROGRAM` beginning with `floor` is the C program beside this folder
-//! with its own arguments; all others speak the OCI command line. Two ways are measured:
+//! with its own arguments and loads the configuration's filter; all others speak the OCI command line. A command that
+//! does not end within ten seconds is killed and counts as failed. Two ways are measured:
 //!
 //! - `run`: one command,
 //! - `steps`: `create`, `start`, waiting for the process, `delete`, as containerd's shim and podman do.
 
-use rustix::process::{Pid, WaitOptions};
+use oci_spec::runtime::Spec;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, WaitOptions, pidfd_open};
 use serde_json::{Value, json};
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -27,7 +30,8 @@ struct Options {
     rootfs: PathBuf,
     work: PathBuf,
     runs: usize,
-    filter: Option<PathBuf>,
+    /// The configuration's filter, compiled, for the floor.
+    filter: PathBuf,
     only: Option<String>,
     candidates: Vec<(String, String)>,
 }
@@ -38,12 +42,14 @@ struct Sample {
 }
 
 fn main() -> Outcome<()> {
-    let options = options()?;
+    let mut options = options()?;
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
     let group = Group::enter()?;
     let bundle = options.work.join("bundle");
     std::fs::create_dir_all(&bundle)?;
     write_config(&options, &group, &bundle)?;
+    options.filter = options.work.join("filter");
+    write_filter(&options)?;
     println!("| way | what | wall ms median | min-max | cpu ms, all processes | failed |");
     println!("|---|---|---|---|---|---|");
     for way in ["run", "steps"] {
@@ -82,7 +88,7 @@ fn options() -> Outcome<Options> {
         rootfs: "rootfs".into(),
         work: "/tmp/berth-bench".into(),
         runs: 25,
-        filter: None,
+        filter: PathBuf::new(),
         only: None,
         candidates: Vec::new(),
     };
@@ -94,7 +100,6 @@ fn options() -> Outcome<Options> {
             "--rootfs" => options.rootfs = value()?.into(),
             "--work" => options.work = value()?.into(),
             "--runs" => options.runs = value()?.parse()?,
-            "--filter" => options.filter = Some(value()?.into()),
             "--only" => options.only = Some(value()?),
             _ => {
                 let (name, program) = word.split_once('=').ok_or(format!("{word}: not NAME=PROGRAM"))?;
@@ -116,6 +121,20 @@ fn write_config(options: &Options, group: &Group, bundle: &Path) -> Outcome<()> 
     config["linux"]["cgroupsPath"] = json!(format!("{}/box", group.path));
     std::fs::write(bundle.join("config.json"), serde_json::to_vec(&config)?)?;
     Ok(())
+}
+
+/// As the floor reads it: `struct sock_filter` after `struct sock_filter`.
+fn write_filter(options: &Options) -> Outcome<()> {
+    let config = Spec::load(&options.config)?;
+    let profile = config.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
+    let filter = berth_runtime::seccomp::compile(profile.ok_or("the configuration has no filter")?)?;
+    let mut bytes = Vec::new();
+    for instruction in &filter.instructions {
+        bytes.extend(instruction.code.to_ne_bytes());
+        bytes.extend([instruction.jt, instruction.jf]);
+        bytes.extend(instruction.k.to_ne_bytes());
+    }
+    Ok(std::fs::write(&options.filter, bytes)?)
 }
 
 fn measure(
@@ -142,10 +161,7 @@ fn measure(
         let mut parts = program.split_whitespace();
         let mut command = Command::new(parts.next().unwrap_or_default());
         command.args(parts).args(["-g", &group.path]);
-        if let Some(filter) = &options.filter {
-            command.arg("-s").arg(filter);
-        }
-        succeed(command.arg(&options.rootfs).arg("/bin/true"))?;
+        succeed(command.arg("-s").arg(&options.filter).arg(&options.rootfs).arg("/bin/true"))?;
     } else if way == "run" {
         succeed(&mut runtime(&["run", "--bundle", &bundle, &id]))?;
     } else {
@@ -161,8 +177,16 @@ fn measure(
 }
 
 fn succeed(command: &mut Command) -> Outcome<()> {
-    let output = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::inherit()).status()?;
-    if output.success() { Ok(()) } else { Err(format!("{command:?}: {output}").into()) }
+    let mut process = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::inherit()).spawn()?;
+    let end = pidfd_open(Pid::from_child(&process), PidfdFlags::empty())?;
+    let patience = Timespec { tv_sec: 10, tv_nsec: 0 };
+    if poll(&mut [PollFd::new(&end, PollFlags::IN)], Some(&patience))? == 0 {
+        process.kill()?;
+        process.wait()?;
+        return Err(format!("{command:?}: has not ended after {} s", patience.tv_sec).into());
+    }
+    let status = process.wait()?;
+    if status.success() { Ok(()) } else { Err(format!("{command:?}: {status}").into()) }
 }
 
 fn print_table(way: &str, candidates: &[&(String, String)], samples: &mut [Vec<Sample>], failed: &[usize]) {

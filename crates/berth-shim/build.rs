@@ -15,6 +15,10 @@ fn main() {
         return;
     }
     println!("cargo:rustc-link-arg-bins=-no-pie");
+    if var("CARGO_PKG_NAME") == "berth-agent" {
+        // It is in the memory of every guest.
+        println!("cargo:rustc-link-arg-bins=-Wl,-s");
+    }
     let (Some(c), Some(m)) = (archive("libc.a"), archive("libm.a")) else { return };
     if archive("libgcc_eh.a").is_none() {
         return;

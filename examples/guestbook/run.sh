@@ -80,12 +80,18 @@ time on dev build -q -t "$registry/guestbook:1" --build-arg VERSION=1 app
 on dev push -q "$registry/guestbook:1"
 on dev push -q "$registry/guestbook-db:1"
 
-ready() { # engine port
-    for _ in $(seq 600); do curl -fsS "http://127.0.0.1:$2/healthz" 2>/dev/null && return; sleep 0.05; done
-    echo "the application on port $2 did not answer within 30 s" >&2
+fail() { # engine words
+    echo "$2" >&2
     on "$1" logs db >&2
     on "$1" logs app >&2
     exit 1
+}
+ready() { # engine port
+    for _ in $(seq 600); do curl -fsS "http://127.0.0.1:$2/healthz" 2>/dev/null && return; sleep 0.05; done
+    fail "$1" "the application on port $2 did not answer within 30 s"
+}
+sign() { # engine port words
+    curl -fsS -o /dev/null -d "text=$3" "http://127.0.0.1:$2/entries" || fail "$1" "the application on port $2 took no entry"
 }
 deploy() { # engine port
     say "$1: the images by digest; of all the settings only $1.env is its own"
@@ -106,8 +112,8 @@ deploy test "$test_port"
 deploy production "$production_port"
 
 say "The tester signs in test, a customer in production"
-curl -fsS -o /dev/null -d "text=tested and found well" "http://127.0.0.1:$test_port/entries"
-curl -fsS -o /dev/null -d "text=hello from outside" "http://127.0.0.1:$production_port/entries"
+sign test "$test_port" "tested and found well"
+sign production "$production_port" "hello from outside"
 for port in "$test_port" "$production_port"; do
     curl -fsS "http://127.0.0.1:$port/" | grep -E '<li>|<footer>' | sed 's/<[^>]*>/ /g'
 done

@@ -8,7 +8,7 @@ import { join } from 'node:path';
 
 const require = createRequire(new URL('../../web/package.json', import.meta.url));
 export const PROGRAMS = process.env.BERTH_PROGRAMS ?? new URL('../../target/debug', import.meta.url).pathname;
-const DEADLINE_MILLIS = 30_000;
+const DEADLINE_MILLIS = 120_000;
 
 async function freePort() {
   return new Promise((resolve, reject) => {
@@ -36,6 +36,11 @@ export class Engine {
     const engine = new Engine();
     engine.root = mkdtempSync('/var/tmp/berth-console-');
     engine.port = await freePort();
+    // Where docker-compose is elsewhere than Docker looks for it.
+    if (process.env.BERTH_COMPOSE) {
+      mkdirSync(join(engine.root, 'docker/cli-plugins'), { recursive: true });
+      symlinkSync(process.env.BERTH_COMPOSE, join(engine.root, 'docker/cli-plugins/docker-compose'));
+    }
     await engine.launch();
     engine.loadTiny();
     return engine;
@@ -49,7 +54,7 @@ export class Engine {
     const log = openSync(join(this.root, 'berthd.log'), 'a');
     this.child = spawn(join(PROGRAMS, 'berthd'), [
       '-H', this.socket, '--data-root', join(this.root, 'data'), '--exec-root', join(this.root, 'run'), '--console', `127.0.0.1:${this.port}`,
-    ], { stdio: ['ignore', log, log] });
+    ], { stdio: ['ignore', log, log], env: process.env.BERTH_COMPOSE ? { ...process.env, DOCKER_CONFIG: join(this.root, 'docker') } : process.env });
     await until('the engine answers', () => {
       if (this.child.exitCode !== null) throw new Error(`berthd ended:\n${this.log}`);
       try {
@@ -71,6 +76,12 @@ export class Engine {
     return execFileSync(join(PROGRAMS, 'berth'), words, {
       env: { ...process.env, BERTH_HOST: this.socket, DOCKER_HOST: this.socket, HOME: this.root }, encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'],
     }).trim();
+  }
+
+  /** A token of an administrator, made over the engine's own socket, where everybody is root. */
+  async token() {
+    const call = (method, path, body) => execFileSync('curl', ['-s', '--fail-with-body', '--unix-socket', this.socket.slice(7), '-X', method, '-H', 'content-type: application/json', '-d', JSON.stringify(body), `http://berth/api/v1${path}`], { encoding: 'utf8' });
+    return JSON.parse(call('POST', '/tokens', { name: 'other host', role: 'admin', days: 1 })).secret;
   }
 
   /** One static program as an image. */
@@ -97,6 +108,10 @@ export class Engine {
   }
 }
 
+/** Whether stacks can be tested: the compose plugin is where Docker looks for it, or where BERTH_COMPOSE says. */
+export const hasCompose = () => Boolean(process.env.BERTH_COMPOSE)
+  || ['/usr/local/lib', '/usr/local/libexec', '/usr/lib', '/usr/libexec'].some((folder) => existsSync(`${folder}/docker/cli-plugins/docker-compose`));
+
 export function missing() {
   if (process.getuid() !== 0) return 'needs root';
   if (!existsSync('/usr/bin/chromium')) return 'needs chromium: apt-get install chromium';
@@ -105,11 +120,19 @@ export function missing() {
   return null;
 }
 
+/** Ends the program, saying so, where something is missing. */
+export function skipFor(why) {
+  if (!why) return;
+  console.log(`skipped: ${why}`);
+  process.exit(0);
+}
+
 export async function browser() {
   const { chromium } = require('playwright-core');
   return chromium.launch({
     executablePath: '/usr/bin/chromium',
-    args: ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync'],
+    // Pages that the driver serves (BERTH_PAGES) count as another network's.
+    args: [...(process.env.BERTH_PAGES ? ['--disable-features=LocalNetworkAccessChecks'] : []), '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync'],
   });
 }
 

@@ -10,12 +10,14 @@
 #   BERTH_V2_ROOT     where base, disk and console.log are kept (target/v2)
 #   BERTH_V2_PROFILE  release or dev: which programs and tests are built and run (release)
 #   BERTH_V2_TIMEOUT  seconds for the guest, from its start to its end (1500)
+#   BERTH_V2_SUITE    Debian's, and with it the kernel (bookworm: 6.1; trixie: 6.12, the oldest that mounts layers
+#                     that are images, for which images_archives:layers_of_both and storage_files:copied are good tests)
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 work=${BERTH_V2_ROOT:-$PWD/target/v2}
 mkdir -p "$work"
 tests=("$@")
-[ ${#tests[@]} -gt 0 ] || tests=(berth_cgroup observe:limits observe:statistics run_basics:pause why:ends create_fields:host_config)
+[ ${#tests[@]} -gt 0 ] || tests=(berth_cgroup observe:limits observe:statistics run_basics:pause why:ends storage_files:cop create_fields:host_config)
 profile=${BERTH_V2_PROFILE:-release}
 
 for program in mmdebstrap qemu-system-x86_64 mke2fs cpio busybox docker; do
@@ -27,7 +29,7 @@ done
 if [ ! -e "$work/base/etc/os-release" ]; then
     rm -rf "$work/base"
     mmdebstrap --quiet --variant=minbase --aptopt='APT::Install-Recommends "false"' \
-        --include=linux-image-cloud-amd64,busybox-static,iproute2,procps,kmod bookworm "$work/base"
+        --include=linux-image-cloud-amd64,busybox-static,iproute2,procps,kmod "${BERTH_V2_SUITE:-bookworm}" "$work/base"
     rm -rf "$work/base/var/cache/apt" "$work/base/usr/sbin/dockerd" "$work/base/usr/share/doc"
 fi
 kernel=$(ls "$work"/base/boot/vmlinuz-* | tail -1)
@@ -44,9 +46,13 @@ depends() { # module: those it needs first, in load order
 }
 for module in virtio_pci virtio_blk crc32c_generic ext4; do
     for path in $(depends "$module"); do
-        name=$(basename "$path")
+        name=$(basename "${path%.xz}")
         [ -e "$early/modules/$name" ] && continue
-        cp "$modules/$path" "$early/modules/"
+        # Newer suites pack them, which busybox does not take.
+        case $path in
+        *.xz) xz -dc "$modules/$path" >"$early/modules/$name" ;;
+        *) cp "$modules/$path" "$early/modules/" ;;
+        esac
         echo "$name" >>"$early/modules/order"
     done
 done

@@ -8,7 +8,7 @@ use std::process::Command;
 /// Crates by layer. A crate uses lower layers only; crates of one layer do not use each other, except
 /// that programs and tests stand above everything.
 const LAYERS: &[&[&str]] = &[
-    &["berth-types"],
+    &["berth-types", "berth-agent-proto"],
     &["berth-sys"],
     &[
         "berth-cgroup",
@@ -21,11 +21,12 @@ const LAYERS: &[&[&str]] = &[
         "berth-dns",
         "berth-dockerfile",
         "berth-vm",
+        "berth-buildkit",
     ],
     &["berth-image", "berth-build", "berth-shim-proto", "berth-store"],
     &["berth-engine"],
     &["berth-api-docker", "berth-api"],
-    &["berth", "berthd", "berth-shim", "berth-bench"],
+    &["berth", "berthd", "berth-shim", "berth-agent", "berth-bench"],
 ];
 
 /// Arrows that the layers would allow and the design forbids, with the reason.
@@ -36,6 +37,8 @@ const FORBIDDEN: &[(&str, &str, &str)] = &[
     ("berth-dns", "tokio", "it enters network namespaces and has one thread"),
     ("berth", "berth-engine", "the command line knows only the API"),
     ("berth-types", "rustix", "types do no IO"),
+    ("berth-agent-proto", "rustix", "a language does no IO"),
+    ("berth-agent", "tokio", "a guest's first process has one thread, and clones"),
 ];
 
 pub(crate) fn run(root: &Path) -> Result<(), Vec<String>> {

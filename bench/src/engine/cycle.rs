@@ -28,10 +28,8 @@ fn api(engine: &mut Engine, _round: usize) -> Outcome<Option<Times>> {
     connection.call("GET", "/_ping", None)?;
     let body = r#"{"Image":"tiny:1","Cmd":["/bin/true"]}"#;
     let begin = Instant::now();
-    let answer: serde_json::Value =
-        serde_json::from_slice(&connection.call("POST", "/v1.41/containers/create", Some(body))?)?;
+    let id = connection.create(body)?;
     let created = begin.elapsed();
-    let id = answer["Id"].as_str().ok_or("no Id")?.to_owned();
     connection.call("POST", &format!("/v1.41/containers/{id}/start"), None)?;
     let started = begin.elapsed();
     let answer: serde_json::Value =
@@ -115,61 +113,97 @@ fn first_answer(port: u16, begin: Instant) -> Outcome<Duration> {
 /// `run --rm` from many clients at once, for some seconds.
 pub(crate) fn clients(options: &Options, engines: &mut [Engine]) -> Outcome<()> {
     println!("\n## {CLIENTS} clients in parallel: run --rm per second\n");
+    rates(
+        options,
+        engines,
+        Rate { clients: CLIENTS, target: 0.1 },
+        |_| true,
+        |engine| {
+            move || {
+                let status = engine.run(["--rm", "tiny:1", "/bin/true"]).status()?;
+                if status.success() { Ok(()) } else { Err(format!("run: {status}").into()) }
+            }
+        },
+    )
+}
+
+/// Many clients at once: how many, and the peer's rate beside ours at most.
+#[derive(Clone, Copy)]
+pub(crate) struct Rate {
+    pub(crate) clients: usize,
+    pub(crate) target: f64,
+}
+
+/// How often in a second many clients come to the end of what `client` makes for each of them.
+pub(crate) fn rates<'e, W>(
+    options: &Options,
+    engines: &'e mut [Engine],
+    rate: Rate,
+    takes_part: impl Fn(&Engine) -> bool,
+    client: impl Fn(&'e Engine) -> W + Sync,
+) -> Outcome<()>
+where
+    W: FnMut() -> Outcome<()>,
+{
     println!("| engine | per second, median | rounds | cpu ms each, all processes | failed |");
     println!("|---|---|---|---|---|");
+    let engines: Vec<&'e Engine> = engines.iter().filter(|engine| takes_part(engine)).collect();
     let rounds = (options.runs / 5).max(1);
-    let mut rates: Vec<Vec<f64>> = engines.iter().map(|_| Vec::new()).collect();
+    let mut found: Vec<Vec<f64>> = engines.iter().map(|_| Vec::new()).collect();
     let mut cpu: Vec<Vec<f64>> = engines.iter().map(|_| Vec::new()).collect();
     let mut failed = vec![0; engines.len()];
     for _ in 0..rounds {
-        for (index, engine) in engines.iter().enumerate() {
+        for (index, engine) in engines.iter().copied().enumerate() {
             engine.group.enter()?;
             let before = engine.group.cpu()?;
             let begin = Instant::now();
             let counts: Vec<(usize, usize)> = std::thread::scope(|scope| {
-                let threads: Vec<_> = (0..CLIENTS)
-                    .map(|_| {
-                        scope.spawn(|| {
-                            let (mut good, mut bad) = (0, 0);
-                            while begin.elapsed() < CLIENTS_ROUND {
-                                match engine.run(["--rm", "tiny:1", "/bin/true"]).status() {
-                                    Ok(status) if status.success() => good += 1,
-                                    _ => bad += 1,
+                let one = || {
+                    let (mut good, mut bad) = (0, 0);
+                    let mut work = client(engine);
+                    while begin.elapsed() < CLIENTS_ROUND {
+                        match work() {
+                            Ok(()) => good += 1,
+                            Err(error) => {
+                                if bad == 0 {
+                                    eprintln!("{}: {error}", engine.name());
                                 }
+                                bad += 1;
                             }
-                            (good, bad)
-                        })
-                    })
-                    .collect();
-                threads.into_iter().map(|thread| thread.join().unwrap_or((0, 0))).collect()
+                        }
+                    }
+                    (good, bad)
+                };
+                let threads: Vec<_> = (0..rate.clients).map(|_| scope.spawn(one)).collect();
+                threads.into_iter().map(|thread| thread.join().unwrap_or((0, 1))).collect()
             });
             let took = begin.elapsed();
             engine.group.calm()?;
             let used = engine.group.cpu()?.saturating_sub(before);
             let good: usize = counts.iter().map(|(good, _)| good).sum();
             failed[index] += counts.iter().map(|(_, bad)| bad).sum::<usize>();
-            rates[index].push(good as f64 / took.as_secs_f64());
+            found[index].push(good as f64 / took.as_secs_f64());
             cpu[index].push(crate::ms(used) / good.max(1) as f64);
         }
     }
     let mut medians = Vec::new();
     for (index, engine) in engines.iter().enumerate() {
-        rates[index].sort_by(f64::total_cmp);
+        found[index].sort_by(f64::total_cmp);
         cpu[index].sort_by(f64::total_cmp);
-        let rate = crate::middle(&rates[index]);
+        let median = crate::middle(&found[index]);
         println!(
-            "| {} | {rate:.1} | {} | {:.1} | {} |",
+            "| {} | {median:.1} | {} | {:.1} | {} |",
             engine.name(),
-            rates[index].len(),
+            found[index].len(),
             crate::middle(&cpu[index]),
             failed[index]
         );
-        medians.push((engine.kind, rate));
+        medians.push((engine.kind, median));
     }
     if let Some((_, ours)) = medians.iter().find(|(kind, _)| *kind == Kind::Berth) {
-        for (kind, rate) in medians.iter().filter(|(kind, _)| *kind != Kind::Berth) {
-            let target = (*kind == Kind::Docker).then_some(0.1);
-            verdict(&format!("{} / berth rate", kind.name()), rate / ours, target);
+        for (kind, theirs) in medians.iter().filter(|(kind, _)| *kind != Kind::Berth) {
+            let target = (*kind == Kind::Docker).then_some(rate.target);
+            verdict(&format!("{} / berth rate", kind.name()), theirs / ours, target);
         }
     }
     Ok(())

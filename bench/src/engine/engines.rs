@@ -59,8 +59,22 @@ impl Engine {
         self.work.join("engine.sock")
     }
 
+    /// A folder of its own.
+    pub(crate) fn work(&self) -> &Path {
+        &self.work
+    }
+
+    pub(crate) fn data(&self) -> &Path {
+        &self.data
+    }
+
     /// From nothing to the daemon's first answer.
     pub(crate) fn start(&mut self) -> Outcome<Duration> {
+        self.start_with(&[])
+    }
+
+    /// The same with more options for berthd.
+    pub(crate) fn start_with(&mut self, options: &[&str]) -> Outcome<Duration> {
         self.group.enter()?;
         let socket = format!("unix://{}", self.socket().display());
         let begin = Instant::now();
@@ -89,7 +103,7 @@ impl Engine {
                 let data = self.data.to_string_lossy();
                 let words = ["-H", &socket, "--data-root", &data, "--exec-root", &run];
                 let rest = ["--cgroup-parent", &parent, "--bip", "172.30.0.1/16"];
-                let daemon = self.daemon(&program, &[&words[..], &rest[..]].concat())?;
+                let daemon = self.daemon(&program, &[&words[..], &rest[..], options].concat())?;
                 self.daemons.push(daemon);
                 self.answers()?;
             }

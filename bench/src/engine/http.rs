@@ -56,6 +56,13 @@ impl Connection {
         }
     }
 
+    /// A new container's id.
+    pub(crate) fn create(&mut self, body: &str) -> Outcome<String> {
+        let answer: serde_json::Value =
+            serde_json::from_slice(&self.call("POST", "/v1.41/containers/create", Some(body))?)?;
+        Ok(answer["Id"].as_str().ok_or("no Id")?.to_owned())
+    }
+
     fn line(&mut self) -> Outcome<String> {
         let mut line = String::new();
         if self.stream.read_line(&mut line)? == 0 {

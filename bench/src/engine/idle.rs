@@ -166,10 +166,7 @@ pub(crate) fn engine_itself(options: &Options, engines: &mut [Engine]) -> Outcom
         let mut connection = Connection::open(&engine.socket())?;
         let mut ids = Vec::new();
         for _ in 0..options.idle {
-            let body = r#"{"Image":"tiny:1","Cmd":["/bin/true"]}"#;
-            let answer: serde_json::Value =
-                serde_json::from_slice(&connection.call("POST", "/v1.41/containers/create", Some(body))?)?;
-            let id = answer["Id"].as_str().ok_or("no Id")?.to_owned();
+            let id = connection.create(r#"{"Image":"tiny:1","Cmd":["/bin/true"]}"#)?;
             connection.call("POST", &format!("/v1.41/containers/{id}/start"), None)?;
             connection.call("POST", &format!("/v1.41/containers/{id}/wait"), None)?;
             ids.push(id);
@@ -203,7 +200,7 @@ pub(crate) fn engine_itself(options: &Options, engines: &mut [Engine]) -> Outcom
 }
 
 /// Of the daemons, in MB.
-fn resident(engine: &Engine) -> Outcome<f64> {
+pub(crate) fn resident(engine: &Engine) -> Outcome<f64> {
     let mut sum = 0.0;
     for pid in engine.daemon_pids() {
         let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;

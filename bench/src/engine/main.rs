@@ -1,13 +1,17 @@
 //! Engines side by side: what a container's life takes of time, CPU and memory.
 //!
 //! ```text
-//! bench-engine --programs DIR --work DIR [--data DIR] [--runs N] [--idle N] [--only WORD,...] [--engines NAME,...]
+//! bench-engine --programs DIR --work DIR [--data DIR] [--runs N] [--idle N] [--lives N] [--only WORD,...] [--engines NAME,...]
 //!
 //!  main      the order of things, medians, ratios
 //!  engines   starting docker, podman and berth, each in cgroups of its own; their command lines
 //!  http      the least of an HTTP client over a Unix socket
 //!  group     the cgroup in which an engine's CPU time is counted
 //!  cycle     one container's life: by API, by command line, exec, to the first HTTP answer, many clients
+//!  projects  a project of ten services through Compose
+//!  parallel  fifty clients by the API
+//!  lives     ten thousand containers, one after the other: what stays behind (only with --only lives)
+//!  meters    a thousand running ones: their statistics (only with --only meters)
 //!  idle      many idle containers: start, memory, list, stop, remove; an engine's own size and start
 //! ```
 //!
@@ -20,6 +24,10 @@ mod engines;
 mod group;
 mod http;
 mod idle;
+mod lives;
+mod meters;
+mod parallel;
+mod projects;
 
 use engines::{Engine, Kind};
 use std::error::Error;
@@ -35,13 +43,19 @@ pub(crate) struct Options {
     data: PathBuf,
     runs: usize,
     idle: usize,
+    lives: usize,
     only: Vec<String>,
     engines: Vec<Kind>,
 }
 
 impl Options {
     fn wants(&self, word: &str) -> bool {
-        self.only.is_empty() || self.only.iter().any(|only| only == word)
+        self.only.is_empty() || self.asks(word)
+    }
+
+    /// What takes so long that it has to be named.
+    fn asks(&self, word: &str) -> bool {
+        self.only.iter().any(|only| only == word)
     }
 }
 
@@ -56,13 +70,22 @@ fn main() -> Outcome<()> {
         engine.import(&image)?;
         engines.push(engine);
     }
-    for (word, title, measure) in cycle::MEASURES {
+    for (word, title, measure) in cycle::MEASURES.iter().chain(projects::MEASURES) {
         if options.wants(word) {
             interleaved(&options, &mut engines, title, *measure)?;
         }
     }
     if options.wants("clients") {
         cycle::clients(&options, &mut engines)?;
+    }
+    if options.wants("parallel") {
+        parallel::parallel(&options, &mut engines)?;
+    }
+    if options.asks("lives") {
+        lives::lives(&options, &mut engines)?;
+    }
+    if options.asks("meters") {
+        meters::meters(&mut engines)?;
     }
     if options.wants("idle") {
         idle::idle(&options, &mut engines)?;
@@ -83,6 +106,7 @@ fn options() -> Outcome<Options> {
         data: "/var/lib/berth".into(),
         runs: 15,
         idle: 200,
+        lives: 10_000,
         only: Vec::new(),
         engines: vec![Kind::Docker, Kind::Podman, Kind::Berth],
     };
@@ -95,6 +119,7 @@ fn options() -> Outcome<Options> {
             "--data" => options.data = value()?.into(),
             "--runs" => options.runs = value()?.parse()?,
             "--idle" => options.idle = value()?.parse()?,
+            "--lives" => options.lives = value()?.parse()?,
             "--only" => options.only = value()?.split(',').filter(|word| !word.is_empty()).map(str::to_owned).collect(),
             "--engines" => options.engines = value()?.split(',').map(Kind::named).collect::<Outcome<_>>()?,
             _ => return Err(format!("{word}: unknown option").into()),

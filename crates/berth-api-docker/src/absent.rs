@@ -37,12 +37,6 @@ pub(crate) fn router() -> Router<Engine> {
         "/services/{id}/update",
         "/tasks",
         "/tasks/{id}",
-        "/secrets",
-        "/secrets/{id}",
-        "/secrets/{id}/{verb}",
-        "/configs",
-        "/configs/{id}",
-        "/configs/{id}/{verb}",
     ] {
         routes = routes.route(path, any(no_swarm));
     }

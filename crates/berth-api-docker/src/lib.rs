@@ -19,13 +19,16 @@ pub mod version;
 
 mod absent;
 mod build;
+mod buildkit;
 mod containers;
 mod events;
 mod images;
 mod networks;
+mod secrets;
 mod spec;
 mod system;
 mod time;
+mod usage;
 mod volumes;
 
 pub use server::{Listener, router, serve};

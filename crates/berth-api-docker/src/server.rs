@@ -1,13 +1,16 @@
 //! Listening sockets, connections, and the table of all routes.
 
-use crate::{absent, build, containers, events, images, networks, system, version, volumes};
+use crate::{absent, build, buildkit, containers, events, images, networks, secrets, system, usage, version, volumes};
 use axum::Router;
 use axum::http::StatusCode;
 use axum::response::Response;
 use berth_engine::Engine;
+use berth_types::Caller;
+use hyper::service::Service as _;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
@@ -28,14 +31,18 @@ pub enum Listener {
 
 /// All routes of the API on `engine`.
 pub fn router(engine: Engine) -> Router {
+    let builder = buildkit::Door::new(&engine);
     let routes = Router::new()
         .merge(containers::router())
         .merge(images::router())
         .merge(networks::router())
         .merge(volumes::router())
+        .merge(secrets::router())
         .merge(events::router())
-        .merge(build::router())
+        .merge(build::router(builder.clone()))
+        .merge(buildkit::router(builder))
         .merge(system::router())
+        .merge(usage::router())
         .merge(absent::router())
         .fallback(not_found)
         .method_not_allowed_fallback(not_found)
@@ -58,17 +65,20 @@ pub async fn serve(listener: Listener, routes: Router, mut stop: watch::Receiver
             accepted = async {
                 match &listener {
                     Listener::Unix(listener) => listener.accept().await.map(|(stream, _)| Stream::Unix(stream)),
-                    Listener::Tcp(listener) => listener.accept().await.map(|(stream, _)| Stream::Tcp(stream)),
+                    Listener::Tcp(listener) => listener.accept().await.map(|(stream, peer)| Stream::Tcp(stream, peer)),
                     Listener::Tls(listener, acceptor) => {
-                        listener.accept().await.map(|(stream, _)| Stream::Tls(stream, acceptor.clone()))
+                        listener.accept().await.map(|(stream, peer)| Stream::Tls(stream, peer, acceptor.clone()))
                     }
                 }
             } => accepted,
         };
         match accepted {
-            Ok(Stream::Unix(stream)) => spawn(stream, routes.clone()),
-            Ok(Stream::Tcp(stream)) => spawn(stream, routes.clone()),
-            Ok(Stream::Tls(stream, acceptor)) => spawn_tls(stream, acceptor, routes.clone()),
+            Ok(Stream::Unix(stream)) => {
+                let caller = stream.peer_cred().ok().map(|user| Caller::Local { uid: user.uid() });
+                spawn(stream, caller, routes.clone());
+            }
+            Ok(Stream::Tcp(stream, peer)) => spawn(stream, Some(Caller::Network(peer)), routes.clone()),
+            Ok(Stream::Tls(stream, peer, acceptor)) => spawn_tls(stream, peer, acceptor, routes.clone()),
             Err(cause) => {
                 tracing::warn!(%cause, "cannot accept a connection");
                 tokio::time::sleep(Duration::from_millis(ACCEPT_RETRY_MILLIS)).await;
@@ -79,26 +89,32 @@ pub async fn serve(listener: Listener, routes: Router, mut stop: watch::Receiver
 
 enum Stream {
     Unix(tokio::net::UnixStream),
-    Tcp(tokio::net::TcpStream),
-    Tls(tokio::net::TcpStream, TlsAcceptor),
+    Tcp(tokio::net::TcpStream, SocketAddr),
+    Tls(tokio::net::TcpStream, SocketAddr, TlsAcceptor),
 }
 
-fn spawn_tls(stream: tokio::net::TcpStream, acceptor: TlsAcceptor, routes: Router) {
+fn spawn_tls(stream: tokio::net::TcpStream, peer: SocketAddr, acceptor: TlsAcceptor, routes: Router) {
     tokio::spawn(async move {
         match tokio::time::timeout(Duration::from_secs(HEAD_SECONDS_MAX), acceptor.accept(stream)).await {
-            Ok(Ok(stream)) => spawn(stream, routes),
+            Ok(Ok(stream)) => spawn(stream, Some(Caller::Network(peer)), routes),
             Ok(Err(cause)) => tracing::info!(%cause, "a client was refused"),
             Err(_) => tracing::debug!("a client did not finish its handshake"),
         }
     });
 }
 
-fn spawn(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, routes: Router) {
+fn spawn(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, caller: Option<Caller>, routes: Router) {
+    let routes = hyper::service::service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
+        if let Some(caller) = caller {
+            request.extensions_mut().insert(caller);
+        }
+        TowerToHyperService::new(routes.clone()).call(request)
+    });
     tokio::spawn(async move {
         let served = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(Duration::from_secs(HEAD_SECONDS_MAX))
-            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(routes))
+            .serve_connection(TokioIo::new(stream), routes)
             .with_upgrades()
             .await;
         if let Err(cause) = served {

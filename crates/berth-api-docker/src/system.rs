@@ -1,33 +1,19 @@
-//! `/info`, `/version`, `/_ping`, `/system/df`.
+//! `/info`, `/version`, `/_ping`.
 
-use crate::error::{ApiResult, plain};
-use crate::params::Params;
+use crate::error::ApiResult;
 use crate::version::{ApiVersion, CURRENT, OLDEST};
 use axum::extract::State;
-use axum::http::{Method, StatusCode};
+use axum::http::Method;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{any, get};
+use axum::routing::get;
 use axum::{Extension, Json, Router};
 use berth_engine::Engine;
 use berth_engine::events::now_unix_nanos;
-use berth_engine::system::{DiskUsageParts, Info};
+use berth_engine::system::Info;
 use serde_json::{Value, json};
 
 pub(crate) fn router() -> Router<Engine> {
-    Router::new()
-        .route("/_ping", get(ping).head(ping))
-        .route("/version", get(version))
-        .route("/info", get(info))
-        .route("/system/df", get(disk_usage))
-        .route("/session", any(no_build))
-        .route("/grpc", any(no_build))
-}
-
-async fn no_build() -> Response {
-    plain(
-        StatusCode::NOT_IMPLEMENTED,
-        "this engine has no BuildKit session yet\nhint: DOCKER_BUILDKIT=0 docker build, or berth build, which has all of BuildKit's syntax",
-    )
+    Router::new().route("/_ping", get(ping).head(ping)).route("/version", get(version)).route("/info", get(info))
 }
 
 /// `GET` and `HEAD /_ping`
@@ -36,7 +22,7 @@ async fn ping(method: Method) -> Response {
     let head = [
         ("cache-control", "no-cache, no-store, must-revalidate"),
         ("pragma", "no-cache"),
-        ("builder-version", "1"),
+        ("builder-version", "2"),
         ("swarm", "inactive"),
         ("content-type", "text/plain; charset=utf-8"),
     ];
@@ -77,7 +63,13 @@ fn go_arch(machine: &str) -> &str {
 /// `GET /info`
 async fn info(State(engine): State<Engine>, Extension(version): Extension<ApiVersion>) -> ApiResult {
     let info = engine.system().info().await?;
-    Ok(Json(for_version(render(&info, &crate::images::registry_config(&engine)), version)).into_response())
+    let mut value = render(&info, &crate::images::registry_config(&engine));
+    value["Runtimes"]["vm"]["status"] = json!(engine.kernels().acceleration());
+    let default = &engine.config().default_runtime;
+    if !default.is_empty() {
+        value["DefaultRuntime"] = json!(default);
+    }
+    Ok(Json(for_version(value, version)).into_response())
 }
 
 /// Older clients get fields that newer versions dropped; dockerd then sorts the keys.
@@ -138,7 +130,7 @@ fn render(info: &Info, registries: &Value) -> Value {
         "NCPU": info.cpus, "MemTotal": info.memory_bytes, "GenericResources": null, "DockerRootDir": info.data_root,
         "HttpProxy": info.http_proxy, "HttpsProxy": info.https_proxy, "NoProxy": info.no_proxy, "Name": info.hostname,
         "Labels": info.labels, "ExperimentalBuild": false, "ServerVersion": env!("CARGO_PKG_VERSION"),
-        "Runtimes": {"runc": {"path": "berth-shim"}}, "DefaultRuntime": "runc",
+        "Runtimes": {"runc": {"path": "berth-shim"}, "vm": {"path": "berth-vmm"}}, "DefaultRuntime": "runc",
         "Swarm": {
             "NodeID": "", "NodeAddr": "", "LocalNodeState": "inactive", "ControlAvailable": false, "Error": "",
             "RemoteManagers": null,
@@ -152,32 +144,4 @@ fn render(info: &Info, registries: &Value) -> Value {
         value.extend(rest);
     }
     value
-}
-
-/// `GET /system/df`
-async fn disk_usage(State(engine): State<Engine>, Extension(api): Extension<ApiVersion>, params: Params) -> ApiResult {
-    let wanted: Vec<&str> = params.all("type").collect();
-    let known = ["container", "image", "volume", "build-cache"];
-    if let Some(unknown) = wanted.iter().find(|kind| !known.contains(kind)) {
-        return Err(berth_types::Error::invalid(format!("unknown object type: {unknown}")).into());
-    }
-    let has = |kind| wanted.is_empty() || wanted.contains(&kind);
-    let parts = DiskUsageParts { containers: has("container"), volumes: has("volume") };
-    let usage = engine.system().disk_usage(parts).await?;
-    let mut value = json!({"LayersSize": 0, "Images": null, "Containers": null, "Volumes": null, "BuildCache": null});
-    if has("image") {
-        let usage = engine.images().disk_usage().await?;
-        (value["LayersSize"], value["Images"]) = crate::images::disk_usage(&usage, api);
-    }
-    if parts.containers {
-        let now = now_unix_nanos();
-        value["Containers"] = usage.containers.iter().map(|c| crate::containers::render_summary(c, now)).collect();
-    }
-    if parts.volumes {
-        value["Volumes"] = usage.volumes.iter().map(crate::volumes::render).collect();
-    }
-    if has("build-cache") {
-        value["BuildCache"] = engine.builds().cache().await?.iter().map(crate::build::render_cache).collect();
-    }
-    Ok(Json(value).into_response())
 }

@@ -19,7 +19,15 @@ pub struct ApiVersion(pub u32);
 pub(crate) struct Unrouted;
 
 pub const OLDEST: ApiVersion = ApiVersion(24);
-pub const CURRENT: ApiVersion = ApiVersion(51);
+pub const CURRENT: ApiVersion = ApiVersion(56);
+const CURRENT_TEXT: &str = "1.56";
+
+impl ApiVersion {
+    /// Whether the client speaks a version older than 1.`minor`.
+    pub fn before(self, minor: u32) -> bool {
+        self.0 < minor
+    }
+}
 
 impl std::fmt::Display for ApiVersion {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -54,6 +62,7 @@ pub(crate) async fn middleware(mut request: Request, next: Next) -> Response {
             Some(format!("client version {major}.{minor} is too new. Maximum supported API version is {CURRENT}")),
         ),
     };
+    let refused = refused.or_else(|| too_early(version, request.method(), request.uri().path()));
     request.extensions_mut().insert(version);
     let number = REQUESTS.fetch_add(1, Ordering::Relaxed);
     let span = tracing::debug_span!("request", number, method = %request.method(), path);
@@ -80,7 +89,7 @@ pub(crate) async fn middleware(mut request: Request, next: Next) -> Response {
         return response;
     }
     let headers = response.headers_mut();
-    headers.insert("api-version", HeaderValue::from_static("1.51"));
+    headers.insert("api-version", HeaderValue::from_static(CURRENT_TEXT));
     headers.insert("docker-experimental", HeaderValue::from_static("false"));
     headers.insert("ostype", HeaderValue::from_static("linux"));
     headers.insert(header::SERVER, HeaderValue::from_static(concat!("Berth/", env!("CARGO_PKG_VERSION"), " (linux)")));
@@ -90,6 +99,45 @@ pub(crate) async fn middleware(mut request: Request, next: Next) -> Response {
 /// The paths that dockerd answers HEAD on.
 fn has_head(path: &str) -> bool {
     path == "/_ping" || (path.starts_with("/containers/") && path.ends_with("/archive"))
+}
+
+/// The routes that are younger than [`OLDEST`], as dockerd writes them, and the version that brought each.
+const YOUNGER: &[(&str, &str, u32)] = &[
+    ("POST", "/build/prune", 31),
+    ("POST", "/containers/prune", 25),
+    ("GET", "/distribution/{name:.*}/json", 30),
+    ("GET", "/images/{name:.*}/attestations", 55),
+    ("POST", "/images/prune", 25),
+    ("POST", "/networks/prune", 25),
+    ("POST", "/plugins/{name:.*}/upgrade", 26),
+    ("GET", "/secrets", 25),
+    ("POST", "/secrets/create", 25),
+    ("DELETE", "/secrets/{id}", 25),
+    ("GET", "/secrets/{id}", 25),
+    ("POST", "/secrets/{id}/update", 25),
+    ("GET", "/configs", 30),
+    ("POST", "/configs/create", 30),
+    ("DELETE", "/configs/{id}", 30),
+    ("GET", "/configs/{id}", 30),
+    ("POST", "/configs/{id}/update", 30),
+    ("POST", "/volumes/prune", 25),
+    ("PUT", "/volumes/{name:.*}", 42),
+];
+
+/// dockerd's words for a route that the client's version has not yet.
+fn too_early(version: ApiVersion, method: &Method, path: &str) -> Option<String> {
+    let (method, route, since) = YOUNGER
+        .iter()
+        .find(|(verb, route, since)| version.before(*since) && *verb == method.as_str() && matches(route, path))?;
+    Some(format!("{method} {route} requires minimum API version 1.{since}"))
+}
+
+/// `{id}` stands for one part, `{name:.*}` for one or more.
+fn matches(route: &str, path: &str) -> bool {
+    let Some((head, rest)) = route.split_once('{') else { return route == path };
+    let (name, tail) = rest.split_once('}').unwrap_or((rest, ""));
+    let Some(inside) = path.strip_prefix(head).and_then(|path| path.strip_suffix(tail)) else { return false };
+    !inside.is_empty() && (name.ends_with(".*") || !inside.contains('/'))
 }
 
 fn refusal(version: ApiVersion) -> Option<String> {
@@ -113,6 +161,21 @@ mod tests {
         for path in ["/volumes", "/volumes/v1.2", "/v1.44", "/vx.1/a", "/_ping"] {
             assert_eq!(split(path), None, "{path}");
         }
+    }
+
+    #[test]
+    fn younger_routes_are_refused_to_older_clients() {
+        let early = |minor, method, path| too_early(ApiVersion(minor), &method, path);
+        assert_eq!(
+            early(54, Method::GET, "/images/a/b:1/attestations").as_deref(),
+            Some("GET /images/{name:.*}/attestations requires minimum API version 1.55")
+        );
+        assert_eq!(early(55, Method::GET, "/images/a/attestations"), None);
+        assert_eq!(early(24, Method::GET, "/images/a/json"), None);
+        assert!(early(24, Method::DELETE, "/secrets/x").is_some());
+        assert!(early(24, Method::DELETE, "/secrets/x/y").is_none());
+        assert!(early(41, Method::PUT, "/volumes/v").is_some());
+        assert_eq!(CURRENT.to_string(), CURRENT_TEXT);
     }
 
     #[test]

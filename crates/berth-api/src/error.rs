@@ -12,7 +12,9 @@ pub(crate) type ApiResult<T> = Result<T, ApiError>;
 pub(crate) struct ApiError {
     pub(crate) error: Error,
     status: StatusCode,
-    retry_seconds: Option<u64>,
+    retry_seconds: Option<u32>,
+    /// What a page must tell apart and no kind says.
+    word: Option<&'static str>,
 }
 
 answers! {
@@ -31,7 +33,7 @@ answers! {
 
 impl From<Error> for ApiError {
     fn from(error: Error) -> ApiError {
-        ApiError { status: status(error.kind), error, retry_seconds: None }
+        ApiError { status: status(error.kind), error, retry_seconds: None, word: None }
     }
 }
 
@@ -50,11 +52,28 @@ impl ApiError {
         Error::new(ErrorKind::Forbidden, message).into()
     }
 
+    /// What was refused before any handler of ours.
+    pub(crate) fn with_status(status: StatusCode, message: &str) -> ApiError {
+        ApiError { status, ..Error::invalid(message).into() }
+    }
+
+    /// The password was right; a code is asked for too.
+    pub(crate) fn second_factor() -> ApiError {
+        let error = Error::new(ErrorKind::Unauthorized, "a code of the second factor is needed")
+            .with_hint("send it as code: from the authenticator, or a recovery code");
+        ApiError { word: Some("second_factor"), ..error.into() }
+    }
+
     /// Too many tries; says when the next one counts.
     pub(crate) fn slow_down(seconds: u64) -> ApiError {
         let error = Error::new(ErrorKind::Forbidden, "too many failed attempts")
             .with_hint(format!("wait {seconds} seconds, then try again"));
-        ApiError { error, status: StatusCode::TOO_MANY_REQUESTS, retry_seconds: Some(seconds) }
+        ApiError {
+            error,
+            status: StatusCode::TOO_MANY_REQUESTS,
+            retry_seconds: Some(u32::try_from(seconds).unwrap_or(u32::MAX)),
+            word: None,
+        }
     }
 }
 
@@ -77,7 +96,11 @@ impl IntoResponse for ApiError {
         if self.error.kind == ErrorKind::Internal {
             tracing::error!(error = %self.error, "request failed");
         }
-        let mut response = (self.status, axum::Json(failure(&self.error))).into_response();
+        let mut failure = failure(&self.error);
+        if let Some(word) = self.word {
+            failure.kind = word.to_owned();
+        }
+        let mut response = (self.status, axum::Json(failure)).into_response();
         if let Some(seconds) = self.retry_seconds {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }

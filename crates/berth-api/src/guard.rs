@@ -1,18 +1,20 @@
 //! What stands before every handler: who is it, may they, did their own page ask; and the audit entry after.
 //!
 //! ```text
-//! cookie or bearer token -> role enough? -> changing or a stream: our own page? -> handler -> audit -> answer
+//! cookie, bearer token, or the engine's own socket -> changing or a stream: our own page?
+//!     -> role enough, in the project of what the path names? -> handler -> audit -> answer
 //! ```
 
 use crate::Api;
 use crate::error::{ApiError, ApiResult};
-use crate::identity::{Who, password};
+use crate::identity::{Role, Who, password, projects};
 use crate::routes::Access;
 use axum::extract::{Extension, FromRequestParts, RawPathParams, Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use berth_types::{Caller, Error};
 use std::net::SocketAddr;
 
 /// The `__Host-` prefix makes browsers refuse it without `Secure`, from another host, or for a sub-path.
@@ -24,16 +26,62 @@ pub(crate) struct Guarded {
     pub(crate) api: Api,
     pub(crate) access: Access,
     pub(crate) act: &'static str,
+    pub(crate) thing: Option<Thing>,
 }
 
 /// Where a request comes from.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Peer(pub(crate) SocketAddr);
+pub(crate) enum Peer {
+    Network(SocketAddr),
+    /// The engine's own socket, whose users are root.
+    Local,
+}
 
 impl Peer {
     pub(crate) fn text(self) -> String {
-        self.0.ip().to_canonical().to_string()
+        match self {
+            Peer::Network(address) => address.ip().to_canonical().to_string(),
+            Peer::Local => "the engine's socket".to_owned(),
+        }
     }
+}
+
+/// What a path names that can be in a project. Found from the path itself, so that no route can forget it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Thing {
+    /// Machines too.
+    Instance,
+    Volume,
+    Network,
+}
+
+impl Thing {
+    pub(crate) fn of(path: &str) -> Option<Thing> {
+        let mut parts = path.trim_start_matches('/').split('/');
+        match (parts.next()?, parts.next()?.starts_with('{')) {
+            ("instances" | "machines", true) => Some(Thing::Instance),
+            ("volumes", true) => Some(Thing::Volume),
+            ("networks", true) => Some(Thing::Network),
+            _ => None,
+        }
+    }
+
+    /// The project of the one called `name`; `Err`: there is none of that name.
+    async fn project(self, api: &Api, name: &str) -> Result<Option<String>, Error> {
+        let labels = match self {
+            Thing::Instance => api.engine.containers().inspect(name, false).await?.spec.config.labels,
+            Thing::Volume => api.engine.volumes().inspect(name).await?.labels,
+            Thing::Network => api.engine.networks().inspect(name)?.network.labels,
+        };
+        Ok(projects::of(&labels).map(str::to_owned))
+    }
+}
+
+/// For long streams of handlers that the engine's own socket has too, where nobody has signed in.
+#[derive(Clone)]
+pub(crate) struct Session {
+    pub(crate) api: Api,
+    pub(crate) who: Who,
 }
 
 /// What a handler wants the audit log to say beyond the route.
@@ -68,15 +116,24 @@ pub(crate) fn from_our_page(headers: &HeaderMap) -> bool {
     origin && site.is_none_or(|site| matches!(site, "same-origin" | "none"))
 }
 
-fn check(guarded: &Guarded, request: &Request, changes: bool) -> ApiResult<Option<Who>> {
-    let headers = request.headers();
-    let Access::AtLeast(role) = guarded.access else {
+async fn check(
+    guarded: &Guarded,
+    headers: &HeaderMap,
+    from: Peer,
+    changes: bool,
+    names: &[&str],
+) -> ApiResult<Option<Who>> {
+    let (Access::AtLeast(role) | Access::Somewhere(role)) = guarded.access else {
         return match changes && !from_our_page(headers) {
             true => Err(ApiError::forbidden("this request comes from another site's page")),
             false => Ok(None),
         };
     };
-    let who = identify(&guarded.api, headers).ok_or_else(|| ApiError::unauthorized("sign in first"))?;
+    let who = match from {
+        Peer::Local => Who::local(),
+        Peer::Network(_) => identify(&guarded.api, headers).ok_or_else(|| ApiError::unauthorized("sign in first"))?,
+    };
+    let who = crate::doors::hosts::lowered(who, headers)?;
     if let Some(csrf) = &who.csrf {
         // A WebSocket carries no header of ours, but always an Origin.
         let stream = headers.contains_key(header::UPGRADE);
@@ -89,15 +146,60 @@ fn check(guarded: &Guarded, request: &Request, changes: bool) -> ApiResult<Optio
             return Err(ApiError::forbidden("this request does not say which page it comes from"));
         }
     }
-    if who.role < role {
-        return Err(ApiError::forbidden(format!(
-            "{} is a {}, and this needs the role {}",
-            who.user,
-            who.role.as_str(),
-            role.as_str()
-        )));
+    let (has, who) = match (guarded.access, guarded.thing, names.first()) {
+        (Access::Somewhere(_), ..) => (who.best(), who),
+        (_, Some(thing), Some(name)) if !who.projects.is_empty() || !who.sees_all() => {
+            within(guarded, thing, name, who).await?
+        }
+        _ => (who.role, who),
+    };
+    if has < role {
+        let message = format!("{} is a {}, and this needs the role {}", who.user, has.as_str(), role.as_str());
+        return Err(ApiError::forbidden(message));
     }
     Ok(Some(who))
+}
+
+/// What `who` may do with the thing; to whoever may not see it, it is not there.
+async fn within(guarded: &Guarded, thing: Thing, name: &str, mut who: Who) -> ApiResult<(Role, Who)> {
+    let project = match thing.project(&guarded.api, name).await {
+        Ok(project) => project,
+        // The handler says in its own words that it is not there.
+        Err(_) if who.sees_all() => return Ok((who.role, who)),
+        Err(_) => return Err(Error::not_found(format!("there is nothing called {name} here")).into()),
+    };
+    // Counted where their disks and memory are known, which is not before their handlers.
+    if matches!(guarded.act, "machine.clone" | "machine.fork" | "machine.update")
+        && who.role < Role::Operator
+        && let Some(project) = &project
+        && guarded.api.identity.project(project).is_ok_and(|found| found.quota != projects::Quota::default())
+    {
+        let message =
+            format!("project {project} has a quota: its machines are made and resized by an operator of the engine");
+        return Err(ApiError::forbidden(message));
+    }
+    let role = who.role_on(project.as_deref());
+    who.here = role;
+    match role >= Role::Viewer {
+        true => Ok((role, who)),
+        false => Err(Error::not_found(format!("there is nothing called {name} here")).into()),
+    }
+}
+
+/// Longer refusals of the library below are cut off.
+const REFUSAL_BYTES_MAX: usize = 4096;
+
+/// A refusal that the library below us wrote, as a failure like all others.
+async fn in_our_words(response: Response) -> Response {
+    let status = response.status();
+    let json = response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/json");
+    if json || !(status.is_client_error() || status.is_server_error()) {
+        return response;
+    }
+    let text = axum::body::to_bytes(response.into_body(), REFUSAL_BYTES_MAX).await.unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    ApiError::with_status(status, if text.is_empty() { "this request cannot be read" } else { text.trim() })
+        .into_response()
 }
 
 pub(crate) async fn guard(
@@ -107,8 +209,13 @@ pub(crate) async fn guard(
     mut request: Request,
     next: Next,
 ) -> Response {
+    let address = match (from, request.extensions().get::<Caller>()) {
+        (Peer::Local, Some(caller)) => caller.to_string(),
+        _ => from.text(),
+    };
     let changes = !matches!(*request.method(), Method::GET | Method::HEAD);
-    let (who, refusal) = match check(&guarded, &request, changes) {
+    let names: Vec<&str> = params.iter().map(|(_, value)| value).collect();
+    let (who, refusal) = match check(&guarded, request.headers(), from, changes, &names).await {
         Ok(who) => (who, None),
         // Who was refused for lack of rights stands in the log by name.
         Err(error) => (identify(&guarded.api, request.headers()), Some(error)),
@@ -116,7 +223,7 @@ pub(crate) async fn guard(
     let audited = !guarded.act.is_empty();
     let mut target = String::new();
     if audited {
-        target = params.iter().map(|(_, value)| value).collect::<Vec<_>>().join(" ");
+        target = names.join(" ");
         if guarded.act.starts_with("instance.")
             && let Ok(found) = guarded.api.engine.containers().inspect(&target, false).await
         {
@@ -127,9 +234,10 @@ pub(crate) async fn guard(
         Some(error) => error.into_response(),
         None => {
             if let Some(who) = who.clone() {
+                request.extensions_mut().insert(Session { api: guarded.api.clone(), who: who.clone() });
                 request.extensions_mut().insert(who);
             }
-            next.run(request).await
+            in_our_words(next.run(request).await).await
         }
     };
     // A stream's request without a session is noise of a page that has just lost it, not somebody's deed.
@@ -141,7 +249,7 @@ pub(crate) async fn guard(
             status if status.is_client_error() || status.is_server_error() => status.to_string(),
             _ => "ok".to_owned(),
         };
-        if let Err(error) = guarded.api.audit.note(&who.user, &from.text(), guarded.act, &target, &outcome).await {
+        if let Err(error) = guarded.api.audit.note(&who.user, &address, guarded.act, &target, &outcome).await {
             tracing::error!(%error, act = guarded.act, who = who.user, "the audit log is not complete");
         }
     }
@@ -168,6 +276,16 @@ mod tests {
         assert!(!from_our_page(&headers(&[("host", "box:9443"), ("origin", "http://box:9443")])));
         assert!(!from_our_page(&headers(&[("host", "box:9443"), ("origin", "null")])));
         assert!(!from_our_page(&headers(&[("host", "box:9443"), ("sec-fetch-site", "cross-site")])));
+    }
+
+    #[test]
+    fn what_a_path_names_is_known_from_the_path() {
+        assert_eq!(Thing::of("/instances/{id}/files/content"), Some(Thing::Instance));
+        assert_eq!(Thing::of("/machines/{id}"), Some(Thing::Instance));
+        assert_eq!(Thing::of("/networks/{name}/join"), Some(Thing::Network));
+        for none in ["/instances", "/instances/bulk", "/volumes", "/images/{id}", "/tasks/{id}"] {
+            assert_eq!(Thing::of(none), None, "{none}");
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@
 use crate::hub::{Hub, Message};
 use crate::schema::answers;
 use berth_engine::Engine;
-use berth_engine::containers::{ListOptions, StatsSample};
+use berth_engine::containers::Gauge;
 use berth_engine::host::HostMeters;
 use serde::Serialize;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
@@ -19,8 +19,6 @@ pub(crate) const STEP_SECONDS: u64 = 5;
 const POINTS_MAX: usize = 720;
 const INSTANCES_MAX: usize = 2000;
 const LIVE_STEP: Duration = Duration::from_secs(1);
-/// Others get their turn after so many.
-const BATCH: usize = 16;
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Point {
@@ -71,6 +69,9 @@ answers! {
         disk_total_bytes: u64,
         received: f32,
         sent: f32,
+        /// From its disks, bytes a second.
+        read: f32,
+        written: f32,
     }
 }
 
@@ -107,26 +108,15 @@ pub(crate) struct History {
     state: Mutex<State>,
 }
 
-fn counters(sample: &StatsSample) -> Counters {
-    // Some kernels count every transfer also in a `Total`; only the two directions are taken.
-    let io = |wanted: &str| {
-        let all = sample.io_service_bytes.iter().filter(|(_, _, what, _)| what.eq_ignore_ascii_case(wanted));
-        all.map(|(_, _, _, bytes)| bytes).sum()
-    };
+fn counters(gauge: &Gauge) -> Counters {
     Counters {
-        nanos: sample.read_unix_nanos,
-        cpu_nanos: sample.cpu_total_nanos,
-        received: sample.networks.values().map(|one| one.rx_bytes).sum(),
-        sent: sample.networks.values().map(|one| one.tx_bytes).sum(),
-        read: io("read"),
-        written: io("write"),
+        nanos: gauge.read_unix_nanos,
+        cpu_nanos: gauge.cpu_nanos,
+        received: gauge.received_bytes,
+        sent: gauge.sent_bytes,
+        read: gauge.read_bytes,
+        written: gauge.written_bytes,
     }
-}
-
-/// What a page calls used: without the file cache that goes as soon as it is needed, as `docker stats` has it.
-fn used(sample: &StatsSample) -> u64 {
-    let cache = sample.memory_stat.get("inactive_file").or_else(|| sample.memory_stat.get("total_inactive_file"));
-    sample.memory_usage_bytes.saturating_sub(cache.copied().unwrap_or(0))
 }
 
 fn point(now: Counters, before: Option<Counters>, memory: u64) -> Point {
@@ -148,18 +138,18 @@ fn point(now: Counters, before: Option<Counters>, memory: u64) -> Point {
     point
 }
 
-fn reading(id: &str, sample: &StatsSample, point: Point) -> Reading {
+fn reading(id: &str, gauge: &Gauge, point: Point) -> Reading {
     Reading {
         id: id.to_owned(),
         unix: point.unix,
         cpu: point.cpu,
-        memory_bytes: used(sample),
-        memory_limit_bytes: sample.memory_limit_bytes,
+        memory_bytes: gauge.memory_bytes,
+        memory_limit_bytes: gauge.memory_limit_bytes,
         received: point.received,
         sent: point.sent,
         read: point.read,
         written: point.written,
-        processes: sample.pids_current,
+        processes: gauge.pids,
     }
 }
 
@@ -203,33 +193,29 @@ impl History {
     }
 
     async fn read_all(&self) {
-        let containers = self.engine.containers();
-        let running = match containers.list(&ListOptions::default()).await {
+        let running = match self.engine.containers().gauges().await {
             Ok(running) => running,
-            Err(error) => return tracing::warn!(%error, "cannot list containers for their meters"),
+            Err(error) => return tracing::warn!(%error, "cannot read meters"),
         };
         let mut readings = Vec::with_capacity(running.len());
-        for (n, summary) in running.iter().take(INSTANCES_MAX).enumerate() {
-            if n % BATCH == BATCH - 1 {
-                tokio::task::yield_now().await;
-            }
-            // One that ended meanwhile has none.
-            let Ok(sample) = containers.meters(summary.id.as_str()).await else { continue };
+        {
             let mut state = self.lock();
-            let track = state.instances.entry(summary.id.to_string()).or_default();
-            let now = counters(&sample);
-            let point = point(now, track.last, used(&sample));
-            // The first reading of a run has no rates: it would draw a dip that was not there.
-            if track.last.replace(now).is_some() {
-                push(&mut track.points, point);
+            for (id, gauge) in running.iter().take(INSTANCES_MAX) {
+                let track = state.instances.entry(id.clone()).or_default();
+                let now = counters(gauge);
+                let point = point(now, track.last, gauge.memory_bytes);
+                // The first reading of a run has no rates: it would draw a dip that was not there.
+                if track.last.replace(now).is_some() {
+                    push(&mut track.points, point);
+                }
+                let reading = reading(id, gauge, point);
+                track.newest = Some(reading.clone());
+                readings.push(reading);
             }
-            let reading = reading(summary.id.as_str(), &sample, point);
-            track.newest = Some(reading.clone());
-            readings.push(reading);
         }
         let host = self.read_host();
-        self.forget(&running.iter().map(|summary| summary.id.to_string()).collect()).await;
-        self.hub.send(&Message::Meters { meters: readings, host });
+        self.forget(&running.into_iter().map(|(id, _)| id).collect()).await;
+        self.hub.send(Message::Meters { meters: readings, host });
     }
 
     fn read_host(&self) -> HostReading {
@@ -240,7 +226,8 @@ impl History {
             cpu_nanos: meters.cpu_busy_nanos,
             received: meters.received_bytes,
             sent: meters.sent_bytes,
-            ..Counters::default()
+            read: meters.read_bytes,
+            written: meters.written_bytes,
         };
         let before = state.host_before.as_ref().map(as_counters);
         let point = point(as_counters(&now), before, now.memory_used_bytes);
@@ -258,6 +245,8 @@ impl History {
             disk_total_bytes: now.disk_total_bytes,
             received: point.received,
             sent: point.sent,
+            read: point.read,
+            written: point.written,
         };
         state.host_before = Some(now);
         state.host_newest = Some(reading.clone());
@@ -326,14 +315,14 @@ impl History {
                 }
             }
             // An instance that stopped may start again: its page stays open.
-            let Ok(sample) = self.engine.containers().meters(&id).await else {
+            let Ok(Some(gauge)) = self.engine.containers().gauge(&id).await else {
                 before = None;
                 continue;
             };
-            let now = counters(&sample);
-            let point = point(now, before, used(&sample));
+            let now = counters(&gauge);
+            let point = point(now, before, gauge.memory_bytes);
             if before.replace(now).is_some()
-                && let Ok(text) = serde_json::to_string(&Live { live: reading(&id, &sample, point) })
+                && let Ok(text) = serde_json::to_string(&Live { live: reading(&id, &gauge, point) })
             {
                 // Whoever left just now misses nothing.
                 drop(sender.send(text.into()));

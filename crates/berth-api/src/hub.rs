@@ -9,12 +9,12 @@
 //! A page that falls behind is told to read everything anew (`resync`); nobody waits for it.
 
 use crate::doors::instances::{Instance, row};
+use crate::identity::Who;
 use crate::tasks::Task;
 use berth_engine::Engine;
-use berth_engine::containers::ListOptions;
 use berth_engine::events::{EventKind, EventQuery};
 use serde::Serialize;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::broadcast;
@@ -48,12 +48,23 @@ pub(crate) enum Message {
         name: String,
         unix_millis: i64,
     },
+    /// Other hosts, as they were last heard.
+    Hosts {
+        hosts: Vec<crate::hosts::HostRow>,
+    },
     /// Read everything anew.
     Resync,
 }
 
+/// A message, written once for those who see everything.
+#[derive(Debug)]
+pub(crate) struct Telling {
+    pub(crate) text: String,
+    message: Message,
+}
+
 pub(crate) struct Hub {
-    sender: broadcast::Sender<Arc<str>>,
+    sender: broadcast::Sender<Arc<Telling>>,
 }
 
 impl Hub {
@@ -61,7 +72,7 @@ impl Hub {
         Hub { sender: broadcast::channel(BEHIND_MAX).0 }
     }
 
-    pub(crate) fn subscribe(&self) -> broadcast::Receiver<Arc<str>> {
+    pub(crate) fn subscribe(&self) -> broadcast::Receiver<Arc<Telling>> {
         self.sender.subscribe()
     }
 
@@ -69,15 +80,66 @@ impl Hub {
         self.sender.receiver_count() > 0
     }
 
-    pub(crate) fn send(&self, message: &Message) {
+    pub(crate) fn send(&self, message: Message) {
         if !self.is_heard() {
             return;
         }
-        match serde_json::to_string(message) {
+        match serde_json::to_string(&message) {
             // An error only says that the last listener has just gone.
-            Ok(text) => drop(self.sender.send(text.into())),
+            Ok(text) => drop(self.sender.send(Arc::new(Telling { text, message }))),
             Err(cause) => tracing::error!(%cause, "cannot write a message to the pages"),
         }
+    }
+}
+
+/// What of the stream somebody sees.
+pub(crate) struct Sight {
+    who: Who,
+    /// Instances of their projects that they were told of.
+    seen: HashSet<String>,
+}
+
+impl Sight {
+    /// `seen`: what they see at the beginning.
+    pub(crate) fn new(who: Who, seen: HashSet<String>) -> Sight {
+        Sight { who, seen }
+    }
+
+    /// The message as they may have it; `None`: it is nothing of theirs.
+    pub(crate) fn of(&mut self, telling: &Telling) -> Option<String> {
+        if self.who.sees_all() {
+            return Some(telling.text.clone());
+        }
+        let theirs = match &telling.message {
+            Message::Instances { rows, removed } => {
+                let rows: Vec<Instance> = rows.iter().filter(|row| self.who.sees(&row.labels)).cloned().collect();
+                self.seen.extend(rows.iter().map(|row| row.id.clone()));
+                let removed: Vec<String> = removed.iter().filter(|id| self.seen.remove(*id)).cloned().collect();
+                if rows.is_empty() && removed.is_empty() {
+                    return None;
+                }
+                Message::Instances { rows, removed }
+            }
+            Message::Meters { meters, host } => {
+                let meters = meters.iter().filter(|one| self.seen.contains(&one.id)).cloned().collect();
+                Message::Meters { meters, host: host.clone() }
+            }
+            Message::Task { task } if task.who == self.who.user => return Some(telling.text.clone()),
+            Message::Event { kind: "container", id, .. } if self.seen.contains(id) => {
+                return Some(telling.text.clone());
+            }
+            // Says only that something changed: their pages read anew what they may see.
+            Message::Event { kind, action, unix_millis, .. } if *kind != "container" => Message::Event {
+                kind,
+                action: action.clone(),
+                id: String::new(),
+                name: String::new(),
+                unix_millis: *unix_millis,
+            },
+            Message::Task { .. } | Message::Event { .. } | Message::Hosts { .. } => return None,
+            Message::Resync => Message::Resync,
+        };
+        serde_json::to_string(&theirs).ok()
     }
 }
 
@@ -96,7 +158,7 @@ pub(crate) async fn follow(engine: Engine, hub: Arc<Hub>) {
             // Health probes come every few seconds for each instance and change nothing that is shown.
             let noise = event.action.starts_with("exec_");
             if !noise {
-                hub.send(&Message::Event {
+                hub.send(Message::Event {
                     kind: event.kind.as_str(),
                     action: event.action.clone(),
                     id: event.actor_id.clone(),
@@ -110,19 +172,49 @@ pub(crate) async fn follow(engine: Engine, hub: Arc<Hub>) {
         }
         let changed = std::mem::take(&mut changed);
         if hub.is_heard() && !changed.is_empty() {
-            tell(&engine, &hub, changed).await;
+            tell(&engine, &hub, &changed);
         }
     }
 }
 
-async fn tell(engine: &Engine, hub: &Hub, changed: BTreeSet<String>) {
-    let options = ListOptions { all: true, ..ListOptions::default() };
-    let all = match engine.containers().list(&options).await {
-        Ok(all) => all,
-        Err(error) => return tracing::warn!(%error, "cannot list containers for the pages"),
-    };
-    let rows: Vec<Instance> = all.iter().filter(|summary| changed.contains(summary.id.as_str())).map(row).collect();
+fn tell(engine: &Engine, hub: &Hub, changed: &BTreeSet<String>) {
+    let rows: Vec<Instance> = engine.containers().some(changed).iter().map(row).collect();
     let there: BTreeSet<&str> = rows.iter().map(|row| row.id.as_str()).collect();
     let removed = changed.iter().filter(|id| !there.contains(id.as_str())).cloned().collect();
-    hub.send(&Message::Instances { rows, removed });
+    hub.send(Message::Instances { rows, removed });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::Role;
+
+    #[test]
+    fn a_member_is_told_of_their_projects_only() {
+        let hub = Hub::new();
+        let mut messages = hub.subscribe();
+        let mut tell = |message: Message, sight: &mut Sight| {
+            hub.send(message);
+            sight.of(&messages.try_recv().unwrap())
+        };
+        let mut member = Who::local();
+        member.role = Role::Member;
+        member.user = "bob".to_owned();
+        let mut sight = Sight::new(member, HashSet::from(["mine".to_owned()]));
+        let event = |kind: &'static str, id: &str| Message::Event {
+            kind,
+            action: "start".to_owned(),
+            id: id.to_owned(),
+            name: "secret-name".to_owned(),
+            unix_millis: 0,
+        };
+        assert!(tell(event("container", "other"), &mut sight).is_none());
+        assert!(tell(event("container", "mine"), &mut sight).unwrap().contains("secret-name"));
+        assert!(!tell(event("volume", "v"), &mut sight).unwrap().contains("secret-name"));
+        let removed = |id: &str| Message::Instances { rows: Vec::new(), removed: vec![id.to_owned()] };
+        assert!(tell(removed("other"), &mut sight).is_none());
+        assert!(tell(removed("mine"), &mut sight).unwrap().contains("mine"));
+        let mut all = Sight::new(Who::local(), HashSet::new());
+        assert!(tell(event("container", "other"), &mut all).unwrap().contains("secret-name"));
+    }
 }

@@ -13,16 +13,22 @@
 #![cfg_attr(test, recursion_limit = "256")]
 
 mod audit;
+mod builds;
+mod docker_audit;
 mod doors;
 mod error;
 mod extract;
-mod files;
 mod guard;
 mod history;
+mod hosts;
 mod hub;
 mod identity;
+mod oidc;
+mod pages;
+mod quota;
 mod routes;
 mod schema;
+mod stacks;
 mod tasks;
 mod tls;
 
@@ -55,6 +61,7 @@ pub struct Config {
 pub fn engine_routes(engine: Engine) -> Router {
     let mut table = routes::Table::<Engine>::default();
     doors::machines::add(&mut table);
+    doors::kernels::add(&mut table);
     table.unguarded().with_state(engine)
 }
 
@@ -67,7 +74,13 @@ pub(crate) struct Api {
     pub(crate) history: Arc<history::History>,
     pub(crate) hub: Arc<hub::Hub>,
     pub(crate) tasks: Arc<tasks::Tasks>,
+    pub(crate) builds: Arc<builds::Builds>,
     pub(crate) engine_host: Option<String>,
+    pub(crate) stacks: Arc<stacks::Stacks>,
+    pub(crate) hosts: Arc<hosts::Hosts>,
+    pub(crate) oidc: Arc<oidc::Oidc>,
+    /// Whoever makes something in a project with a quota: one after the other.
+    pub(crate) making: Arc<quota::Turns>,
 }
 
 /// The console, listening; [`Console::serve`] answers.
@@ -98,8 +111,24 @@ impl Console {
         let audit = Arc::new(audit::Audit::open(identity.store().clone())?);
         let hub = Arc::new(hub::Hub::new());
         let history = Arc::new(history::History::new(engine.clone(), hub.clone()));
-        let tasks = Arc::new(tasks::Tasks::new(hub.clone()));
-        let api = Api { engine, identity, audit, history, hub, tasks, engine_host: config.engine_host };
+        let tasks = Arc::new(tasks::Tasks::new(hub.clone(), Some(audit.clone())));
+        let stacks = Arc::new(stacks::Stacks::new(identity.store().clone(), &data_root));
+        let hosts = Arc::new(hosts::Hosts::open(identity.store().clone())?);
+        let oidc = Arc::new(oidc::Oidc::open(identity.store().clone())?);
+        let api = Api {
+            engine,
+            identity,
+            audit,
+            history,
+            hub,
+            tasks,
+            builds: Arc::default(),
+            engine_host: config.engine_host,
+            stacks,
+            hosts,
+            oidc,
+            making: Arc::default(),
+        };
         tracing::info!("console at https://{address}, certificate SHA-256 {fingerprint}");
         if api.identity.needs_setup() {
             let token = api.identity.new_setup_token()?;
@@ -108,7 +137,7 @@ impl Console {
         Ok(Console { listener, tls, routes: routes(&api), api })
     }
 
-    /// Routes for the engine's own socket, whose users are root: a new set-up token.
+    /// The API for the engine's own socket, whose users are root; and a new set-up token.
     pub fn local_routes(&self) -> Router {
         let api = self.api.clone();
         let token = move || {
@@ -120,33 +149,49 @@ impl Console {
                 Ok::<_, error::ApiError>(axum::Json(serde_json::json!({"token": token})))
             }
         };
-        Router::new().route("/api/v1/console/token", post(token))
+        let inner = api_routes(&self.api);
+        Router::new()
+            .nest(routes::PREFIX, inner)
+            .route("/api/v1/console/token", post(token))
+            .layer(axum::Extension(guard::Peer::Local))
+    }
+
+    /// Docker's door with what is done through it in the audit log.
+    pub fn noted(&self, routes: Router) -> Router {
+        let note = axum::middleware::from_fn_with_state(self.api.clone(), docker_audit::note);
+        Router::new().fallback_service(routes).layer(note)
     }
 
     /// Answers until `stop` turns true.
     pub async fn serve(self, stop: watch::Receiver<bool>) -> std::io::Result<()> {
         let following = tokio::spawn(hub::follow(self.api.engine.clone(), self.api.hub.clone()));
         let reading = tokio::spawn(self.api.history.clone().run());
+        let watching = tokio::spawn(hosts::watch(self.api.clone()));
         let served = tls::serve(self.listener, self.tls, self.routes, stop).await;
         following.abort();
         reading.abort();
+        watching.abort();
         served
     }
 }
 
 fn routes(api: &Api) -> Router {
+    let inner = api_routes(api);
+    Router::new().nest(routes::PREFIX, inner).fallback(pages::serve).layer(axum::middleware::from_fn(pages::headers))
+}
+
+fn api_routes(api: &Api) -> Router {
     let (inner, description) = doors::table().finish(api);
     let description = Arc::new(description);
     let openapi = get(move || {
         let description = description.clone();
         async move { axum::Json((*description).clone()) }
     });
-    let inner = inner
+    inner
         .route("/openapi.json", openapi)
         .fallback(|| async { error::ApiError::from(Error::not_found("there is no such path in this API")) })
         .method_not_allowed_fallback(|| async {
             error::ApiError::from(Error::not_found("there is no such method on this path"))
         })
-        .with_state(api.clone());
-    Router::new().nest(routes::PREFIX, inner).fallback(files::serve).layer(axum::middleware::from_fn(files::headers))
+        .with_state(api.clone())
 }

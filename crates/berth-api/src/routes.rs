@@ -22,9 +22,15 @@ pub(crate) const PREFIX: &str = "/api/v1";
 pub(crate) enum Access {
     /// Before signing in.
     Public,
+    /// Everywhere; on a path that names a thing ([`crate::guard::Thing`]): in the thing's project.
     AtLeast(Role),
+    /// Everywhere or in some project: the handler looks at the projects of what it shows or makes.
+    Somewhere(Role),
 }
 
+pub(crate) const SIGNED_IN: Access = Access::AtLeast(Role::Member);
+pub(crate) const SOME_VIEWER: Access = Access::Somewhere(Role::Viewer);
+pub(crate) const SOME_OPERATOR: Access = Access::Somewhere(Role::Operator);
 pub(crate) const VIEWER: Access = Access::AtLeast(Role::Viewer);
 pub(crate) const OPERATOR: Access = Access::AtLeast(Role::Operator);
 pub(crate) const ADMIN: Access = Access::AtLeast(Role::Admin);
@@ -36,6 +42,8 @@ struct Route<S> {
     act: &'static str,
     about: &'static str,
     takes: Option<Value>,
+    /// It takes bytes of any kind.
+    raw: bool,
     gives: Value,
     handler: MethodRouter<S>,
 }
@@ -69,13 +77,44 @@ impl<S: Clone + Send + Sync + 'static> Table<S> {
         let takes = (takes != json!({})).then_some(takes);
         let gives = A::schema(&mut self.defs);
         let filter = MethodFilter::try_from(method.clone()).expect("the table names common methods only");
-        self.routes.push(Route { method, path, access, act, about, takes, gives, handler: on(filter, handler) });
+        self.routes.push(Route {
+            method,
+            path,
+            access,
+            act,
+            about,
+            takes,
+            raw: false,
+            gives,
+            handler: on(filter, handler),
+        });
+    }
+
+    /// As [`add`](Self::add) for a body of any kind and size: the handler streams it, and has a limit of its own.
+    pub(crate) fn upload<A: Schema, H, T>(
+        &mut self,
+        method: Method,
+        path: &'static str,
+        access: Access,
+        act: &'static str,
+        about: &'static str,
+        handler: H,
+    ) where
+        H: Handler<T, S>,
+        T: 'static,
+    {
+        self.add::<(), A, H, T>(method, path, access, act, about, handler);
+        if let Some(route) = self.routes.pop() {
+            let handler = route.handler.layer(DefaultBodyLimit::disable());
+            self.routes.push(Route { handler, raw: true, ..route });
+        }
     }
 
     /// The router with its prefix and without any guard: for the engine's own socket, whose users are root.
     pub(crate) fn unguarded(self) -> Router<S> {
         let inner = self.routes.into_iter().fold(Router::new(), |inner, route| inner.route(route.path, route.handler));
-        Router::new().nest(PREFIX, inner.layer(DefaultBodyLimit::max(BODY_BYTES_MAX)))
+        let root = axum::Extension(crate::identity::Who::local());
+        Router::new().nest(PREFIX, inner.layer(root).layer(DefaultBodyLimit::max(BODY_BYTES_MAX)))
     }
 }
 
@@ -87,9 +126,10 @@ impl Table<Api> {
         let mut paths: BTreeMap<String, serde_json::Map<String, Value>> = BTreeMap::new();
         for route in self.routes {
             let description = describe(&route);
-            let path = format!("{PREFIX}{}", route.path);
+            let path = format!("{PREFIX}{}", route.path.replace("{*", "{"));
             paths.entry(path).or_default().insert(route.method.as_str().to_ascii_lowercase(), description);
-            let guarded = Guarded { api: api.clone(), access: route.access, act: route.act };
+            let thing = crate::guard::Thing::of(route.path);
+            let guarded = Guarded { api: api.clone(), access: route.access, act: route.act, thing };
             let handler = route.handler.layer(axum::middleware::from_fn_with_state(guarded, guard));
             router = router.route(route.path, handler);
         }
@@ -117,12 +157,12 @@ impl Table<Api> {
 fn describe<S>(route: &Route<S>) -> Value {
     let role = match route.access {
         Access::Public => "anybody",
-        Access::AtLeast(role) => role.as_str(),
+        Access::AtLeast(role) | Access::Somewhere(role) => role.as_str(),
     };
     let parameters: Vec<Value> = route
         .path
         .split('/')
-        .filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'))
+        .filter_map(|part| part.strip_prefix('{')?.strip_suffix('}').map(|name| name.trim_start_matches('*')))
         .map(|name| json!({"name": name, "in": "path", "required": true, "schema": {"type": "string"}}))
         .collect();
     let failure = json!({"description": "Refused or failed", "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Failure"}}}});
@@ -136,10 +176,18 @@ fn describe<S>(route: &Route<S>) -> Value {
         },
     });
     if !route.act.is_empty() {
-        description["operationId"] = json!(route.act);
+        // One path stands for many there, with each method.
+        description["operationId"] = match route.path.contains("{*") {
+            true => json!(format!("{}.{}", route.act, route.method.as_str().to_ascii_lowercase())),
+            false => json!(route.act),
+        };
     }
     if let Some(takes) = &route.takes {
         description["requestBody"] = json!({"content": {"application/json": {"schema": takes}}});
+    }
+    if route.raw {
+        description["requestBody"] =
+            json!({"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}});
     }
     if route.access != Access::Public {
         description["security"] = json!([{"token": []}, {"cookie": []}]);

@@ -82,7 +82,11 @@ plain! {
 impl<T: Schema> Schema for Option<T> {
     const OPTIONAL: bool = true;
     fn schema(defs: &mut Defs) -> Value {
-        T::schema(defs)
+        match T::schema(defs) {
+            // Whatever it is, null is among it.
+            Value::Object(any) if any.is_empty() => json!({}),
+            some => json!({"anyOf": [some, {"type": "null"}]}),
+        }
     }
 }
 
@@ -153,6 +157,7 @@ mod tests {
         let all = defs.into_value();
         assert_eq!(all["Thing"]["properties"]["name"], json!({"type": "string", "description": "Its name."}));
         assert_eq!(all["Thing"]["required"], json!(["name", "more"]));
+        assert_eq!(all["Thing"]["properties"]["note"]["anyOf"], json!([{"type": "string"}, {"type": "null"}]));
         assert_eq!(Thing { name: String::new(), note: None, more: Vec::new() }.more.len(), 0);
     }
 }

@@ -3,6 +3,7 @@
 //! Kept in memory: the newest [`KEPT_MAX`] that ended, and all that run. An engine that stops ends its tasks;
 //! what they were doing is finished or undone by the engine's own rules, not by this list.
 
+use crate::audit::Audit;
 use crate::hub::{Hub, Message};
 use crate::schema::answers;
 use berth_types::{Error, ErrorKind, Result};
@@ -43,11 +44,19 @@ pub(crate) struct Tasks {
     all: Mutex<VecDeque<Arc<Running>>>,
     next: AtomicU64,
     hub: Arc<Hub>,
+    /// How each ended stands there, as who began it does.
+    audit: Option<Arc<Audit>>,
 }
 
 struct Running {
     task: Mutex<Task>,
     cancel: Notify,
+}
+
+impl Running {
+    fn now(&self) -> Task {
+        self.task.lock().expect("no holder of this lock panics").clone()
+    }
 }
 
 /// A task's own hand on its entry.
@@ -68,7 +77,7 @@ impl Progress {
             change(&mut task);
             task.clone()
         };
-        self.hub.send(&Message::Task { task: Box::new(task) });
+        self.hub.send(Message::Task { task: Box::new(task) });
     }
 
     /// Adds a line to its log.
@@ -91,8 +100,8 @@ impl Progress {
 }
 
 impl Tasks {
-    pub(crate) fn new(hub: Arc<Hub>) -> Tasks {
-        Tasks { all: Mutex::default(), next: AtomicU64::new(1), hub }
+    pub(crate) fn new(hub: Arc<Hub>, audit: Option<Arc<Audit>>) -> Tasks {
+        Tasks { all: Mutex::default(), next: AtomicU64::new(1), hub, audit }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, VecDeque<Arc<Running>>> {
@@ -134,6 +143,7 @@ impl Tasks {
         let progress = Progress { running: running.clone(), hub: self.hub.clone() };
         let work = work(progress.clone());
         progress.change(|_| ());
+        let audit = self.audit.clone();
         tokio::spawn(async move {
             let ended = tokio::select! {
                 ended = work => Some(ended),
@@ -151,13 +161,20 @@ impl Tasks {
                 };
                 task.state = state.to_owned();
             });
+            if let Some(audit) = audit {
+                let Task { id, act, target, who, state, error, .. } = running.now();
+                let outcome = error.map_or(state, |error| format!("failed: {}", error.message));
+                if let Err(error) = audit.note(&who, &format!("task {id}"), &act, &target, &outcome).await {
+                    tracing::error!(%error, act, who, "the audit log is not complete");
+                }
+            }
         });
         Ok(task)
     }
 
     /// All, newest first.
     pub(crate) fn list(&self) -> Vec<Task> {
-        self.lock().iter().rev().map(|one| one.task.lock().expect("no holder panics").clone()).collect()
+        self.lock().iter().rev().map(|one| one.now()).collect()
     }
 
     fn find(&self, id: u64) -> Result<Arc<Running>> {
@@ -167,7 +184,7 @@ impl Tasks {
     }
 
     pub(crate) fn get(&self, id: u64) -> Result<Task> {
-        Ok(self.find(id)?.task.lock().expect("no holder panics").clone())
+        Ok(self.find(id)?.now())
     }
 
     pub(crate) fn cancel(&self, id: u64) -> Result<()> {
@@ -197,7 +214,10 @@ mod tests {
 
     #[tokio::test]
     async fn tasks_end_fail_and_are_cancelled() {
-        let tasks = Tasks::new(Arc::new(Hub::new()));
+        let folder = tempfile::tempdir().unwrap();
+        let store = berth_store::Store::open(&folder.path().join("a.redb"), |_, _, record| record).unwrap();
+        let audit = Arc::new(Audit::open(store).unwrap());
+        let tasks = Tasks::new(Arc::new(Hub::new()), Some(audit.clone()));
         let done = tasks.start("ada", "a", "x", |progress| async move {
             progress.line("half way");
             progress.part(1, 2);
@@ -211,6 +231,12 @@ mod tests {
         tasks.cancel(endless.id).unwrap();
         assert_eq!(ended(&tasks, endless.id).await.state, "cancelled");
         assert!(tasks.cancel(endless.id).is_err());
+        let noted = || audit.list(None, "task", 10).unwrap();
+        while noted().len() < 3 {
+            tokio::task::yield_now().await;
+        }
+        let outcomes: Vec<String> = noted().into_iter().rev().map(|entry| entry.outcome).collect();
+        assert_eq!(outcomes, ["done", "failed: no", "cancelled"]);
         assert_eq!(tasks.list()[0].id, endless.id);
     }
 }

@@ -2,10 +2,12 @@
 
 use crate::error::BuildError;
 use crate::graph::{CopyOp, From, Id, MountOp, MountOpKind, Op, RunOp, SourceOp, Vertex};
+use crate::key::Key;
 use crate::plan::{PATH, PROXIES, Planner, inherited, set_env};
+use crate::remote::{Remote, is_git, is_http};
 use crate::tree::MemTree;
 use crate::types::{BaseImage, History, NetworkChoice};
-use crate::worker::{Remote, Worker};
+use crate::worker::{CacheMount, OwnMount, Worker};
 use crate::{StepInfo, parse_chmod};
 use berth_dockerfile::ignore::clean;
 use berth_dockerfile::lint::{Rule, Warning};
@@ -101,6 +103,12 @@ impl Stage {
         let stage = if self.shown.is_empty() { String::new() } else { format!("{} ", self.shown) };
         let width = self.total.ilog10() as usize + 1;
         format!("[{stage}{:width$}/{}] {text}", self.done, self.total)
+    }
+
+    /// All that an instruction without files may have changed.
+    fn known_by(&self, code: &str) -> Digest {
+        let Stage { config, env, args, author, .. } = self;
+        Key::new("words").text(&format!("{config:?} {env:?} {args:?} {author:?}")).text(code).end()
     }
 
     fn cwd(&self) -> &str {
@@ -246,12 +254,15 @@ impl<W: Worker> Planner<'_, W> {
         let made = self.vertices.len() > vertices && stage.vertex != before;
         if made {
             stage.keys.push(stage.vertex);
+        } else {
+            let op = Op::Config { base: stage.vertex, known_by: stage.known_by(&code) };
+            let no_cache = self.no_cache(stage);
+            stage.vertex = self.add(Vertex { op, name: code.clone(), lines: Some(one.lines), no_cache });
         }
-        let name = if made { self.vertices[stage.vertex].name.clone() } else { code.clone() };
         self.steps.push(StepInfo {
             id: stage.vertex,
             metadata: !made,
-            name,
+            name: self.vertices[stage.vertex].name.clone(),
             instruction: code,
             stage: stage.shown.clone(),
             lines: Some(one.lines),
@@ -400,9 +411,11 @@ impl<W: Worker> Planner<'_, W> {
         }
         for path in &add.sources.paths {
             if is_git(path) {
-                sources.push(git(path, add)?);
+                let remote = Remote::git(path, &add.checksum, add.keep_git_dir.unwrap_or(false))?;
+                sources.push(SourceOp { from: From::Remote(remote), path: String::new(), unpack: false });
             } else if is_http(path) {
-                sources.push(http(path, add)?);
+                let (remote, name) = Remote::http(path, &add.checksum)?;
+                sources.push(SourceOp { from: From::Remote(remote), path: name, unpack: add.unpack.unwrap_or(false) });
             } else {
                 let unpack = add.unpack.unwrap_or(true);
                 sources.push(SourceOp { from: From::Context(None), path: path.clone(), unpack });
@@ -587,7 +600,7 @@ impl<W: Worker> Planner<'_, W> {
             if data.starts_with("#!") {
                 let target = format!("/dev/pipes/{}", file.name.replace('/', "_"));
                 command.line = vec![target.clone()];
-                mounts.push(MountOp { target, kind: MountOpKind::Inline { data } });
+                mounts.push(MountOp { target, kind: MountOpKind::Own(OwnMount::Inline { data }) });
             } else {
                 command.line = vec![data];
             }
@@ -630,17 +643,17 @@ impl<W: Worker> Planner<'_, W> {
                         _ => return Err(BuildError::invalid("a cache mount begins with a stage or an image only")),
                     },
                 };
-                MountOpKind::Cache {
+                let mount = CacheMount {
                     id: id_or(&target),
                     sharing: mount.sharing.unwrap_or_default(),
-                    from,
                     source,
                     owner,
                     mode: mount.mode.unwrap_or(0o755),
                     read_only: mount.read_only,
-                }
+                };
+                MountOpKind::Cache { mount, from }
             }
-            MountType::Tmpfs => MountOpKind::Tmpfs { size_bytes: mount.size_bytes },
+            MountType::Tmpfs => MountOpKind::Own(OwnMount::Tmpfs { size_bytes: mount.size_bytes }),
             MountType::Secret => {
                 let id = match (&*mount.id, &*mount.source) {
                     ("", "") => mount.target.rsplit('/').next().unwrap_or_default().to_owned(),
@@ -656,7 +669,7 @@ impl<W: Worker> Planner<'_, W> {
                     Some(name) if name.is_empty() => Some(id.clone()),
                     other => other.clone(),
                 };
-                MountOpKind::Secret { id, file, env, required: mount.required }
+                MountOpKind::Own(OwnMount::Secret { id, file, env, required: mount.required })
             }
             MountType::Ssh => {
                 if !mount.source.is_empty() {
@@ -666,10 +679,11 @@ impl<W: Worker> Planner<'_, W> {
                 if target.is_empty() {
                     target = format!("/run/buildkit/ssh_agent.{}", one.lines.first);
                 }
-                MountOpKind::Ssh { id, owner, mode: mount.mode.unwrap_or(0o600), required: mount.required }
+                let mode = mount.mode.unwrap_or(0o600);
+                MountOpKind::Own(OwnMount::Ssh { id, owner, mode, required: mount.required })
             }
         };
-        let no_target = matches!(kind, MountOpKind::Secret { file: None, .. });
+        let no_target = matches!(kind, MountOpKind::Own(OwnMount::Secret { file: None, .. }));
         if !no_target && (target.is_empty() || target == "/") {
             return Err(BuildError::invalid(format!("invalid mount target {}", quote(&mount.target))));
         }
@@ -703,51 +717,6 @@ fn history_of(args: &[String], build_args: &[df::Arg], env: &[String]) -> String
     }
     list.extend(args.iter().cloned());
     list.join(" ")
-}
-
-fn is_http(path: &str) -> bool {
-    (path.starts_with("http://") || path.starts_with("https://")) && !is_git(path)
-}
-
-/// `git@host:path`, `git://`, `ssh://`, and `https://host/path.git`, each with `#ref:folder`.
-fn is_git(path: &str) -> bool {
-    let bare = path.split('#').next().unwrap_or(path).split('?').next().unwrap_or(path);
-    path.starts_with("git@")
-        || path.starts_with("git://")
-        || path.starts_with("ssh://")
-        || (path.starts_with("http://") || path.starts_with("https://")) && bare.ends_with(".git")
-}
-
-fn git(path: &str, add: &df::Add) -> Result<SourceOp, BuildError> {
-    let (url, fragment) = path.split_once('#').unwrap_or((path, ""));
-    let (reference, folder) = fragment.split_once(':').unwrap_or((fragment, ""));
-    let hex = add.checksum.chars().all(|c| c.is_ascii_hexdigit());
-    if !hex {
-        return Err(BuildError::invalid(format!("invalid checksum {:?} for a Git source", add.checksum)));
-    }
-    let remote = Remote::Git {
-        url: url.to_owned(),
-        reference: reference.to_owned(),
-        folder: clean(&format!("/{folder}")).trim_start_matches('/').to_owned(),
-        keep_git_dir: add.keep_git_dir.unwrap_or(false),
-        checksum: add.checksum.clone(),
-    };
-    Ok(SourceOp { from: From::Remote(remote), path: String::new(), unpack: false })
-}
-
-fn http(path: &str, add: &df::Add) -> Result<SourceOp, BuildError> {
-    let checksum: Option<Digest> = match add.checksum.as_str() {
-        "" => None,
-        text => Some(text.parse().map_err(|_| BuildError::invalid(format!("invalid checksum digest format: {text}")))?),
-    };
-    let bare = path.split(['?', '#']).next().unwrap_or(path);
-    let after_host = bare.splitn(4, '/').nth(3).unwrap_or_default();
-    let name = match after_host.rsplit('/').next().unwrap_or_default() {
-        "" | "." | ".." => "__unnamed__",
-        name => name,
-    };
-    let remote = Remote::Http { url: path.to_owned(), checksum, name: name.to_owned() };
-    Ok(SourceOp { from: From::Remote(remote), path: name.to_owned(), unpack: add.unpack.unwrap_or(false) })
 }
 
 fn is_signal(text: &str) -> bool {

@@ -13,7 +13,7 @@ pub enum Stream {
 /// A step as people know it.
 #[derive(Debug, Clone)]
 pub struct StepInfo {
-    /// Its place in the graph; of the step before it where it changes only the configuration.
+    /// Its place in the graph. A `FROM` of an earlier stage is where that ended.
     pub id: usize,
     /// Nothing is run or copied for it.
     pub metadata: bool,

@@ -1,10 +1,12 @@
 //! Operations and what they need of one another.
 
+use crate::remote::Remote;
 use crate::tree::Tree;
 use crate::types::{Layer, NetworkChoice};
-use crate::worker::Remote;
+use crate::worker::{CacheMount, OwnMount};
 use crate::{Chmod, StepInfo};
-use berth_dockerfile::{Lines, Sharing};
+use berth_dockerfile::Lines;
+use berth_types::Digest;
 use std::sync::Arc;
 
 /// A place in the graph; needs lower ones only, so there are no cycles.
@@ -27,6 +29,11 @@ pub(crate) enum Op {
         base: Id,
         path: String,
         user: String,
+    },
+    /// Changes no file. `known_by`: what the configuration has come to.
+    Config {
+        base: Id,
+        known_by: Digest,
     },
 }
 
@@ -52,38 +59,9 @@ pub(crate) struct MountOp {
 }
 
 pub(crate) enum MountOpKind {
-    Bind {
-        from: From,
-        source: String,
-        read_only: bool,
-    },
-    Cache {
-        id: String,
-        sharing: Sharing,
-        from: Option<Id>,
-        source: String,
-        owner: (u32, u32),
-        mode: u32,
-        read_only: bool,
-    },
-    Tmpfs {
-        size_bytes: u64,
-    },
-    Secret {
-        id: String,
-        file: Option<(u32, u32, u32)>,
-        env: Option<String>,
-        required: bool,
-    },
-    Ssh {
-        id: String,
-        owner: (u32, u32),
-        mode: u32,
-        required: bool,
-    },
-    Inline {
-        data: String,
-    },
+    Bind { from: From, source: String, read_only: bool },
+    Cache { mount: CacheMount, from: Option<Id> },
+    Own(OwnMount),
 }
 
 /// Where files come from.
@@ -114,6 +92,16 @@ pub(crate) struct SourceOp {
 }
 
 impl Op {
+    /// What its layer lies on.
+    pub(crate) fn base(&self) -> Option<Id> {
+        match self {
+            Op::State(_) => None,
+            Op::Run(run) => Some(run.base),
+            Op::Copy(copy) => Some(copy.base),
+            Op::Mkdir { base, .. } | Op::Config { base, .. } => Some(*base),
+        }
+    }
+
     /// What it needs before it can begin.
     pub(crate) fn inputs(&self) -> Vec<Id> {
         let of = |from: &From| match from {
@@ -133,7 +121,7 @@ impl Op {
             Op::Copy(copy) => {
                 std::iter::once(copy.base).chain(copy.sources.iter().filter_map(|source| of(&source.from))).collect()
             }
-            Op::Mkdir { base, .. } => vec![*base],
+            Op::Mkdir { base, .. } | Op::Config { base, .. } => vec![*base],
         }
     }
 }

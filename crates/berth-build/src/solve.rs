@@ -1,4 +1,12 @@
 //! The solver: every vertex once, side by side, nothing that is known already.
+//!
+//! ```text
+//!  solve(id)  what it comes to, where a cache knows that: its layers are named, and may lie elsewhere still
+//!  real(id)   the same with its files here: found, fetched, or made after all
+//! ```
+//!
+//! What is only a step on the way to something that is known is never fetched: an imported cache says that a stage came
+//! to layer x, and that what was copied out of x is layer y, and y alone is brought here.
 
 use crate::dispatch::Stage;
 use crate::error::BuildError;
@@ -7,12 +15,15 @@ use crate::graph::{CopyOp, From, Graph, Id, MountOp, MountOpKind, Op, RunOp, Ver
 use crate::key::{Key, chain};
 use crate::select::{self, SelectError};
 use crate::tree::Tree;
-use crate::types::{BuildOptions, Built, Layer, NetworkChoice};
-use crate::worker::{CopySource, CopyStep, Known, MkdirStep, MountKind, Output, Ran, RunMount, RunStep, Worker};
+use crate::types::{BuildOptions, Built, CacheRecord, Layer, NetworkChoice};
+use crate::worker::{
+    CopySource, CopyStep, Known, MkdirStep, MountKind, Output, OwnMount, Ran, RunMount, RunStep, Worker,
+};
 use berth_dockerfile::ignore::Matcher;
 use berth_dockerfile::quote;
 use berth_types::{Digest, Error, ErrorKind, ExitStatus};
 use futures_util::future::{BoxFuture, try_join_all};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{OnceCell, Semaphore};
 
@@ -29,17 +40,33 @@ struct Done {
     layers: Arc<Vec<Layer>>,
     added: Option<Layer>,
     created_unix_nanos: i64,
-    key: Option<Digest>,
+    keys: Vec<Digest>,
+}
+
+type Cell = OnceCell<Result<Done, BuildError>>;
+
+/// What must be here of what a vertex comes to.
+#[derive(Clone, Copy, PartialEq)]
+enum Need {
+    /// Its name.
+    Name,
+    /// Its files.
+    Files,
 }
 
 struct Solver<'a, W: Worker> {
     worker: &'a W,
     options: &'a BuildOptions,
     vertices: Vec<Vertex>,
-    cells: Vec<OnceCell<Result<Done, BuildError>>>,
+    names: Vec<Cell>,
+    files: Vec<Cell>,
     at_once: Semaphore,
     sink: Sink,
     epoch_seconds: Option<i64>,
+    /// What is known may lie elsewhere: without that a name and its files are one question.
+    elsewhere: bool,
+    /// Keys of what is being made.
+    making: Mutex<BTreeMap<Digest, Arc<tokio::sync::Mutex<()>>>>,
 }
 
 /// Plans and builds. Dropping the future ends the running steps.
@@ -51,13 +78,17 @@ pub async fn build<W: Worker>(options: &BuildOptions, worker: &W, sink: Sink) ->
     let solver = Solver {
         worker,
         options,
-        cells: vertices.iter().map(|_| OnceCell::new()).collect(),
+        names: vertices.iter().map(|_| Cell::new()).collect(),
+        files: vertices.iter().map(|_| Cell::new()).collect(),
         vertices,
         at_once: Semaphore::new(options.parallel.max(1)),
         sink,
         epoch_seconds,
+        elsewhere: worker.is_elsewhere(),
+        making: Mutex::default(),
     };
-    let done = solver.solve(target).await.map_err(show)?;
+    solver.solve(target).await.map_err(show)?;
+    let done = solver.real(target).await.map_err(show)?;
     Ok(solver.finish(&stage, &done))
 }
 
@@ -66,42 +97,101 @@ impl<W: Worker> Solver<'_, W> {
         Box::pin(async move {
             let once = async {
                 try_join_all(self.vertices[id].op.inputs().into_iter().map(|input| self.solve(input))).await?;
-                let result = self.run_vertex(id).await;
-                if let Err(error) = &result {
-                    (self.sink)(Event::Failed(id, error.to_string()));
+                let need = if self.elsewhere { Need::Name } else { Need::Files };
+                match self.told(id, need).await? {
+                    Some(done) => Ok(done),
+                    None => self.real(id).await,
                 }
-                result
             };
-            let result = self.cells[id].get_or_init(|| once).await.clone();
-            result.map_err(|mut error| {
-                if error.lines.is_none() {
-                    error.lines = self.vertices[id].lines;
-                }
-                error.step.get_or_insert(id);
-                error
-            })
+            self.placed(id, self.names[id].get_or_init(|| once).await)
         })
     }
 
-    fn done(&self, id: Id) -> Result<Done, BuildError> {
-        match self.cells[id].get() {
+    /// Comes after [`Solver::solve`].
+    fn real(&self, id: Id) -> BoxFuture<'_, Result<Done, BuildError>> {
+        Box::pin(async move {
+            let once = async {
+                match self.names[id].get() {
+                    Some(Ok(done)) if self.can_be_had(id, done).await? => return Ok(done.clone()),
+                    _ => {}
+                }
+                try_join_all(self.vertices[id].op.inputs().into_iter().map(|input| self.real(input))).await?;
+                let done = self.told(id, Need::Files).await?;
+                done.ok_or_else(|| BuildError::new(Error::internal("a step was neither known nor done")))
+            };
+            self.placed(id, self.files[id].get_or_init(|| once).await)
+        })
+    }
+
+    /// Whether all files of `done` are here; those of what it stands on may have to be made for that, and come out as
+    /// they were.
+    async fn can_be_had(&self, id: Id, done: &Done) -> Result<bool, BuildError> {
+        if !self.elsewhere || self.worker.ready(&done.layers).await? {
+            return Ok(true);
+        }
+        let Some(base) = self.vertices[id].op.base() else { return Ok(false) };
+        let below = self.real(base).await?;
+        let added: Vec<Layer> = done.added.into_iter().collect();
+        let named = |layer: &Layer| layer.diff_id;
+        let same = below.layers.iter().chain(&added).map(named).eq(done.layers.iter().map(named));
+        Ok(same && self.worker.ready(&added).await?)
+    }
+
+    /// An error knows its step and lines.
+    fn placed(&self, id: Id, result: &Result<Done, BuildError>) -> Result<Done, BuildError> {
+        result.clone().map_err(|mut error| {
+            if error.lines.is_none() {
+                error.lines = self.vertices[id].lines;
+            }
+            error.step.get_or_insert(id);
+            error
+        })
+    }
+
+    async fn told(&self, id: Id, need: Need) -> Result<Option<Done>, BuildError> {
+        let result = self.run_vertex(id, need).await;
+        if let Err(error) = &result {
+            (self.sink)(Event::Failed(id, error.to_string()));
+        }
+        result
+    }
+
+    fn done(&self, id: Id, need: Need) -> Result<Done, BuildError> {
+        let cells = if need == Need::Name || !self.elsewhere { &self.names } else { &self.files };
+        match cells[id].get() {
             Some(result) => result.clone(),
             None => Err(BuildError::new(Error::internal("a step ran before what it needs"))),
         }
     }
 
-    async fn run_vertex(&self, id: Id) -> Result<Done, BuildError> {
+    /// `None`: only its name is needed, and nobody knows it; or what it depends on is not here.
+    async fn run_vertex(&self, id: Id, need: Need) -> Result<Option<Done>, BuildError> {
         match &self.vertices[id].op {
             Op::State(layers) => {
                 (self.sink)(Event::Started(id));
                 (self.sink)(Event::Done(id));
-                Ok(Done { layers: Arc::new(layers.clone()), added: None, created_unix_nanos: 0, key: None })
+                let layers = Arc::new(layers.clone());
+                Ok(Some(Done { layers, added: None, created_unix_nanos: 0, keys: Vec::new() }))
+            }
+            Op::Config { base, known_by } => {
+                let base = self.done(*base, need)?;
+                let key = self.key("config", &base.layers).digest(known_by).end();
+                let _alone = self.alone(id, &key).await;
+                if let Some(done) = self.cached(id, &base, &key, need).await? {
+                    return Ok(Some(done));
+                }
+                (self.sink)(Event::Started(id));
+                Ok(Some(self.keep(id, &base, None, vec![key])))
             }
             Op::Mkdir { base, path, user } => {
-                let base = self.done(*base)?;
+                let base = self.done(*base, need)?;
                 let key = self.key("mkdir", &base.layers).text(path).text(user).end();
-                if let Some(done) = self.cached(id, &base, &key) {
-                    return Ok(done);
+                let _alone = self.alone(id, &key).await;
+                if let Some(done) = self.cached(id, &base, &key, need).await? {
+                    return Ok(Some(done));
+                }
+                if need == Need::Name {
+                    return Ok(None);
                 }
                 let _turn = self.turn().await?;
                 (self.sink)(Event::Started(id));
@@ -112,10 +202,10 @@ impl<W: Worker> Solver<'_, W> {
                     epoch_seconds: self.epoch_seconds,
                 };
                 let added = self.worker.mkdir(step).await?;
-                Ok(self.keep(id, &base, added, &[key]))
+                Ok(Some(self.keep(id, &base, added, vec![key])))
             }
-            Op::Copy(copy) => self.copy(id, copy).await,
-            Op::Run(run) => self.run(id, run).await,
+            Op::Copy(copy) => self.copy(id, copy, need).await,
+            Op::Run(run) => self.run(id, run, need).await,
         }
     }
 
@@ -127,43 +217,65 @@ impl<W: Worker> Solver<'_, W> {
         self.at_once.acquire().await.map_err(|_| BuildError::cancelled())
     }
 
-    fn cached(&self, id: Id, base: &Done, key: &Digest) -> Option<Done> {
+    /// Waits for whoever makes what has this key. A step that two stages have is made once: the second to come looks again.
+    async fn alone(&self, id: Id, key: &Digest) -> Option<tokio::sync::OwnedMutexGuard<()>> {
         if self.vertices[id].no_cache {
             return None;
         }
-        let known = self.worker.lookup(key)?;
-        (self.sink)(Event::Cached(id));
-        Some(Self::on(base, known, *key))
+        let lock = self.making.lock().unwrap_or_else(PoisonError::into_inner).entry(*key).or_default().clone();
+        Some(lock.lock_owned().await)
     }
 
-    fn on(base: &Done, known: Known, key: Digest) -> Done {
+    async fn cached(&self, id: Id, base: &Done, key: &Digest, need: Need) -> Result<Option<Done>, BuildError> {
+        if self.vertices[id].no_cache {
+            return Ok(None);
+        }
+        let Some(known) = self.worker.lookup(key) else { return Ok(None) };
+        if let (Need::Files, Some(layer)) = (need, known.layer)
+            && !self.worker.ready(&[layer]).await?
+        {
+            return Ok(None);
+        }
+        (self.sink)(Event::Cached(id));
+        Ok(Some(Self::on(base, known, vec![*key])))
+    }
+
+    fn on(base: &Done, known: Known, keys: Vec<Digest>) -> Done {
         let mut layers = base.layers.to_vec();
         layers.extend(known.layer);
         let created_unix_nanos = known.created_unix_nanos;
-        Done { layers: Arc::new(layers), added: known.layer, created_unix_nanos, key: Some(key) }
+        Done { layers: Arc::new(layers), added: known.layer, created_unix_nanos, keys }
     }
 
-    fn keep(&self, id: Id, base: &Done, added: Option<Layer>, keys: &[Digest]) -> Done {
+    fn keep(&self, id: Id, base: &Done, added: Option<Layer>, keys: Vec<Digest>) -> Done {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         let known = Known { layer: added, created_unix_nanos: i64::try_from(now.as_nanos()).unwrap_or(0) };
-        for key in keys {
+        for key in &keys {
             self.worker.remember(key, known, &self.vertices[id].name);
         }
         (self.sink)(Event::Done(id));
-        Self::on(base, known, keys[0])
+        Self::on(base, known, keys)
     }
 
-    async fn tree_of(&self, from: &From) -> Result<Arc<dyn Tree>, BuildError> {
+    async fn tree_of(&self, from: &From, need: Need) -> Result<Arc<dyn Tree>, BuildError> {
         Ok(match from {
-            From::State(id) => self.worker.tree(&self.done(*id)?.layers).await?,
+            From::State(id) => self.worker.tree(&self.done(*id, need)?.layers).await?,
             From::Context(name) => self.worker.context(name.as_deref()).await?,
             From::Memory(tree) => tree.clone(),
             From::Remote(remote) => self.worker.fetch(remote).await?,
         })
     }
 
-    async fn copy(&self, id: Id, copy: &CopyOp) -> Result<Done, BuildError> {
-        let base = self.done(copy.base)?;
+    /// Whether files that are to be hashed are here.
+    async fn is_here(&self, from: &From, need: Need) -> Result<bool, BuildError> {
+        match from {
+            From::State(id) if need == Need::Name => Ok(self.worker.ready(&self.done(*id, need)?.layers).await?),
+            _ => Ok(true),
+        }
+    }
+
+    async fn copy(&self, id: Id, copy: &CopyOp, need: Need) -> Result<Option<Done>, BuildError> {
+        let base = self.done(copy.base, need)?;
         // Names of users are looked up in the state; without them a linked layer does not depend on it.
         let by_number = copy.chown.split(':').all(|part| part.bytes().all(|byte| byte.is_ascii_digit()));
         let seen: &[Layer] = if copy.link && by_number { &[] } else { &base.layers };
@@ -181,7 +293,7 @@ impl<W: Worker> Solver<'_, W> {
         let mut is_quick = true;
         for source in &copy.sources {
             match &source.from {
-                From::State(id) => quick = quick.digest(&chain(&self.done(*id)?.layers)).text(&source.path),
+                From::State(id) => quick = quick.digest(&chain(&self.done(*id, need)?.layers)).text(&source.path),
                 From::Remote(remote) => match remote.identity() {
                     Some(identity) => quick = quick.digest(&identity),
                     None => is_quick = false,
@@ -191,13 +303,18 @@ impl<W: Worker> Solver<'_, W> {
             quick = quick.number(i64::from(source.unpack));
         }
         let quick = is_quick.then(|| quick.end());
-        if let Some(done) = quick.and_then(|quick| self.cached(id, &base, &quick)) {
-            return Ok(done);
+        if let Some(quick) = &quick
+            && let Some(done) = self.cached(id, &base, quick, need).await?
+        {
+            return Ok(Some(done));
         }
         let mut sources = Vec::new();
         let mut slow = common("copy-content");
         for source in &copy.sources {
-            let tree = self.tree_of(&source.from).await?;
+            if !self.is_here(&source.from, need).await? {
+                return Ok(None);
+            }
+            let tree = self.tree_of(&source.from, need).await?;
             let (path, parents, exclude) = (source.path.clone(), copy.parents, copy.exclude.clone());
             let within = tree.clone();
             let picked = tokio::task::spawn_blocking(move || {
@@ -220,12 +337,17 @@ impl<W: Worker> Solver<'_, W> {
             }));
         }
         let slow = slow.end();
-        if let Some(done) = self.cached(id, &base, &slow) {
+        let _alone = self.alone(id, &slow).await;
+        if let Some(mut done) = self.cached(id, &base, &slow, need).await? {
             if let Some(quick) = quick {
                 let known = Known { layer: done.added, created_unix_nanos: done.created_unix_nanos };
                 self.worker.remember(&quick, known, &self.vertices[id].name);
+                done.keys.push(quick);
             }
-            return Ok(done);
+            return Ok(Some(done));
+        }
+        if need == Need::Name {
+            return Ok(None);
         }
         let mut destination = copy.destination.clone();
         if (sources.len() > 1 || copy.parents) && !destination.ends_with('/') {
@@ -244,7 +366,7 @@ impl<W: Worker> Solver<'_, W> {
         };
         let added = self.worker.copy(step).await?;
         let keys: Vec<Digest> = std::iter::once(slow).chain(quick).collect();
-        Ok(self.keep(id, &base, added, &keys))
+        Ok(Some(self.keep(id, &base, added, keys)))
     }
 
     /// Words and hints for a source that is not there.
@@ -273,8 +395,8 @@ impl<W: Worker> Solver<'_, W> {
         }
     }
 
-    async fn run(&self, id: Id, run: &RunOp) -> Result<Done, BuildError> {
-        let base = self.done(run.base)?;
+    async fn run(&self, id: Id, run: &RunOp, need: Need) -> Result<Option<Done>, BuildError> {
+        let base = self.done(run.base, need)?;
         let network = match &run.network {
             NetworkChoice::Named(_) => &NetworkChoice::Default,
             other => other,
@@ -290,13 +412,17 @@ impl<W: Worker> Solver<'_, W> {
             .list(&run.extra_hosts);
         let mut mounts = Vec::new();
         for mount in &run.mounts {
-            let (after, kind) = self.mount(key, mount).await?;
+            let (after, kind) = self.mount(key, mount, need).await?;
             key = after;
             mounts.push(RunMount { target: mount.target.clone(), kind });
         }
         let key = key.end();
-        if let Some(done) = self.cached(id, &base, &key) {
-            return Ok(done);
+        let _alone = self.alone(id, &key).await;
+        if let Some(done) = self.cached(id, &base, &key, need).await? {
+            return Ok(Some(done));
+        }
+        if need == Need::Name {
+            return Ok(None);
         }
         let _turn = self.turn().await?;
         (self.sink)(Event::Started(id));
@@ -328,20 +454,20 @@ impl<W: Worker> Solver<'_, W> {
             let tail = String::from_utf8_lossy(&tail.lock().unwrap_or_else(PoisonError::into_inner)).into_owned();
             return Err(failed(run, &ran, &tail));
         }
-        Ok(self.keep(id, &base, ran.layer, &[key]))
+        Ok(Some(self.keep(id, &base, ran.layer, vec![key])))
     }
 
     /// A mount's part of the key, and what the worker is to do.
-    async fn mount(&self, key: Key, mount: &MountOp) -> Result<(Key, MountKind), BuildError> {
+    async fn mount(&self, key: Key, mount: &MountOp, need: Need) -> Result<(Key, MountKind), BuildError> {
         let key = key.text(&mount.target);
         Ok(match &mount.kind {
             MountOpKind::Bind { from: From::State(id), source, read_only } => {
-                let layers = self.done(*id)?.layers.to_vec();
+                let layers = self.done(*id, need)?.layers.to_vec();
                 let key = key.text("state").digest(&chain(&layers)).text(source).number(i64::from(*read_only));
                 (key, MountKind::State { layers, source: source.clone(), read_only: *read_only })
             }
             MountOpKind::Bind { from, source, read_only } => {
-                let tree = self.tree_of(from).await?;
+                let tree = self.tree_of(from, need).await?;
                 let (within, path) = (tree.clone(), source.clone());
                 let digest = tokio::task::spawn_blocking(move || {
                     let shapes = select::select(&*within, &path, false, &Matcher::default())?;
@@ -355,35 +481,26 @@ impl<W: Worker> Solver<'_, W> {
                 let key = key.text("tree").digest(&digest).number(i64::from(*read_only));
                 (key, MountKind::Tree { tree, source: source.clone(), read_only: *read_only })
             }
-            MountOpKind::Cache { id, sharing, from, source, owner, mode, read_only } => {
+            MountOpKind::Cache { mount, from } => {
                 let from = match from {
-                    Some(from) => Some(self.done(*from)?.layers.to_vec()),
+                    Some(from) => Some(self.done(*from, need)?.layers.to_vec()),
                     None => None,
                 };
-                let key = key.text("cache").text(id).text(source).number(i64::from(*read_only));
-                let kind = MountKind::Cache {
-                    id: id.clone(),
-                    sharing: *sharing,
-                    from,
-                    source: source.clone(),
-                    owner: *owner,
-                    mode: *mode,
-                    read_only: *read_only,
+                let key = key.text("cache").text(&mount.id).text(&mount.source).number(i64::from(mount.read_only));
+                (key, MountKind::Cache { mount: mount.clone(), from })
+            }
+            MountOpKind::Own(own) => {
+                let key = match own {
+                    OwnMount::Tmpfs { .. } => key.text("tmpfs"),
+                    // Which secret, never what it says.
+                    OwnMount::Secret { id, file, env, .. } => {
+                        key.text("secret").text(id).text(&format!("{file:?} {env:?}"))
+                    }
+                    OwnMount::Ssh { id, .. } => key.text("ssh").text(id),
+                    OwnMount::Inline { data } => key.text("inline").text(data),
                 };
-                (key, kind)
+                (key, MountKind::Own(own.clone()))
             }
-            MountOpKind::Tmpfs { size_bytes } => (key.text("tmpfs"), MountKind::Tmpfs { size_bytes: *size_bytes }),
-            MountOpKind::Secret { id, file, env, required } => {
-                // Which secret, never what it says.
-                let key = key.text("secret").text(id).text(&format!("{file:?} {env:?}"));
-                let kind = MountKind::Secret { id: id.clone(), file: *file, env: env.clone(), required: *required };
-                (key, kind)
-            }
-            MountOpKind::Ssh { id, owner, mode, required } => {
-                let kind = MountKind::Ssh { id: id.clone(), owner: *owner, mode: *mode, required: *required };
-                (key.text("ssh").text(id), kind)
-            }
-            MountOpKind::Inline { data } => (key.text("inline").text(data), MountKind::Inline { data: data.clone() }),
         })
     }
 
@@ -392,7 +509,7 @@ impl<W: Worker> Solver<'_, W> {
         let mut last = None;
         let history = stage.history.iter().map(|(step, vertex)| {
             let mut step = step.clone();
-            if let Some(done) = vertex.and_then(|id| self.done(id).ok()) {
+            if let Some(done) = vertex.and_then(|id| self.came_to(id)) {
                 step.empty_layer = done.added.is_none();
                 step.created_unix_nanos = step.created_unix_nanos.or(Some(done.created_unix_nanos));
             }
@@ -402,7 +519,6 @@ impl<W: Worker> Solver<'_, W> {
         });
         let mut config = stage.config.clone();
         config.labels.extend(self.options.labels.clone());
-        let keys = stage.keys.iter().filter_map(|id| self.done(*id).ok());
         Built {
             config,
             platform: stage.platform.clone(),
@@ -410,9 +526,20 @@ impl<W: Worker> Solver<'_, W> {
             layers: done.layers.to_vec(),
             history: history.collect(),
             epoch_seconds: self.epoch_seconds,
-            records: keys.filter_map(|done| Some((done.key?, done.added))).collect(),
+            records: (0..self.vertices.len()).filter_map(|id| self.came_to(id)).flat_map(records).collect(),
         }
     }
+
+    /// What a vertex came to, where anybody needed it.
+    fn came_to(&self, id: Id) -> Option<Done> {
+        let done = [&self.files[id], &self.names[id]].into_iter().find_map(|cell| cell.get());
+        done?.clone().ok()
+    }
+}
+
+fn records(done: Done) -> Vec<CacheRecord> {
+    let known = Known { layer: done.added, created_unix_nanos: done.created_unix_nanos };
+    done.keys.into_iter().map(|key| CacheRecord { key, known, layers: done.layers.clone() }).collect()
 }
 
 fn ended(cause: tokio::task::JoinError) -> BuildError {

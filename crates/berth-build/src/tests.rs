@@ -18,6 +18,8 @@ struct Notes {
     running: Mutex<(usize, usize)>,
     /// What a RUN leaves does not depend on what it ran on.
     same_output: bool,
+    /// Layers that are known, and lie elsewhere; `true` where they can be fetched.
+    away: Mutex<BTreeMap<Digest, bool>>,
 }
 
 fn layer(text: &str) -> Layer {
@@ -115,6 +117,24 @@ impl Worker for Notes {
     fn remember(&self, key: &Digest, known: Known, _: &str) {
         self.cache.lock().unwrap().insert(*key, known);
     }
+
+    fn is_elsewhere(&self) -> bool {
+        !self.away.lock().unwrap().is_empty()
+    }
+
+    fn ready<'a>(&'a self, layers: &'a [Layer]) -> BoxFuture<'a, Result<bool>> {
+        Box::pin(async move {
+            let away = self.away.lock().unwrap();
+            Ok(layers.iter().all(|layer| match away.get(&layer.diff_id) {
+                None => true,
+                Some(false) => false,
+                Some(true) => {
+                    self.note(format!("fetch {}", layer.diff_id.short()));
+                    true
+                }
+            }))
+        })
+    }
 }
 
 fn options(dockerfile: &str) -> BuildOptions {
@@ -131,6 +151,30 @@ async fn fails(dockerfile: &str) -> BuildError {
 
 const TWO: &str = "FROM base AS a\nRUN one\nFROM base AS b\nRUN two\nFROM base AS unneeded\nRUN never\nFROM base\n\
     COPY --from=a /out /a\nCOPY --from=b /out /b\nRUN last\n";
+
+#[tokio::test]
+async fn what_lies_elsewhere_is_fetched_only_where_its_files_are_needed() {
+    let notes = Notes::default();
+    let first = run(&notes, &options(TWO)).await.unwrap();
+    notes.take();
+    // Of another engine: the target's own layers can be had, those of the stages before it not.
+    let target: Vec<Digest> = first.layers.iter().skip(1).map(|layer| layer.diff_id).collect();
+    let all: Vec<Digest> = first.records.iter().filter_map(|record| record.known.layer).map(|l| l.diff_id).collect();
+    *notes.away.lock().unwrap() = all.iter().map(|layer| (*layer, target.contains(layer))).collect();
+    let second = run(&notes, &options(TWO)).await.unwrap();
+    assert_eq!(second.layers, first.layers);
+    let mut done = notes.take();
+    done.dedup();
+    assert_eq!(done.len(), 3, "{done:?}");
+    assert!(done.iter().all(|line| line.starts_with("fetch")), "nothing is run: {done:?}");
+    // One of the target's is lost: what it is made of is made again, as far as that is needed.
+    let copied = first.layers[1].diff_id;
+    notes.away.lock().unwrap().insert(copied, false);
+    let third = run(&notes, &options(TWO)).await.unwrap();
+    assert_eq!(third.layers, first.layers);
+    let done: Vec<String> = notes.take().into_iter().filter(|line| !line.starts_with("fetch")).collect();
+    assert_eq!(done[..2], ["run one", "copy /a"], "{done:?}");
+}
 
 #[tokio::test]
 async fn independent_stages_run_side_by_side_and_unneeded_ones_never() {

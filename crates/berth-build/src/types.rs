@@ -1,10 +1,12 @@
 //! What a build is asked for, and what images are to it.
 
+use crate::worker::Known;
 use berth_dockerfile::platform::Platform;
 use berth_types::Digest;
 use berth_types::spec::Config;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// A layer on the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -109,6 +111,15 @@ pub struct Built {
     pub history: Vec<History>,
     /// `SOURCE_DATE_EPOCH`, where it was given.
     pub epoch_seconds: Option<i64>,
-    /// Keys of the steps that lead to it, with the layer each added: what an inline cache carries.
-    pub records: Vec<(Digest, Option<Layer>)>,
+    /// What every step that it needed came to, those of other stages among them: what a cache for elsewhere carries.
+    pub records: Vec<CacheRecord>,
+}
+
+/// A step as a cache for elsewhere knows it.
+#[derive(Debug, Clone)]
+pub struct CacheRecord {
+    pub key: Digest,
+    pub known: Known,
+    /// The state that it led to; the layer that it added is the last one.
+    pub layers: Arc<Vec<Layer>>,
 }

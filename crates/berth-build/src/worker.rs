@@ -1,9 +1,8 @@
 //! Who does the work: the engine, behind a trait.
 
-use crate::key::Key;
 use crate::tree::Tree;
 use crate::types::{BaseImage, Layer, NetworkChoice};
-use crate::{Chmod, Shape, Stream};
+use crate::{Chmod, Remote, Shape, Stream};
 use berth_dockerfile::Sharing;
 use berth_dockerfile::platform::Platform;
 use berth_types::{Digest, ExitStatus, Result};
@@ -49,17 +48,28 @@ pub enum MountKind {
         source: String,
         read_only: bool,
     },
-    /// A folder that outlives the build.
     Cache {
-        id: String,
-        sharing: Sharing,
+        mount: CacheMount,
         /// What a new one begins with.
         from: Option<Vec<Layer>>,
-        source: String,
-        owner: (u32, u32),
-        mode: u32,
-        read_only: bool,
     },
+    Own(OwnMount),
+}
+
+/// A folder that outlives the build.
+#[derive(Debug, Clone)]
+pub struct CacheMount {
+    pub id: String,
+    pub sharing: Sharing,
+    pub source: String,
+    pub owner: (u32, u32),
+    pub mode: u32,
+    pub read_only: bool,
+}
+
+/// A mount that needs no files of the build.
+#[derive(Debug, Clone)]
+pub enum OwnMount {
     Tmpfs {
         size_bytes: u64,
     },
@@ -124,27 +134,6 @@ pub struct MkdirStep {
     pub epoch_seconds: Option<i64>,
 }
 
-/// What to fetch from elsewhere.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Remote {
-    Http { url: String, checksum: Option<Digest>, name: String },
-    Git { url: String, reference: String, folder: String, keep_git_dir: bool, checksum: String },
-}
-
-impl Remote {
-    /// What it is known by without being fetched: what it says can only be one content.
-    pub(crate) fn identity(&self) -> Option<Digest> {
-        match self {
-            Remote::Http { checksum, name, .. } => Some(Key::new("http").digest(checksum.as_ref()?).text(name).end()),
-            Remote::Git { url, reference, folder, keep_git_dir, checksum } => {
-                let is_commit = reference.len() >= 40 && reference.bytes().all(|byte| byte.is_ascii_hexdigit());
-                let key = Key::new("git").text(url).text(reference).text(folder).text(checksum);
-                is_commit.then(|| key.number(i64::from(*keep_git_dir)).end())
-            }
-        }
-    }
-}
-
 /// What a step came to, once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Known {
@@ -166,8 +155,17 @@ pub trait Worker: Send + Sync + 'static {
     fn run(&self, step: RunStep, output: Output) -> BoxFuture<'_, Result<Ran>>;
     fn copy(&self, step: CopyStep) -> BoxFuture<'_, Result<Option<Layer>>>;
     fn mkdir(&self, step: MkdirStep) -> BoxFuture<'_, Result<Option<Layer>>>;
-    /// What a step of this key came to, where it is still here.
+    /// What a step of this key came to. Its layer may lie elsewhere: see [`Worker::ready`].
     fn lookup(&self, key: &Digest) -> Option<Known>;
+    /// Whether [`Worker::lookup`] may name a layer that is not here.
+    fn is_elsewhere(&self) -> bool {
+        false
+    }
+    /// Brings layers that lie elsewhere here; `false` where they cannot be had any more.
+    fn ready<'a>(&'a self, layers: &'a [Layer]) -> BoxFuture<'a, Result<bool>> {
+        let _ = layers;
+        Box::pin(async { Ok(true) })
+    }
     /// Keeps what a step came to. `what` is for people.
     fn remember(&self, key: &Digest, known: Known, what: &str);
 }

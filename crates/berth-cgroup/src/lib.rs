@@ -42,4 +42,4 @@ pub use limits::{
     CpuLimits, HugetlbLimit, IoLimits, IoWeight, Limits, MemoryLimits, NetworkClass, RdmaLimit, Throttle,
 };
 pub use oom::{ExitFacts, OomEvents};
-pub use stats::Stats;
+pub use stats::{Gauge, Stats};

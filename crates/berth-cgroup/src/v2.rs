@@ -256,8 +256,11 @@ fn io(dir: &Path, limits: &Limits, warnings: &mut Vec<String>) -> Result<(), Cgr
     }
     for device in &io.weight_devices {
         if let Some(weight) = device.weight {
-            let (name, value) =
-                if bfq() { ("io.bfq.weight", u64::from(weight)) } else { ("io.weight", io_weight(weight)) };
+            let (name, value) = match bfq() {
+                true => ("io.bfq.weight", u64::from(weight)),
+                false => ("io.weight", io_weight(weight)),
+            };
+            let value = if weight == 0 { "default".to_owned() } else { value.to_string() };
             set(dir, name, &format!("{}:{} {value}", device.major, device.minor), what, warnings)?;
         }
     }

@@ -44,6 +44,21 @@ impl Blobs {
         Ok(bytes)
     }
 
+    /// Complete blobs whose bytes do not have their digest.
+    pub fn damaged(&self) -> Result<Vec<Digest>> {
+        let mut damaged = Vec::new();
+        let mut buffer = vec![0; 256 << 10];
+        for digest in self.digests()? {
+            // One that is gone since is not damaged.
+            let Some(blob) = self.get(&digest)? else { continue };
+            let found = super::ingest::digest_of_file(blob.file, &mut buffer);
+            if found.map_err(step("read", &self.shared.blob(&digest)))? != digest {
+                damaged.push(digest);
+            }
+        }
+        Ok(damaged)
+    }
+
     /// Digests of the complete blobs.
     pub fn digests(&self) -> Result<HashSet<Digest>> {
         let folder = self.shared.blobs();

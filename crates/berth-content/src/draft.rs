@@ -1,16 +1,20 @@
 //! A blob whose digest is known only when it is written.
 
+use super::follow::{Follower, Outcome, Progress};
 use super::{Blob, Result, Shared, step};
 use berth_types::Digest;
 use sha2::{Digest as _, Sha256};
 use std::fs::File;
 use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// What a draft's file is called; no digest, so nobody takes it for an unfinished blob.
 const PREFIX: &str = "draft-";
+/// So much at a time goes to the disk while the rest is written: sealing finds little left.
+const WRITEBACK_BYTES: u64 = 8 << 20;
 
 /// Bytes on their way to becoming a blob. Dropping it removes them.
 #[derive(Debug)]
@@ -21,6 +25,7 @@ pub struct Draft {
     hash: Sha256,
     size: u64,
     sealed: bool,
+    progress: Arc<Progress>,
 }
 
 /// Removes what an earlier engine left.
@@ -41,7 +46,7 @@ impl Draft {
         let path = shared.partials().join(name);
         let file = File::options().read(true).write(true).create_new(true).open(&path);
         let file = file.map_err(step("make", &path))?;
-        Ok(Draft { shared, path, file, hash: Sha256::new(), size: 0, sealed: false })
+        Ok(Draft { shared, path, file, hash: Sha256::new(), size: 0, sealed: false, progress: Arc::default() })
     }
 
     /// The digest of what was written so far.
@@ -53,9 +58,20 @@ impl Draft {
         self.size
     }
 
-    /// The bytes for reading; they stay readable when the draft is dropped.
+    /// What was written, for reading; it stays readable when the draft is dropped.
     pub fn file(&self) -> Result<File> {
         File::open(&self.path).map_err(step("open", &self.path))
+    }
+
+    /// Reads it from its beginning, waiting for what is still to be written until [`Draft::end`]; what was written stays
+    /// readable when the draft is dropped.
+    pub fn follow(&self) -> Result<Follower> {
+        Follower::open(&self.path, self.progress.clone())
+    }
+
+    /// Nothing more will be written: readers come to the end.
+    pub fn end(&self) {
+        self.progress.set(self.size, Outcome::Whole);
     }
 
     /// Makes it a blob, durably.
@@ -76,7 +92,14 @@ impl Write for Draft {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let count = self.file.write(bytes)?;
         self.hash.update(&bytes[..count]);
+        let before = self.size / WRITEBACK_BYTES;
         self.size += count as u64;
+        let now = self.size / WRITEBACK_BYTES;
+        if before < now {
+            let (from, to) = (before * WRITEBACK_BYTES, now * WRITEBACK_BYTES);
+            berth_sys::writeback::begin(self.file.as_fd(), from, to - from);
+        }
+        self.progress.set(self.size, Outcome::Open);
         Ok(count)
     }
 
@@ -87,6 +110,7 @@ impl Write for Draft {
 
 impl Drop for Draft {
     fn drop(&mut self) {
+        self.progress.abandon();
         if !self.sealed {
             // What stays is removed when the folder is opened next.
             drop(std::fs::remove_file(&self.path));

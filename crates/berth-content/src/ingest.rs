@@ -7,17 +7,29 @@
 //!                            earlier one left          wrong size or digest: they go
 //! ```
 
+use super::follow::{Follower, Outcome, Progress};
 use super::{Blob, ContentError, Result, Shared, remove_file, step};
 use berth_types::Digest;
 use sha2::{Digest as _, Sha256};
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 pub(super) fn digest_of(bytes: &[u8]) -> Digest {
     Digest::from_bytes(Sha256::digest(bytes).into())
+}
+
+pub(super) fn digest_of_file(mut file: File, buffer: &mut [u8]) -> io::Result<Digest> {
+    let mut hash = Sha256::new();
+    loop {
+        match file.read(buffer) {
+            Ok(0) => return Ok(Digest::from_bytes(hash.finalize().into())),
+            Ok(count) => hash.update(&buffer[..count]),
+            Err(cause) if cause.kind() == io::ErrorKind::Interrupted => {}
+            Err(cause) => return Err(cause),
+        }
+    }
 }
 
 /// One blob on its way in. There is one at a time for each digest.
@@ -33,32 +45,6 @@ pub struct Ingest {
     /// The bytes before it were there already.
     resumed_at: u64,
     progress: Arc<Progress>,
-}
-
-/// What followers watch.
-#[derive(Debug, Default)]
-struct Progress {
-    state: Mutex<(u64, Outcome)>,
-    changed: Condvar,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-enum Outcome {
-    #[default]
-    Open,
-    Whole,
-    Abandoned,
-}
-
-impl Progress {
-    fn lock(&self) -> MutexGuard<'_, (u64, Outcome)> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn set(&self, written: u64, outcome: Outcome) {
-        *self.lock() = (written, outcome);
-        self.changed.notify_all();
-    }
 }
 
 impl Ingest {
@@ -157,8 +143,7 @@ impl Ingest {
 
     /// Reads the blob from its beginning, waiting for what is still to be written.
     pub fn follow(&self) -> Result<Follower> {
-        let file = File::open(&self.path).map_err(step("open", &self.path))?;
-        Ok(Follower { file, at: 0, progress: self.progress.clone() })
+        Follower::open(&self.path, self.progress.clone())
     }
 
     /// Checks size and digest and makes it a blob, durably. Wrong bytes are removed.
@@ -218,51 +203,7 @@ impl Ingest {
 
 impl Drop for Ingest {
     fn drop(&mut self) {
-        let (written, outcome) = *self.progress.lock();
-        if outcome == Outcome::Open {
-            self.progress.set(written, Outcome::Abandoned);
-        }
+        self.progress.abandon();
         self.shared.state().open.remove(&self.digest);
-    }
-}
-
-/// Reads a blob that is still being written. The end comes after the digest was found right; where the ingest
-/// ends otherwise, reading fails.
-#[derive(Debug)]
-pub struct Follower {
-    file: File,
-    at: u64,
-    progress: Arc<Progress>,
-}
-
-impl Read for Follower {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if buffer.is_empty() {
-            return Ok(0);
-        }
-        let mut state = self.progress.lock();
-        let there = loop {
-            let (written, outcome) = *state;
-            if written > self.at {
-                break written - self.at;
-            }
-            match outcome {
-                Outcome::Whole => return Ok(0),
-                Outcome::Abandoned => {
-                    return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the download ended early"));
-                }
-                Outcome::Open => {
-                    state = self.progress.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
-                }
-            }
-        };
-        drop(state);
-        let want = buffer.len().min(usize::try_from(there).unwrap_or(usize::MAX));
-        let count = self.file.read_at(&mut buffer[..want], self.at)?;
-        if count == 0 {
-            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the download was started over"));
-        }
-        self.at += count as u64;
-        Ok(count)
     }
 }

@@ -39,11 +39,13 @@
 
 mod collect;
 mod draft;
+mod follow;
 mod ingest;
 
 pub use collect::Collected;
 pub use draft::Draft;
-pub use ingest::{Follower, Ingest};
+pub use follow::Follower;
+pub use ingest::Ingest;
 
 use berth_types::Digest;
 use std::collections::{HashMap, HashSet};

@@ -1,5 +1,5 @@
 use super::*;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::time::Duration;
 
 fn blobs() -> (tempfile::TempDir, Blobs) {
@@ -136,8 +136,33 @@ fn parked_bytes_are_there_for_the_next_ingest_and_no_blob() {
 }
 
 #[test]
+fn a_draft_is_read_while_it_is_written_and_ends_when_it_is_told_to() {
+    let (_folder, blobs) = blobs();
+    let mut draft = blobs.draft().unwrap();
+    let mut follower = draft.follow().unwrap();
+    draft.write_all(b"hello,").unwrap();
+    let mut first = [0; 6];
+    follower.read_exact(&mut first).unwrap();
+    assert_eq!(&first, b"hello,");
+    let reading = std::thread::spawn(move || {
+        let mut rest = String::new();
+        follower.read_to_string(&mut rest).map(|_| rest)
+    });
+    draft.write_all(b" world").unwrap();
+    draft.end();
+    assert_eq!(reading.join().unwrap().unwrap(), " world");
+
+    let mut lost = blobs.draft().unwrap();
+    let mut follower = lost.follow().unwrap();
+    lost.write_all(b"half").unwrap();
+    drop(lost);
+    let mut half = Vec::new();
+    assert_eq!(follower.read_to_end(&mut half).unwrap_err().kind(), std::io::ErrorKind::UnexpectedEof);
+    assert_eq!(half, b"half");
+}
+
+#[test]
 fn a_draft_becomes_a_blob_or_nothing() {
-    use std::io::Write;
     let (folder, blobs) = blobs();
     let mut draft = blobs.draft().unwrap();
     draft.write_all(b"text").unwrap();

@@ -19,7 +19,7 @@ use std::mem::MaybeUninit;
 use std::net::IpAddr;
 
 /// Raised with any change of what is said; an engine replaces a name server of another version.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// A request or reply; a hello's reply lists every container.
 pub const MESSAGE_BYTES_MAX: usize = 4 << 20;
 pub const DESCRIPTORS_PER_CONTAINER: usize = 3;
@@ -44,6 +44,8 @@ pub enum Op {
     Put {
         network: String,
         label: String,
+        /// A name that several have is answered with one of them at a time.
+        one: bool,
         container: String,
         names: Vec<String>,
         addresses: Vec<IpAddr>,

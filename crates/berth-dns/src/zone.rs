@@ -6,8 +6,10 @@
 //! ```
 //!
 //! Names are kept in lower case. A name that several containers have is answered with all their addresses, beginning
-//! with another one each time.
+//! with another one each time, or on networks that want it so with one of them at a time. Turns are counted for each kind of
+//! question: who asks for IPv4 and IPv6 addresses in turns meets every container in both.
 
+use crate::message::TYPE_AAAA;
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
@@ -16,10 +18,11 @@ use std::net::IpAddr;
 struct Zone {
     /// The network's own name: `web.<network>` means `web` there.
     label: String,
+    /// One container of several at a time.
+    one: bool,
     /// By container.
     endpoints: BTreeMap<String, Endpoint>,
-    /// Name to containers.
-    names: HashMap<String, Vec<String>>,
+    names: HashMap<String, Holders>,
     addresses: HashMap<IpAddr, String>,
 }
 
@@ -30,30 +33,45 @@ struct Endpoint {
     generation: u64,
 }
 
+/// The containers that have a name.
+#[derive(Debug, Default)]
+struct Holders {
+    containers: Vec<String>,
+    /// Answers given: to questions for IPv6 addresses, and to all others.
+    turns: [usize; 2],
+}
+
 /// All networks.
 #[derive(Debug, Default)]
 pub struct Zones {
     networks: HashMap<String, Zone>,
-    /// Turns round robins.
-    turn: usize,
+}
+
+/// A network as it is told of.
+#[derive(Debug, Clone, Copy)]
+pub struct Network<'a> {
+    pub id: &'a str,
+    pub label: &'a str,
+    pub one: bool,
 }
 
 impl Zones {
     /// `container` has these names and addresses on `network` from now on.
     pub fn put(
         &mut self,
-        (network, label): (&str, &str),
+        network: &Network<'_>,
         container: &str,
         names: &[String],
         addresses: &[IpAddr],
         generation: u64,
     ) {
-        self.remove(network, container);
-        let zone = self.networks.entry(network.to_owned()).or_default();
-        zone.label = label.to_ascii_lowercase();
+        self.remove(network.id, container);
+        let zone = self.networks.entry(network.id.to_owned()).or_default();
+        zone.label = network.label.to_ascii_lowercase();
+        zone.one = network.one;
         let names: Vec<String> = names.iter().map(|name| name.to_ascii_lowercase()).collect();
         for name in &names {
-            let holders = zone.names.entry(name.clone()).or_default();
+            let holders = &mut zone.names.entry(name.clone()).or_default().containers;
             if !holders.iter().any(|holder| holder == container) {
                 holders.push(container.to_owned());
             }
@@ -70,8 +88,8 @@ impl Zones {
         let Some(old) = zone.endpoints.remove(container) else { return };
         for name in old.names {
             if let Some(holders) = zone.names.get_mut(&name) {
-                holders.retain(|holder| holder != container);
-                if holders.is_empty() {
+                holders.containers.retain(|holder| holder != container);
+                if holders.containers.is_empty() {
                     zone.names.remove(&name);
                 }
             }
@@ -100,19 +118,20 @@ impl Zones {
         }
     }
 
-    /// The addresses behind `name` for somebody on `networks`; the first network that knows it answers.
-    pub fn addresses(&mut self, networks: &[String], name: &str) -> Option<Vec<IpAddr>> {
+    /// The addresses behind `name` for somebody on `networks` who asks for `kind`; the first network that knows it answers.
+    pub fn addresses(&mut self, networks: &[String], name: &str, kind: u16) -> Option<Vec<IpAddr>> {
         for network in networks {
-            let Some(zone) = self.networks.get(network) else { continue };
+            let Some(zone) = self.networks.get_mut(network) else { continue };
             let bare = name.strip_suffix(zone.label.as_str()).and_then(|rest| rest.strip_suffix('.'));
-            let holders = zone.names.get(name).or_else(|| bare.and_then(|bare| zone.names.get(bare)));
-            let Some(holders) = holders else { continue };
-            let of = |holder: &String| zone.endpoints.get(holder).map(|endpoint| endpoint.addresses.clone());
-            let mut all: Vec<Vec<IpAddr>> = holders.iter().filter_map(of).collect();
-            self.turn = self.turn.wrapping_add(1);
-            let turn = self.turn % all.len().max(1);
-            all.rotate_left(turn);
-            return Some(all.into_iter().flatten().collect());
+            let known = [Some(name), bare].into_iter().flatten().find(|name| zone.names.contains_key(*name));
+            let Some(holders) = known.and_then(|name| zone.names.get_mut(name)) else { continue };
+            let turn = &mut holders.turns[usize::from(kind != TYPE_AAAA)];
+            *turn = turn.wrapping_add(1);
+            let count = holders.containers.len();
+            let taken = if zone.one { 1 } else { count };
+            let some = holders.containers.iter().cycle().skip(*turn % count.max(1)).take(taken);
+            let addresses = some.filter_map(|holder| zone.endpoints.get(holder)).flat_map(|one| &one.addresses);
+            return Some(addresses.copied().collect());
         }
         None
     }
@@ -130,20 +149,23 @@ impl Zones {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::message::TYPE_A;
 
     fn zones() -> Zones {
         let mut zones = Zones::default();
         let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
         let address = |text: &str| vec![text.parse().unwrap()];
-        zones.put(("n1", "Front"), "c1", &names(&["web", "app"]), &address("10.0.0.2"), 1);
-        zones.put(("n1", "Front"), "c2", &names(&["db", "App"]), &address("10.0.0.3"), 1);
-        zones.put(("n2", "back"), "c3", &names(&["web"]), &address("10.1.0.2"), 2);
+        let front = Network { id: "n1", label: "Front", one: false };
+        let back = Network { id: "n2", label: "back", one: true };
+        zones.put(&front, "c1", &names(&["web", "app"]), &address("10.0.0.2"), 1);
+        zones.put(&front, "c2", &names(&["db", "App"]), &address("10.0.0.3"), 1);
+        zones.put(&back, "c3", &names(&["web"]), &address("10.1.0.2"), 2);
         zones
     }
 
     fn ask(zones: &mut Zones, networks: &[&str], name: &str) -> Vec<String> {
         let networks: Vec<String> = networks.iter().map(|&name| name.to_owned()).collect();
-        let found = zones.addresses(&networks, name).unwrap_or_default();
+        let found = zones.addresses(&networks, name, TYPE_A).unwrap_or_default();
         found.iter().map(ToString::to_string).collect()
     }
 
@@ -164,6 +186,34 @@ mod tests {
         let (first, second) = (ask(&mut zones, &["n1"], "app"), ask(&mut zones, &["n1"], "app"));
         assert_eq!((first.len(), second.len()), (2, 2));
         assert_ne!(first[0], second[0]);
+    }
+
+    #[test]
+    fn who_asks_for_both_kinds_in_turns_meets_every_container_in_both() {
+        let mut zones = Zones::default();
+        let front = Network { id: "n1", label: "front", one: false };
+        for n in [2, 3] {
+            let addresses = [format!("10.0.0.{n}").parse().unwrap(), format!("fd00::{n}").parse().unwrap()];
+            zones.put(&front, &format!("c{n}"), &["app".to_owned()], &addresses, 1);
+        }
+        let networks = ["n1".to_owned()];
+        let mut first = |kind, ipv4: bool| {
+            let all = zones.addresses(&networks, "app", kind).unwrap();
+            all.into_iter().find(|address| address.is_ipv4() == ipv4).unwrap()
+        };
+        let lookups: Vec<_> = (0..2).map(|_| (first(TYPE_A, true), first(TYPE_AAAA, false))).collect();
+        assert_ne!(lookups[0].0, lookups[1].0);
+        assert_ne!(lookups[0].1, lookups[1].1);
+    }
+
+    #[test]
+    fn a_network_may_want_one_container_at_a_time() {
+        let mut zones = zones();
+        let back = Network { id: "n2", label: "back", one: true };
+        zones.put(&back, "c4", &["web".to_owned()], &["10.1.0.3".parse().unwrap()], 2);
+        let all: Vec<Vec<String>> = (0..2).map(|_| ask(&mut zones, &["n2"], "web")).collect();
+        assert!(all.iter().all(|answer| answer.len() == 1), "{all:?}");
+        assert_ne!(all[0], all[1]);
     }
 
     #[test]

@@ -73,6 +73,7 @@ impl Fixture {
         let put = Op::Put {
             network: "n".to_owned(),
             label: "net".to_owned(),
+            one: false,
             container: "c".to_owned(),
             names: vec!["web".to_owned()],
             addresses: vec!["10.0.0.2".parse().unwrap()],

@@ -1,5 +1,6 @@
 //! The handle that doors hold.
 
+use crate::secrets::{SecretKind, Secrets};
 use crate::{
     containers::Containers, events::Events, images::Images, networks::Networks, system::System, volumes::Volumes,
 };
@@ -7,6 +8,7 @@ use berth_store::Store;
 use berth_types::{Error, ErrorKind, Result};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Where an engine lives and what it starts from.
 #[derive(Debug, Clone)]
@@ -31,9 +33,11 @@ pub struct EngineConfig {
     pub closed_ports: Vec<u16>,
     /// Labels of the engine itself, shown by `info`.
     pub labels: Vec<String>,
-    /// How new layers lie on the disk.
-    pub storage_driver: crate::images::StorageDriver,
+    /// How new layers lie on the disk; `None`: as images where the kernel can, else as folders.
+    pub storage_driver: Option<crate::images::StorageDriver>,
     pub log_driver: String,
+    /// Of containers that name none: empty or `runc` for the host's kernel, `vm` for a machine of their own.
+    pub default_runtime: String,
     pub log_options: std::collections::BTreeMap<String, String>,
     /// Mirrors, trust and credentials for pulls, pushes and builds.
     pub registries: crate::images::RegistryOptions,
@@ -55,8 +59,9 @@ impl EngineConfig {
             bridge_name: "berth0".to_owned(),
             bridge_subnet: None,
             labels: Vec::new(),
-            storage_driver: Default::default(),
+            storage_driver: None,
             log_driver: "json-file".to_owned(),
+            default_runtime: String::new(),
             log_options: Default::default(),
             registries: Default::default(),
         }
@@ -74,6 +79,8 @@ struct Inner {
     events: Events,
     networks: Arc<crate::networks::Shared>,
     volumes: Arc<crate::volumes::Shared>,
+    secrets: Arc<crate::secrets::Shared>,
+    configs: Arc<crate::secrets::Shared>,
     images: Arc<crate::images::Shared>,
     builds: Arc<crate::builds::Shared>,
     machines: Arc<crate::machines::Shared>,
@@ -91,6 +98,8 @@ impl Engine {
     pub async fn open(config: EngineConfig) -> Result<Engine> {
         let networks = crate::networks::Shared::open(&config)?;
         let volumes = crate::volumes::Shared::open(&config.data_root);
+        let secrets = Arc::new(crate::secrets::Shared::open(&config.data_root, SecretKind::Secret)?);
+        let configs = Arc::new(crate::secrets::Shared::open(&config.data_root, SecretKind::Config)?);
         let failed = |action: &str, cause: &(dyn std::error::Error + 'static)| {
             Error::because(ErrorKind::Unavailable, format!("cannot {action} {}", config.data_root.display()), cause)
         };
@@ -109,6 +118,8 @@ impl Engine {
                 events: Events::new(),
                 networks,
                 volumes,
+                secrets,
+                configs,
                 images,
                 builds,
                 machines,
@@ -122,6 +133,7 @@ impl Engine {
         engine.builds().recover().await;
         engine.containers().recover().await?;
         engine.inner.pool.refill();
+        tokio::spawn(give_back_when_quiet(engine.events().clone()));
         Ok(engine)
     }
 
@@ -159,6 +171,11 @@ impl Engine {
 
     pub fn machines(&self) -> crate::machines::Machines {
         crate::machines::Machines::new(self.clone())
+    }
+
+    /// Kernels of containers in machines of their own.
+    pub fn kernels(&self) -> crate::guests::Kernels {
+        crate::guests::Kernels::new(self.clone())
     }
 
     pub(crate) fn machine_state(&self) -> &Arc<crate::machines::Shared> {
@@ -201,6 +218,22 @@ impl Engine {
         &self.inner.volumes
     }
 
+    pub fn secrets(&self) -> Secrets {
+        Secrets::new(self.clone(), SecretKind::Secret)
+    }
+
+    /// Named configurations: secrets that may be looked at.
+    pub fn configs(&self) -> Secrets {
+        Secrets::new(self.clone(), SecretKind::Config)
+    }
+
+    pub(crate) fn secret_state(&self, kind: SecretKind) -> &Arc<crate::secrets::Shared> {
+        match kind {
+            SecretKind::Secret => &self.inner.secrets,
+            SecretKind::Config => &self.inner.configs,
+        }
+    }
+
     pub fn events(&self) -> &Events {
         &self.inner.events
     }
@@ -212,6 +245,21 @@ impl Engine {
     /// Lets go of everything in order; containers run on. The engine answers nothing afterwards.
     pub async fn close(&self) {
         self.inner.closing.store(true, std::sync::atomic::Ordering::Release);
+        self.inner.builds.close().await;
         self.inner.networks.close();
+    }
+}
+
+/// Work leaves the heap full of holes: two megabytes after a hundred starts. They go back to the kernel when nothing
+/// has happened for a while, once, so that an engine that does nothing is never woken.
+async fn give_back_when_quiet(events: Events) {
+    const PAUSE: Duration = Duration::from_secs(3);
+    tokio::time::sleep(PAUSE).await;
+    loop {
+        // A walk through the whole heap under the allocator's locks: not between what tasks are at.
+        if tokio::task::spawn_blocking(berth_sys::memory::give_back_heap).await.is_err() {
+            return;
+        }
+        events.quiet(PAUSE).await;
     }
 }

@@ -7,7 +7,8 @@ use crate::Filters;
 use berth_types::{Error, Result};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
-use tokio::sync::broadcast;
+use std::time::Duration;
+use tokio::sync::{Notify, broadcast};
 
 /// More would cost the idle engine memory; `since` reaches back this far at most.
 const KEPT_MAX: usize = 1024;
@@ -22,6 +23,8 @@ pub enum EventKind {
     Network,
     Daemon,
     Builder,
+    Secret,
+    Config,
 }
 
 impl EventKind {
@@ -33,6 +36,8 @@ impl EventKind {
             EventKind::Network => "network",
             EventKind::Daemon => "daemon",
             EventKind::Builder => "builder",
+            EventKind::Secret => "secret",
+            EventKind::Config => "config",
         }
     }
 }
@@ -65,6 +70,8 @@ pub struct Events {
 struct Shared {
     kept: Mutex<VecDeque<Arc<Event>>>,
     sender: broadcast::Sender<Arc<Event>>,
+    /// For the one who waits in [`Events::quiet`].
+    happened: Notify,
 }
 
 /// Events as they happen; ends at `until`.
@@ -83,7 +90,7 @@ pub fn now_unix_nanos() -> i64 {
 impl Events {
     pub(crate) fn new() -> Events {
         let (sender, _) = broadcast::channel(BEHIND_MAX);
-        Events { shared: Arc::new(Shared { kept: Mutex::new(VecDeque::new()), sender }) }
+        Events { shared: Arc::new(Shared { kept: Mutex::new(VecDeque::new()), sender, happened: Notify::new() }) }
     }
 
     /// Tells everybody, stamped with the present moment.
@@ -109,6 +116,13 @@ impl Events {
         // Sent under the lock: a subscriber sees each event either in the replay or live, never twice.
         // An error only says that nobody listens.
         self.shared.sender.send(event).ok();
+        self.shared.happened.notify_one();
+    }
+
+    /// Returns when something has happened, and after it nothing more for as long as `pause`. For one caller at a time.
+    pub(crate) async fn quiet(&self, pause: Duration) {
+        self.shared.happened.notified().await;
+        while tokio::time::timeout(pause, self.shared.happened.notified()).await.is_ok() {}
     }
 
     /// How many listen now.

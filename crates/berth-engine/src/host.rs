@@ -22,6 +22,9 @@ pub struct HostMeters {
     /// Over the host's links to the outside: no loopback, bridges or pairs.
     pub received_bytes: u64,
     pub sent_bytes: u64,
+    /// From and to its disks, each counted once: no partitions, nothing that lies on another one.
+    pub read_bytes: u64,
+    pub written_bytes: u64,
 }
 
 /// The kernel counts processor time in hundredths of a second (proc(5), USER_HZ).
@@ -32,6 +35,7 @@ pub fn meters(data_root: &Path) -> HostMeters {
     let text = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let (total, available) = memory(&text("/proc/meminfo"));
     let (received_bytes, sent_bytes) = network(&text("/proc/net/dev"));
+    let (read_bytes, written_bytes) = disks(&text("/proc/diskstats"));
     let disk = rustix::fs::statvfs(data_root).ok();
     let blocks = |get: fn(&rustix::fs::StatVfs) -> u64| disk.as_ref().map_or(0, |disk| get(disk) * disk.f_frsize);
     HostMeters {
@@ -45,8 +49,13 @@ pub fn meters(data_root: &Path) -> HostMeters {
         disk_used_bytes: blocks(|disk| disk.f_blocks.saturating_sub(disk.f_bfree)),
         received_bytes,
         sent_bytes,
+        read_bytes,
+        written_bytes,
     }
 }
+
+/// What the kernel counts in, whatever the disk has (proc(5)).
+const SECTOR_BYTES: u64 = 512;
 
 /// user nice system idle iowait irq softirq steal; guests are counted in user already.
 fn busy_nanos(stat: &str) -> u64 {
@@ -80,6 +89,23 @@ fn network(dev: &str) -> (u64, u64) {
     sum
 }
 
+fn disks(diskstats: &str) -> (u64, u64) {
+    let stacked = ["loop", "ram", "zram", "dm-", "md", "sr", "fd", "nbd"];
+    let lines: Vec<Vec<&str>> = diskstats.lines().map(|line| line.split_ascii_whitespace().collect()).collect();
+    let names: Vec<&str> = lines.iter().filter_map(|line| line.get(2).copied()).collect();
+    let whole = |name: &str| {
+        !stacked.iter().any(|start| name.starts_with(start))
+            && !names.iter().any(|other| *other != name && name.starts_with(other))
+    };
+    let bytes = |line: &[&str], at: usize| {
+        line.get(at).and_then(|word| word.parse::<u64>().ok()).unwrap_or(0).saturating_mul(SECTOR_BYTES)
+    };
+    let own = lines.iter().filter(|line| line.get(2).is_some_and(|name| whole(name)));
+    own.fold((0, 0), |(read, written), line| {
+        (u64::saturating_add(read, bytes(line, 5)), u64::saturating_add(written, bytes(line, 9)))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -88,6 +114,13 @@ mod tests {
     fn idle_and_waiting_time_is_not_busy() {
         assert_eq!(busy_nanos("cpu  1 2 3 100 100 4 5 6 7 8\n"), 15 * TICK_NANOS);
         assert_eq!(busy_nanos(""), 0);
+    }
+
+    #[test]
+    fn each_disk_counts_once() {
+        let stats = " 7 0 loop0 1 0 99 0 1 0 99 0\n 254 0 vda 9 0 4 0 9 0 6 0\n 254 1 vda1 9 0 4 0 9 0 6 0\n 253 0 dm-0 9 0 4 0 9 0 6 0\n 259 0 nvme0n1 1 0 1 0 1 0 1 0\n";
+        assert_eq!(disks(stats), (5 * 512, 7 * 512));
+        assert_eq!(disks("nonsense"), (0, 0));
     }
 
     #[test]

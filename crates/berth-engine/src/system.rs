@@ -104,7 +104,7 @@ impl System {
             paused,
             stopped: containers.len() - running - paused,
             images: self.engine.images().count(),
-            storage_driver: config.storage_driver.name().to_owned(),
+            storage_driver: self.engine.images().storage_driver().name().to_owned(),
             storage_status: vec![("Backing Filesystem".to_owned(), backing_file_system(&config.data_root))],
             memory_limit: facts.memory_limit,
             swap_limit: facts.swap_limit,

@@ -204,6 +204,14 @@ impl Addresses {
     pub fn give_back(&mut self, address: IpAddr) {
         self.taken.remove(&address);
     }
+
+    /// How many are handed out or never can be, and how many of the range are left.
+    pub fn usage(&self) -> (u64, u64) {
+        let narrow = |count: u128| u64::try_from(count).unwrap_or(u64::MAX);
+        let in_range = self.taken.iter().filter(|address| self.range.contains(**address)).count() as u128;
+        let size = self.range.host_mask().saturating_add(1);
+        (narrow(self.taken.len() as u128), narrow(size.saturating_sub(in_range)))
+    }
 }
 
 /// The hardware address that belongs to an IPv4 address, as Docker derives it: neighbours need not
@@ -276,6 +284,18 @@ mod tests {
         let rest: Vec<String> = (0..5).map(|_| addresses.take_any().unwrap().to_string()).collect();
         assert_eq!(rest, ["10.0.0.3", "10.0.0.4", "10.0.0.5", "10.0.0.6", "10.0.0.2"]);
         assert!(matches!(addresses.take_any(), Err(AddressError::Exhausted(_))));
+    }
+
+    #[test]
+    fn usage_counts_the_reserved_and_only_the_range() {
+        let gateway: IpAddr = "10.0.0.1".parse().unwrap();
+        let mut whole = Addresses::new(subnet("10.0.0.0/24"), None, &[gateway]);
+        assert_eq!(whole.usage(), (3, 253));
+        whole.take_any().unwrap();
+        assert_eq!(whole.usage(), (4, 252));
+        let part = Addresses::new(subnet("10.0.0.0/24"), Some(subnet("10.0.0.128/25")), &[gateway]);
+        assert_eq!(part.usage(), (3, 127));
+        assert_eq!(Addresses::new(subnet("fd00::/64"), None, &[]).usage(), (1, u64::MAX));
     }
 
     #[test]

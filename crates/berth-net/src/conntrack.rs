@@ -52,5 +52,6 @@ fn destination(tuple: &[u8]) -> Option<(u8, u16)> {
 
 /// The host ports of `publications` that need it.
 pub(crate) fn ports(publications: &[crate::firewall::Publication]) -> BTreeSet<u16> {
-    publications.iter().filter(|p| p.protocol == Protocol::Udp).map(|p| p.host_port).collect()
+    let udp = publications.iter().filter(|p| p.protocol == Protocol::Udp);
+    udp.flat_map(crate::firewall::Publication::host_ports).collect()
 }

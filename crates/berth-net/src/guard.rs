@@ -11,6 +11,7 @@
 //!                            foreign hardware address, in the frame or in ARP: drop
 //!                            an address that is another's, as sender, in ARP or in a neighbour advertisement: drop
 //!                            router advertisements and redirects: drop
+//!                            reports of multicast groups of the link alone: drop
 //! ```
 //!
 //! An address that nobody has may be used: load balancers and nested clusters bring addresses of their own.
@@ -30,6 +31,10 @@ const ICMPV6: u8 = 58;
 const ROUTER_ADVERTISEMENT: u8 = 134;
 const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
 const REDIRECT: u8 = 137;
+/// RFC 3810, section 5.2.
+const MULTICAST_REPORT: u8 = 143;
+/// Where a report's first group begins.
+const REPORT_GROUP: u32 = 12;
 /// Behind an interface's name.
 const REG_SECOND: u32 = REG + 4;
 
@@ -90,6 +95,13 @@ pub(crate) fn skeleton(change: &mut Transaction) {
         rule.push(drop());
         change.rule("guard", &rule);
     }
+    // Every container tells its neighbour discovery groups as it starts, several times; each report would wake all
+    // others on the network, which makes a start dearer the more there are. Groups of the link (RFC 4291, section 2.7)
+    // interest no router, and the bridge floods them anyway. Wider groups are told first in a report that has them.
+    let mut rule = icmpv6(MULTICAST_REPORT);
+    rule.extend(payload_is(Base::Transport, REPORT_GROUP, &[0xff, 0x02]));
+    rule.push(drop());
+    change.rule("guard", &rule);
     change.turn_to(FAMILY_INET);
 }
 

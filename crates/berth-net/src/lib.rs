@@ -5,6 +5,7 @@
 //!  route     bridges, veth pairs, addresses, routes         (NETLINK_ROUTE)
 //!  nft       tables, chains, rules, sets, elements          (NETLINK_NETFILTER)
 //!  firewall  our one table: what it holds and how it changes
+//!  publication  ports that lead to containers: as elements of its maps, and in tables of other engines
 //!  guard     what a container's port may not pretend, on the bridge itself
 //!  conntrack UDP flows that outlive a change of ports
 //!  foreign   two rules per bridge in chains of others that drop what they do not know
@@ -29,7 +30,10 @@ pub mod names;
 pub mod netlink;
 pub mod nft;
 pub mod ports;
+mod publication;
 pub mod route;
 pub mod slot;
+mod sysctl;
+mod zone;
 
 pub use rustix::io::Errno;

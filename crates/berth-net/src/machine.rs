@@ -12,7 +12,7 @@
 use crate::netlink::Batch;
 use crate::route::{self, Route};
 use crate::slot::{Namespace, SlotError};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 /// Which interface goes to the guest, and whose tap it becomes.
 #[derive(Debug, Clone)]
@@ -25,6 +25,8 @@ pub struct HandOver<'a> {
     pub addresses: &'a [(IpAddr, u8)],
     /// The user who may open the tap.
     pub owner: u32,
+    /// An address that only the guest reaches, for what answers its questions, and the guest's own.
+    pub service: Option<(Ipv4Addr, Ipv4Addr)>,
 }
 
 impl Namespace {
@@ -51,6 +53,13 @@ impl Namespace {
             for port in [interface.index, tap] {
                 route::set_master(&mut batch, port, bridge);
                 route::set_up(&mut batch, port);
+            }
+            // The network's bridge sends a frame back where it came from (published ports need it): the guest's own
+            // broadcasts must not teach this one that the guest is outside.
+            route::stop_learning(&mut batch, interface.index);
+            route::set_up(&mut batch, bridge);
+            if let Some((address, guest)) = hand.service {
+                route::add_peer(&mut batch, bridge, address, guest);
             }
             route.run(batch).map_err(failed)
         })

@@ -20,9 +20,21 @@ use std::net::{IpAddr, SocketAddr};
 /// A host port that is ours until this is dropped.
 #[derive(Debug)]
 pub struct Reservation {
+    protocol: Protocol,
+    /// `None`: every address of both families.
+    address: Option<IpAddr>,
+    port: u16,
     /// `None` where the host has no sockets of that protocol (SCTP without its module): then nobody else can
     /// have one either.
     _socket: Option<OwnedFd>,
+}
+
+impl Reservation {
+    /// Whether it keeps `port` on `address`.
+    pub fn keeps(&self, protocol: Protocol, address: IpAddr, port: u16) -> bool {
+        let here = self.address.map_or(address.is_unspecified(), |own| own == address);
+        here && (self.protocol, self.port) == (protocol, port)
+    }
 }
 
 /// Why a port cannot be had.
@@ -44,29 +56,32 @@ pub enum PortError {
 
 /// Keeps `port` on `address`.
 pub fn reserve(protocol: Protocol, address: IpAddr, port: u16) -> Result<Reservation, PortError> {
-    outcome(protocol, address, port, try_reserve(protocol, address, port, true))
+    outcome(protocol, Some(address), port, try_reserve(protocol, address, port, true))
 }
 
 /// Keeps `port` on every address of both families, with one socket.
 pub fn reserve_everywhere(protocol: Protocol, port: u16) -> Result<Reservation, PortError> {
     let any = IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED);
-    outcome(protocol, any, port, try_reserve(protocol, any, port, false))
+    outcome(protocol, None, port, try_reserve(protocol, any, port, false))
 }
 
 fn outcome(
     protocol: Protocol,
-    address: IpAddr,
+    address: Option<IpAddr>,
     port: u16,
     made: Result<OwnedFd, Errno>,
 ) -> Result<Reservation, PortError> {
     match made {
-        Ok(socket) => Ok(Reservation { _socket: Some(socket) }),
+        Ok(socket) => Ok(Reservation { protocol, address, port, _socket: Some(socket) }),
         Err(Errno::PROTONOSUPPORT | Errno::AFNOSUPPORT | Errno::SOCKTNOSUPPORT) if protocol == Protocol::Sctp => {
-            Ok(Reservation { _socket: None })
+            Ok(Reservation { protocol, address, port, _socket: None })
         }
         Err(Errno::ADDRINUSE) => Err(PortError::InUse { holder: holder(protocol, port) }),
         Err(Errno::ADDRNOTAVAIL | Errno::AFNOSUPPORT) => Err(PortError::NoSuchAddress),
-        Err(errno) => Err(PortError::Failed { address, port, protocol, errno }),
+        Err(errno) => {
+            let address = address.unwrap_or(IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED));
+            Err(PortError::Failed { address, port, protocol, errno })
+        }
     }
 }
 

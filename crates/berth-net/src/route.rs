@@ -7,7 +7,7 @@ use crate::netlink::{ACK, Attributes, Batch, CREATE, DUMP, EXCL, NetlinkError, R
 use crate::netlink::{attributes, text, u32_at, u64_at};
 use rustix::fd::{AsRawFd, BorrowedFd};
 use rustix::io::Errno;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
 const RTM_NEWLINK: u16 = 16;
@@ -27,6 +27,8 @@ const IFLA_LINK: u16 = 5;
 const IFLA_MASTER: u16 = 10;
 const IFLA_OPERSTATE: u16 = 16;
 const IFLA_LINKINFO: u16 = 18;
+const IFLA_INFO_SLAVE_KIND: u16 = 4;
+const IFLA_INFO_SLAVE_DATA: u16 = 5;
 const IFLA_IFALIAS: u16 = 20;
 const IFLA_STATS64: u16 = 23;
 const IFLA_NET_NS_FD: u16 = 28;
@@ -37,6 +39,7 @@ const IFLA_INFO_DATA: u16 = 2;
 const VETH_INFO_PEER: u16 = 1;
 const IFLA_BR_FORWARD_DELAY: u16 = 1;
 const IFLA_BR_STP_STATE: u16 = 5;
+const IFLA_BR_MCAST_SNOOPING: u16 = 23;
 
 const IFF_UP: u32 = 1;
 const IF_OPER_UP: u8 = 6;
@@ -137,6 +140,9 @@ pub fn add_bridge(batch: &mut Batch, name: &str, mac: [u8; 6], mtu: u32, alias: 
         link_kind(a, "bridge", |a| {
             a.u32(IFLA_BR_FORWARD_DELAY, 0);
             a.u32(IFLA_BR_STP_STATE, 0);
+            // A container that asks who listens would otherwise decide who is still reached by multicast, and so by
+            // neighbour discovery.
+            a.bytes(IFLA_BR_MCAST_SNOOPING, &[0]);
         });
     });
     // NEWLINK with CREATE ignores the alias, so it is a change of its own.
@@ -253,8 +259,6 @@ pub fn add_vlan(batch: &mut Batch, name: &str, parent: u32, number: u16, alias: 
 /// to all containers of the network. Isolated ports reach the bridge, and no other isolated port.
 pub fn raise_port(batch: &mut Batch, name: &str, ipv6: bool, isolated: bool) {
     const IFLA_BRPORT_ISOLATED: u16 = 33;
-    const IFLA_INFO_SLAVE_KIND: u16 = 4;
-    const IFLA_INFO_SLAVE_DATA: u16 = 5;
     const IFLA_BRPORT_MODE: u16 = 4;
     const IFLA_AF_SPEC: u16 = 26;
     const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
@@ -288,9 +292,29 @@ pub fn set_mac(batch: &mut Batch, index: u32, mac: [u8; 6]) {
     batch.message(RTM_NEWLINK, ACK, &ifinfo(index, 0, 0), |a| a.bytes(IFLA_ADDRESS, &mac));
 }
 
+/// A link that is down gets another name.
+pub fn set_name(batch: &mut Batch, index: u32, name: &str) {
+    batch.message(RTM_NEWLINK, ACK, &ifinfo(index, 0, 0), |a| a.text(IFLA_IFNAME, name));
+}
+
+pub fn set_mtu(batch: &mut Batch, index: u32, mtu: u32) {
+    batch.message(RTM_NEWLINK, ACK, &ifinfo(index, 0, 0), |a| a.u32(IFLA_MTU, mtu));
+}
+
 /// Makes a link a port of a bridge.
 pub fn set_master(batch: &mut Batch, index: u32, bridge: u32) {
     batch.message(RTM_NEWLINK, ACK, &ifinfo(index, 0, 0), |a| a.u32(IFLA_MASTER, bridge));
+}
+
+/// Where a port's neighbours are is not to be learned from what comes in at it: it may be an echo of what went out.
+pub fn stop_learning(batch: &mut Batch, port: u32) {
+    const IFLA_BRPORT_LEARNING: u16 = 8;
+    batch.message(RTM_NEWLINK, ACK, &ifinfo(port, 0, 0), |a| {
+        a.nest(IFLA_LINKINFO, |a| {
+            a.bytes(IFLA_INFO_SLAVE_KIND, b"bridge");
+            a.nest(IFLA_INFO_SLAVE_DATA, |a| a.bytes(IFLA_BRPORT_LEARNING, &[0]));
+        });
+    });
 }
 
 pub fn delete_link(batch: &mut Batch, name: &str) {
@@ -311,6 +335,16 @@ fn octets(address: IpAddr) -> Vec<u8> {
 /// Gives an interface an address; having it already is fine.
 pub fn add_address(batch: &mut Batch, index: u32, address: IpAddr, prefix_len: u8) {
     change_address(batch, RTM_NEWADDR, ACK | CREATE | REPLACE, index, address, prefix_len);
+}
+
+/// Gives an interface an address whose only neighbour on the link is `peer`; having it already is fine.
+pub fn add_peer(batch: &mut Batch, index: u32, address: Ipv4Addr, peer: Ipv4Addr) {
+    let mut fixed = [AF_INET, 32, 0, 0, 0, 0, 0, 0];
+    fixed[4..8].copy_from_slice(&index.to_ne_bytes());
+    batch.message(RTM_NEWADDR, ACK | CREATE | REPLACE, &fixed, |a| {
+        a.bytes(2, &address.octets()); // IFA_LOCAL
+        a.bytes(1, &peer.octets()); // IFA_ADDRESS
+    });
 }
 
 pub fn delete_address(batch: &mut Batch, index: u32, address: IpAddr, prefix_len: u8) {
@@ -447,18 +481,21 @@ impl Route {
         Ok(())
     }
 
-    /// Address ranges in use: every interface's subnet and every route but the default ones.
-    pub fn ranges(&mut self) -> Result<Vec<Range>, NetlinkError> {
-        let mut ranges = Vec::new();
+    /// The addresses of all interfaces.
+    pub fn addresses(&mut self) -> Result<Vec<Range>, NetlinkError> {
         let mut batch = Batch::default();
         batch.message(RTM_GETADDR, DUMP, &[0; 8], |_| ());
-        for reply in self.socket.query(batch)? {
-            let (Some(&prefix_len), Some(index)) = (reply.payload.get(1), u32_at(&reply.payload, 4)) else { continue };
-            let address = attributes(reply.payload.get(8..).unwrap_or_default()).find(|a| a.0 == 1);
-            if let Some(address) = address.and_then(|(_, value)| parse_address(value)) {
-                ranges.push(Range { address, prefix_len, index });
-            }
-        }
+        let address = |reply: &Reply| {
+            let (&prefix_len, index) = (reply.payload.get(1)?, u32_at(&reply.payload, 4)?);
+            let (_, value) = attributes(reply.payload.get(8..)?).find(|a| a.0 == 1)?;
+            Some(Range { address: parse_address(value)?, prefix_len, index })
+        };
+        Ok(self.socket.query(batch)?.iter().filter_map(address).collect())
+    }
+
+    /// Address ranges in use: every interface's subnet and every route but the default ones.
+    pub fn ranges(&mut self) -> Result<Vec<Range>, NetlinkError> {
+        let mut ranges = self.addresses()?;
         let mut batch = Batch::default();
         batch.message(RTM_GETROUTE, DUMP, &[0; 12], |_| ());
         for reply in self.socket.query(batch)? {

@@ -20,6 +20,7 @@
 
 use crate::netlink::{Batch, NetlinkError};
 use crate::route::{self, Route, Veth};
+use crate::sysctl;
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -122,12 +123,12 @@ impl Namespace {
             berth_sys::netns::unshare_network().map_err(SlotError::Unshare)?;
             let namespace = Namespace::open(Path::new("/proc/thread-self/ns/net"))?;
             // Everybody in a container may listen on port 80 and ping, without capabilities.
-            sysctl("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0")?;
+            set_sysctl("net/ipv4/ip_unprivileged_port_start", "0")?;
             // Refused where the user namespace maps fewer groups; then ping needs CAP_NET_RAW as ever.
-            sysctl("/proc/sys/net/ipv4/ping_group_range", "0 2147483647").ok();
+            set_sysctl("net/ipv4/ping_group_range", "0 2147483647").ok();
             // Interfaces get IPv6 when their network has it. Absent on hosts without IPv6.
             interfaces_have_ipv6(false)?;
-            sysctl("/proc/sys/net/ipv6/conf/default/accept_ra", "0").ok();
+            set_sysctl("net/ipv6/conf/default/accept_ra", "0").ok();
             let mut batch = Batch::default();
             route::set_up(&mut batch, 1);
             let run = Route::open().and_then(|mut route| route.run(batch));
@@ -163,15 +164,15 @@ impl Namespace {
     }
 
     /// Puts an interface into it: made, up, addresses and routes set. `host` is a route socket of the namespace
-    /// that has the bridge or parent. After a failure nothing is left of it.
+    /// that has the bridge or parent. After a failure nothing is left of it. Packets may be lost until
+    /// [`wait_operational`] returns.
     pub fn add_interface(&self, host: &mut Route, interface: &Interface<'_>) -> Result<(), SlotError> {
         let failed = |source| SlotError::Interface { name: interface.host_name.to_owned(), source };
         let mut batch = Batch::default();
         match interface.uplink {
             Uplink::Bridge { index, gateway } => {
                 route::add_veth(&mut batch, veth(interface, index, self.fd.as_fd()));
-                let ipv6 = Path::new("/proc/sys/net/ipv6").exists();
-                route::raise_port(&mut batch, interface.host_name, ipv6, interface.isolated);
+                route::raise_port(&mut batch, interface.host_name, sysctl::has_ipv6(), interface.isolated);
                 // The host asks nobody: a question to thousands of neighbours costs thousands of packets, and a
                 // neighbour that answers for another would be believed.
                 for &(address, _) in interface.addresses {
@@ -186,15 +187,12 @@ impl Namespace {
         // What a new interface gets, and not its own switch afterwards: writing that one is tried again and again by
         // the kernel, at full speed, while anybody holds the lock of all networks (`addrconf_disable_ipv6`).
         let ipv6 = interface.addresses.iter().chain(interface.local_addresses).any(|(address, _)| address.is_ipv6());
-        let made = self.enter(|| interfaces_have_ipv6(ipv6)).and_then(|()| host.run(batch).map_err(failed));
-        let configured =
-            made.and_then(|()| self.enter(|| configure(interface))).and_then(|()| match interface.uplink {
-                // The host's end was raised first, so it is the one that the kernel makes ready in its own time.
-                Uplink::Bridge { index, .. } => {
-                    host.wait_operational(interface.host_name, index, READY_WITHIN).map_err(failed)
-                }
-                Uplink::Macvlan { .. } => Ok(()),
-            });
+        // The socket stays one of the host's namespace, whoever uses it.
+        let configured = self.enter(|| {
+            interfaces_have_ipv6(ipv6)?;
+            host.run(batch).map_err(failed)?;
+            configure(interface)
+        });
         if configured.is_err() {
             let mut batch = Batch::default();
             // The reason worth telling is the first one.
@@ -246,6 +244,17 @@ impl Namespace {
     }
 }
 
+/// Waits until an interface made by [`Namespace::add_interface`] carries packets. Its end in the namespace does at once; the
+/// host's was raised first, so it is the one that the kernel makes ready in its own time.
+pub fn wait_operational(host: &mut Route, host_name: &str, uplink: Uplink) -> Result<(), SlotError> {
+    match uplink {
+        Uplink::Bridge { index, .. } => host
+            .wait_operational(host_name, index, READY_WITHIN)
+            .map_err(|source| SlotError::Interface { name: host_name.to_owned(), source }),
+        Uplink::Macvlan { .. } => Ok(()),
+    }
+}
+
 fn veth<'a>(interface: &Interface<'a>, bridge: u32, netns: BorrowedFd<'a>) -> Veth<'a> {
     Veth {
         name: interface.host_name,
@@ -259,8 +268,7 @@ fn veth<'a>(interface: &Interface<'a>, bridge: u32, netns: BorrowedFd<'a>) -> Ve
 
 /// Whether interfaces made from now on in the calling thread's namespace have IPv6; ::1 is there anyway.
 fn interfaces_have_ipv6(wanted: bool) -> Result<(), SlotError> {
-    const DEFAULT: &str = "/proc/sys/net/ipv6/conf/default/disable_ipv6";
-    match sysctl(DEFAULT, if wanted { "0" } else { "1" }) {
+    match set_sysctl("net/ipv6/conf/default/disable_ipv6", if wanted { "0" } else { "1" }) {
         // Absent on hosts without IPv6.
         Err(_) if !wanted => Ok(()),
         other => other,
@@ -283,14 +291,13 @@ fn configure(interface: &Interface<'_>) -> Result<(), SlotError> {
     }
     route.run(batch).map_err(failed)?;
     for (name, value) in interface.sysctls {
-        let path = format!("/proc/sys/{}", name.replace("IFNAME", interface.name));
-        std::fs::write(&path, value).map_err(|source| SlotError::Sysctl { path, source })?;
+        set_sysctl(&name.replace("IFNAME", interface.name), value)?;
     }
     Ok(())
 }
 
-fn sysctl(path: &'static str, value: &str) -> Result<(), SlotError> {
-    std::fs::write(path, value).map_err(|source| SlotError::Sysctl { path: path.to_owned(), source })
+fn set_sysctl(path: &str, value: &str) -> Result<(), SlotError> {
+    sysctl::write(path, value).map_err(|source| SlotError::Sysctl { path: format!("/proc/sys/{path}"), source })
 }
 
 fn in_thread<T: Send>(work: impl FnOnce() -> Result<T, SlotError> + Send) -> Result<T, SlotError> {

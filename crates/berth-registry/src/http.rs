@@ -36,15 +36,20 @@ const READ_BUFFER_BYTES: usize = 512 << 10;
 
 /// Bytes to send that can be read again from anywhere: what a resumed upload needs.
 pub trait Source: Send + Sync {
-    /// `length` bytes from `offset` on.
-    fn open(&self, offset: u64, length: u64) -> BoxStream<'static, io::Result<Bytes>>;
+    /// `length` bytes from `offset` on; without a length all there are, also those that are still to come.
+    fn open(&self, offset: u64, length: Option<u64>) -> BoxStream<'static, io::Result<Bytes>>;
 }
 
 #[derive(Clone)]
 pub(crate) enum Payload {
     Empty,
     Bytes(Bytes),
-    Source { source: Arc<dyn Source>, offset: u64, length: u64 },
+    /// Without a length it goes out in chunks.
+    Source {
+        source: Arc<dyn Source>,
+        offset: u64,
+        length: Option<u64>,
+    },
 }
 
 type RequestBody = UnsyncBoxBody<Bytes, io::Error>;
@@ -175,19 +180,27 @@ impl Http {
             if idle.sender.ready().await.is_err() {
                 continue;
             }
-            match self.exchange(idle, &origin, call.clone()).await {
-                Err(RegistryError::Broken { .. }) => {}
+            let activity = Arc::new(AtomicU64::new(0));
+            match self.exchange(idle, &origin, call.clone(), &activity).await {
+                // Of an upload some bytes may have arrived: who sends it asks how many.
+                Err(RegistryError::Broken { .. }) if activity.load(Ordering::Relaxed) == 0 => {}
                 other => return other,
             }
         }
         let idle = self.dial(&origin).await?;
-        self.exchange(idle, &origin, call).await
+        self.exchange(idle, &origin, call, &Arc::default()).await
     }
 
-    async fn exchange(&self, mut idle: Idle, origin: &Origin, call: Call) -> Result<Answer, RegistryError> {
+    /// `activity` counts the pieces of the body that go out.
+    async fn exchange(
+        &self,
+        mut idle: Idle,
+        origin: &Origin,
+        call: Call,
+        activity: &Arc<AtomicU64>,
+    ) -> Result<Answer, RegistryError> {
         let host = origin.shown();
         let patience = call.patience.unwrap_or(self.config.silence_timeout);
-        let activity = Arc::new(AtomicU64::new(0));
         let target = match &idle.through {
             Some(_) => call.uri.clone(),
             None => call.uri.path_and_query().map_or("/", |path| path.as_str()).parse().expect("it was part of a URL"),
@@ -205,7 +218,7 @@ impl Http {
                 Payload::Empty if matches!(call.method, Method::GET | Method::HEAD) => None,
                 Payload::Empty => Some(0),
                 Payload::Bytes(bytes) => Some(bytes.len() as u64),
-                Payload::Source { length, .. } => Some(*length),
+                Payload::Source { length, .. } => *length,
             };
             if let Some(length) = length {
                 headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));

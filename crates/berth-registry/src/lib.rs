@@ -39,5 +39,5 @@ pub use error::{ConnectError, Reason, RegistryError};
 pub use http::Source;
 pub use manifest::{Descriptor, Document, Manifest};
 pub use platform::{Platform, choose};
-pub use push::{BytesSource, FileSource};
+pub use push::{BytesSource, FileSource, Positioned, Uploaded};
 pub use search::Found;

@@ -15,11 +15,13 @@ use crate::url;
 use crate::{Manifest, RegistryError};
 use berth_types::Digest;
 use bytes::Bytes;
+use futures_util::future::{Either, select};
 use futures_util::stream::{BoxStream, StreamExt as _};
 use hyper::header::{self, HeaderName};
 use hyper::{Method, StatusCode, Uri};
+use std::future::Future;
 use std::io;
-use std::os::unix::fs::FileExt as _;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,20 +38,40 @@ enum Begun {
     At(Uri),
 }
 
-/// A file's bytes, read by position: many readers do not disturb each other.
-pub struct FileSource {
-    file: Arc<std::fs::File>,
+/// What became of a blob that was sent while it was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Uploaded {
+    Sent,
+    /// The repository had it; the upload was given up.
+    WasThere,
 }
 
-impl FileSource {
-    pub fn new(file: std::fs::File) -> FileSource {
+/// Bytes by position, read by threads that may block: many readers do not disturb each other.
+pub trait Positioned: Send + Sync + 'static {
+    /// Some bytes from `at` on, waiting for those that are still to come; 0 at the end.
+    fn read_at(&self, buffer: &mut [u8], at: u64) -> io::Result<usize>;
+}
+
+impl Positioned for std::fs::File {
+    fn read_at(&self, buffer: &mut [u8], at: u64) -> io::Result<usize> {
+        std::os::unix::fs::FileExt::read_at(self, buffer, at)
+    }
+}
+
+/// A file's bytes, also of one that is still being written.
+pub struct FileSource<F = std::fs::File> {
+    file: Arc<F>,
+}
+
+impl<F> FileSource<F> {
+    pub fn new(file: F) -> FileSource<F> {
         FileSource { file: Arc::new(file) }
     }
 }
 
-impl Source for FileSource {
-    fn open(&self, offset: u64, length: u64) -> BoxStream<'static, io::Result<Bytes>> {
-        let (file, end) = (self.file.clone(), offset + length);
+impl<F: Positioned> Source for FileSource<F> {
+    fn open(&self, offset: u64, length: Option<u64>) -> BoxStream<'static, io::Result<Bytes>> {
+        let (file, end) = (self.file.clone(), length.map_or(u64::MAX, |length| offset.saturating_add(length)));
         futures_util::stream::try_unfold((file, offset), move |(file, at)| async move {
             if at >= end {
                 return Ok(None);
@@ -57,10 +79,21 @@ impl Source for FileSource {
             let count = usize::try_from(CHUNK_BYTES.min(end - at)).expect("a chunk fits");
             let reading = tokio::task::spawn_blocking(move || {
                 let mut chunk = vec![0; count];
-                file.read_exact_at(&mut chunk, at).map(|()| (Bytes::from(chunk), file))
+                let count = loop {
+                    match file.read_at(&mut chunk, at) {
+                        Err(cause) if cause.kind() == io::ErrorKind::Interrupted => {}
+                        other => break other?,
+                    }
+                };
+                chunk.truncate(count);
+                io::Result::Ok((Bytes::from(chunk), file))
             });
             let (chunk, file) = reading.await.map_err(io::Error::other)??;
-            Ok(Some((chunk, (file, at + count as u64))))
+            match chunk.len() {
+                0 if end == u64::MAX => Ok(None),
+                0 => Err(io::ErrorKind::UnexpectedEof.into()),
+                count => Ok(Some((chunk, (file, at + count as u64)))),
+            }
         })
         .boxed()
     }
@@ -70,9 +103,10 @@ impl Source for FileSource {
 pub struct BytesSource(pub Bytes);
 
 impl Source for BytesSource {
-    fn open(&self, offset: u64, length: u64) -> BoxStream<'static, io::Result<Bytes>> {
+    fn open(&self, offset: u64, length: Option<u64>) -> BoxStream<'static, io::Result<Bytes>> {
         let clip = |at: u64| usize::try_from(at).unwrap_or(usize::MAX).min(self.0.len());
-        let part = self.0.slice(clip(offset)..clip(offset + length));
+        let end = length.map_or(u64::MAX, |length| offset.saturating_add(length));
+        let part = self.0.slice(clip(offset)..clip(end));
         futures_util::stream::once(async move { Ok(part) }).boxed()
     }
 }
@@ -84,7 +118,7 @@ struct Watched {
 }
 
 impl Source for Watched {
-    fn open(&self, offset: u64, length: u64) -> BoxStream<'static, io::Result<Bytes>> {
+    fn open(&self, offset: u64, length: Option<u64>) -> BoxStream<'static, io::Result<Bytes>> {
         let (sent, mut at) = (self.sent.clone(), offset);
         let tell = move |chunk: &io::Result<Bytes>| {
             if let Ok(chunk) = chunk {
@@ -119,16 +153,19 @@ impl Repository {
         match self.begin(Some((digest, from))).await {
             Ok(Begun::Mounted) => Ok(true),
             Ok(Begun::At(location)) => {
-                // Nobody will use it. A registry that does not let go of it drops it by itself.
-                let cancelled = self.once(self.home(), &|_| Ok(Call::new(Method::DELETE, location.clone()))).await;
-                if let Ok(answer) = cancelled {
-                    answer.drain().await;
-                }
+                self.cancel(&location).await;
                 Ok(false)
             }
             // The user may not read the other repository: then the bytes are sent.
             Err(cause) if cause.is_denied() || cause.is_not_found() => Ok(false),
             Err(cause) => Err(cause),
+        }
+    }
+
+    /// Lets go of an upload that nobody will go on with. A registry that keeps it drops it by itself some day.
+    async fn cancel(&self, location: &Uri) {
+        if let Ok(answer) = self.once(self.home(), &|_| Ok(Call::new(Method::DELETE, location.clone()))).await {
+            answer.drain().await;
         }
     }
 
@@ -171,20 +208,85 @@ impl Repository {
         sent: Arc<dyn Fn(u64) + Send + Sync>,
     ) -> Result<(), RegistryError> {
         let source: Arc<dyn Source> = Arc::new(Watched { inner: source, sent });
+        self.send_all(digest, length, &source, None).await
+    }
+
+    /// Sends a blob that is still being made: `whole` answers its digest and length when all of it is in `source`. What
+    /// the repository turns out to have then is not sent to its end.
+    pub async fn upload_growing(
+        &self,
+        source: Arc<dyn Source>,
+        whole: impl Future<Output = io::Result<(Digest, u64)>>,
+        sent: Arc<dyn Fn(u64) + Send + Sync>,
+    ) -> Result<Uploaded, RegistryError> {
+        let source: Arc<dyn Source> = Arc::new(Watched { inner: source, sent });
+        let mut whole = pin!(whole);
+        let Begun::At(location) = self.begin(None).await? else { return Ok(Uploaded::WasThere) };
+        let ((digest, length), sent) = {
+            let mut sending = pin!(self.patch(&location, 0, None, &source));
+            match select(&mut sending, &mut whole).await {
+                // A cut link waits here for the rest: what is sent then has a length.
+                Either::Left((sent, whole)) => (whole.await.map_err(RegistryError::Source)?, sent),
+                Either::Right((made, _)) => {
+                    let (digest, length) = made.map_err(RegistryError::Source)?;
+                    let sent = match select(&mut sending, pin!(self.has_blob(&digest))).await {
+                        Either::Left((sent, _)) => Some(sent),
+                        Either::Right((Ok(true), _)) => None,
+                        Either::Right((_, sending)) => Some(sending.await),
+                    };
+                    match sent {
+                        Some(sent) => ((digest, length), sent),
+                        None => {
+                            self.cancel(&location).await;
+                            return Ok(Uploaded::WasThere);
+                        }
+                    }
+                }
+            }
+        };
+        let failed = match sent {
+            Ok(location) => match self.confirm(&location, &digest).await {
+                Ok(()) => return Ok(Uploaded::Sent),
+                Err(cause) => Some((location, 0, cause)),
+            },
+            // It wants to know the length before it takes anything.
+            Err(RegistryError::Refused { status: 411, .. }) => {
+                self.cancel(&location).await;
+                None
+            }
+            Err(cause) => Some((location, 0, cause)),
+        };
+        self.send_all(&digest, length, &source, failed).await.map(|()| Uploaded::Sent)
+    }
+
+    /// Sends a blob to its end, over as many links as it takes. `failed`: an upload that broke, where its last try had
+    /// begun, and why it broke.
+    async fn send_all(
+        &self,
+        digest: &Digest,
+        length: u64,
+        source: &Arc<dyn Source>,
+        mut failed: Option<(Uri, u64, RegistryError)>,
+    ) -> Result<(), RegistryError> {
         let mut tries = Tries::new(self.client.config());
         let mut upload: Option<(Uri, u64)> = None;
         let mut farthest = 0;
         loop {
-            let (location, offset) = match upload.take() {
-                Some(open) => open,
-                None => match self.begin(None).await? {
-                    Begun::At(location) => (location, 0),
-                    Begun::Mounted => return Ok(()),
-                },
-            };
-            let cause = match self.send(&location, digest, offset, length, &source).await {
-                Ok(()) => return Ok(()),
-                Err(cause) => cause,
+            let (location, offset, cause) = match failed.take() {
+                Some(failed) => failed,
+                None => {
+                    let (location, offset) = match upload.take() {
+                        Some(open) => open,
+                        None => match self.begin(None).await? {
+                            Begun::At(location) => (location, 0),
+                            Begun::Mounted => return Ok(()),
+                        },
+                    };
+                    match self.send(&location, digest, offset, length, source).await {
+                        Ok(()) => return Ok(()),
+                        Err(cause) => (location, offset, cause),
+                    }
+                }
             };
             // The last answer may be all that was lost.
             if cause.is_transient() && self.has_blob(digest).await.unwrap_or(false) {
@@ -226,28 +328,46 @@ impl Repository {
         length: u64,
         source: &Arc<dyn Source>,
     ) -> Result<(), RegistryError> {
-        let rest = length - offset;
-        let mut location = location.clone();
-        if rest > 0 {
-            let answer = self
-                .once(self.home(), &|_| {
-                    let payload = Payload::Source { source: source.clone(), offset, length: rest };
-                    let call = Call::new(Method::PATCH, location.clone())
-                        .with(header::CONTENT_TYPE, "application/octet-stream")
-                        .sending(payload);
-                    // Only a part needs to say which one it is; some registries refuse it for a whole.
-                    Ok(match offset {
-                        0 => call,
-                        _ => call.with(header::CONTENT_RANGE, &format!("{offset}-{}", length - 1)),
-                    })
-                })
-                .await?;
-            location = self::location(&answer)?;
-            answer.drain().await;
+        match offset < length {
+            true => self.confirm(&self.patch(location, offset, Some(length), source).await?, digest).await,
+            false => self.confirm(location, digest).await,
         }
+    }
+
+    /// The bytes from `offset` on, up to `end` where that is known; where the upload goes on.
+    async fn patch(
+        &self,
+        location: &Uri,
+        offset: u64,
+        end: Option<u64>,
+        source: &Arc<dyn Source>,
+    ) -> Result<Uri, RegistryError> {
+        let answer = self
+            .once(self.home(), &|_| {
+                let length = end.map(|end| end - offset);
+                let payload = Payload::Source { source: source.clone(), offset, length };
+                let call = Call::new(Method::PATCH, location.clone())
+                    .with(header::CONTENT_TYPE, "application/octet-stream")
+                    .sending(payload);
+                // Only a part needs to say which one it is; some registries refuse it for a whole.
+                Ok(match end {
+                    Some(end) if offset > 0 => {
+                        call.with(header::CONTENT_RANGE, &format!("{offset}-{}", end.saturating_sub(1)))
+                    }
+                    _ => call,
+                })
+            })
+            .await?;
+        let location = self::location(&answer)?;
+        answer.drain().await;
+        Ok(location)
+    }
+
+    /// All bytes are there: makes them the blob `digest`.
+    async fn confirm(&self, location: &Uri, digest: &Digest) -> Result<(), RegistryError> {
         let confirmed = self
             .once(self.home(), &|_| {
-                let uri = url::with_query(&location, &[("digest", &digest.to_string())])?;
+                let uri = url::with_query(location, &[("digest", &digest.to_string())])?;
                 let mut call = Call::new(Method::PUT, uri).with(header::CONTENT_TYPE, "application/octet-stream");
                 call.patience = Some(CONFIRM_PATIENCE);
                 Ok(call)

@@ -2,7 +2,8 @@
 
 use berth_registry::manifest::OCI_MANIFEST;
 use berth_registry::{
-    Access, BytesSource, Client, Config, Credentials, Descriptor, Proxies, RegistryError, Repository,
+    Access, BytesSource, Client, Config, Credentials, Descriptor, FileSource, Positioned, Proxies, RegistryError,
+    Repository, Uploaded,
 };
 use berth_testkit::{Reply, Request, Server};
 use berth_types::Digest;
@@ -219,12 +220,9 @@ async fn plain_http_goes_through_the_proxy_whole() {
 }
 
 /// A registry that keeps half of what it gets and then fails once.
-#[tokio::test]
-async fn an_upload_goes_on_where_it_was_cut() {
-    let got: Arc<Mutex<Vec<u8>>> = Arc::default();
-    let kept = got.clone();
-    let server = Server::start(move |request| {
-        let mut kept = kept.lock().unwrap();
+fn forgetful_once(kept: Arc<Mutex<Vec<u8>>>) -> Server {
+    Server::start(move |request| {
+        let mut kept = kept.lock().expect("no handler panicked");
         let range = |length: usize| format!("0-{}", length.max(1) - 1);
         match request.method.as_str() {
             "HEAD" => Reply::new(404, ""),
@@ -241,17 +239,102 @@ async fn an_upload_goes_on_where_it_was_cut() {
                 kept.extend_from_slice(&request.body);
                 Reply::new(202, "").with("Location", "/v2/a/blobs/uploads/1?_state=z").with("Range", &range(kept.len()))
             }
-            _ => match digest_of(&kept).to_string() == request.query("digest").unwrap() {
+            _ => match digest_of(&kept).to_string() == request.query("digest").unwrap_or_default() {
                 true => Reply::new(201, ""),
                 false => Reply::new(400, r#"{"errors":[{"code":"DIGEST_INVALID","message":"no"}]}"#),
             },
         }
+    })
+}
+
+#[tokio::test]
+async fn an_upload_goes_on_where_it_was_cut() {
+    for growing in [false, true] {
+        let got: Arc<Mutex<Vec<u8>>> = Arc::default();
+        let server = forgetful_once(got.clone());
+        let name = format!("{}/a", server.address()).parse().unwrap();
+        let repository = Client::new(config()).unwrap().repository(&name, Access::Push, None);
+        let source = Arc::new(BytesSource(Bytes::from(blob())));
+        let (digest, length) = (digest_of(&blob()), BLOB as u64);
+        match growing {
+            false => repository.upload(&digest, length, source, Arc::new(|_| {})).await.unwrap(),
+            true => {
+                let whole = async { Ok((digest, length)) };
+                let uploaded = repository.upload_growing(source, whole, Arc::new(|_| {})).await;
+                assert_eq!(uploaded.unwrap(), Uploaded::Sent);
+            }
+        }
+        assert!(*got.lock().unwrap() == blob());
+    }
+}
+
+/// A registry that takes nothing of which it does not know the length.
+#[tokio::test]
+async fn a_blob_in_the_making_waits_for_its_end_where_its_length_is_wanted() {
+    let got: Arc<Mutex<Vec<u8>>> = Arc::default();
+    let kept = got.clone();
+    let server = Server::start(move |request| match request.method.as_str() {
+        "POST" => Reply::new(202, "").with("Location", "/v2/a/blobs/uploads/1"),
+        "PATCH" if request.header("content-length").is_empty() => Reply::new(411, ""),
+        "PATCH" => {
+            kept.lock().unwrap().extend_from_slice(&request.body);
+            Reply::new(202, "").with("Location", "/v2/a/blobs/uploads/1")
+        }
+        "PUT" => Reply::new(201, ""),
+        _ => Reply::new(404, ""),
     });
     let name = format!("{}/a", server.address()).parse().unwrap();
     let repository = Client::new(config()).unwrap().repository(&name, Access::Push, None);
     let source = Arc::new(BytesSource(Bytes::from(blob())));
-    repository.upload(&digest_of(&blob()), BLOB as u64, source, Arc::new(|_| {})).await.unwrap();
+    let whole = async { Ok((digest_of(&blob()), BLOB as u64)) };
+    assert_eq!(repository.upload_growing(source, whole, Arc::new(|_| {})).await.unwrap(), Uploaded::Sent);
     assert!(*got.lock().unwrap() == blob());
+}
+
+/// Bytes that do not come before the test says so.
+struct Stuck(Mutex<std::sync::mpsc::Receiver<()>>);
+
+impl Positioned for Stuck {
+    fn read_at(&self, buffer: &mut [u8], at: u64) -> std::io::Result<usize> {
+        if at == 0 {
+            buffer[0] = 1;
+            return Ok(1);
+        }
+        // The end is when the sender is gone.
+        Ok(self.0.lock().expect("nobody panicked").recv().map_or(0, |()| 0))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_turns_out_to_be_there_is_not_sent_to_its_end() {
+    let server = Server::start(move |request| match request.method.as_str() {
+        "POST" => Reply::new(202, "").with("Location", "/v2/a/blobs/uploads/1"),
+        "HEAD" => Reply::new(200, ""),
+        "DELETE" => Reply::new(204, ""),
+        _ => Reply::new(500, ""),
+    });
+    let name = format!("{}/a", server.address()).parse().unwrap();
+    let patient = Config { silence_timeout: Duration::from_secs(120), ..config() };
+    let repository = Client::new(patient).unwrap().repository(&name, Access::Push, None);
+    let (end, stuck) = std::sync::mpsc::channel();
+    let source = Arc::new(FileSource::new(Stuck(Mutex::new(stuck))));
+    let whole = async { Ok((digest_of(&blob()), BLOB as u64)) };
+    let uploaded = repository.upload_growing(source, whole, Arc::new(|_| {})).await;
+    drop(end);
+    assert_eq!(uploaded.unwrap(), Uploaded::WasThere);
+    let asked: Vec<String> = server.requests().into_iter().map(|request| request.method).collect();
+    assert!(asked.contains(&"DELETE".to_owned()) && !asked.contains(&"PUT".to_owned()), "{asked:?}");
+}
+
+#[tokio::test]
+async fn a_blob_that_cannot_be_made_is_not_the_registrys_fault() {
+    let server = Server::start(move |_| Reply::new(202, "").with("Location", "/v2/a/blobs/uploads/1"));
+    let name = format!("{}/a", server.address()).parse().unwrap();
+    let repository = Client::new(config()).unwrap().repository(&name, Access::Push, None);
+    let source = Arc::new(BytesSource(Bytes::from(blob())));
+    let whole = async { Err(std::io::Error::other("no more")) };
+    let error = repository.upload_growing(source, whole, Arc::new(|_| {})).await.unwrap_err();
+    assert!(matches!(error, RegistryError::Source(_)), "{error}");
 }
 
 #[tokio::test]

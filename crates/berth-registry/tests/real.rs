@@ -2,14 +2,15 @@
 
 use berth_registry::manifest::{DOCKER_CONFIG, DOCKER_LAYER_GZIP, DOCKER_MANIFEST};
 use berth_registry::{
-    Access, BytesSource, Client, Config, Credentials, Descriptor, Document, FileSource, Manifest, Repository,
+    Access, BytesSource, Client, Config, Credentials, Descriptor, Document, FileSource, Manifest, Positioned,
+    Repository, Uploaded,
 };
 use berth_testkit::{Link, Registry, TokenServer};
 use berth_types::Digest;
 use bytes::Bytes;
 use sha2::Digest as _;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 fn config() -> Config {
@@ -206,4 +207,71 @@ async fn a_file_is_sent_with_its_progress() {
         .unwrap();
     assert_eq!(sent.load(Ordering::Relaxed), bytes.len() as u64);
     assert!(push.has_blob(&digest).await.unwrap());
+}
+
+/// Bytes that become readable one after another.
+struct Made {
+    bytes: Vec<u8>,
+    there: Mutex<usize>,
+    more: Condvar,
+}
+
+impl Made {
+    fn until(&self, count: usize) {
+        *self.there.lock().expect("nobody panicked") = count.min(self.bytes.len());
+        self.more.notify_all();
+    }
+}
+
+struct Growing(Arc<Made>);
+
+impl Positioned for Growing {
+    fn read_at(&self, buffer: &mut [u8], at: u64) -> std::io::Result<usize> {
+        let (made, at) = (&self.0, at as usize);
+        let there = made
+            .more
+            .wait_while(made.there.lock().expect("nobody panicked"), |there| *there <= at && at < made.bytes.len());
+        let part = &made.bytes[at..*there.expect("nobody panicked")];
+        let count = part.len().min(buffer.len());
+        buffer[..count].copy_from_slice(&part[..count]);
+        Ok(count)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_blob_is_sent_while_it_is_made_over_a_link_that_breaks() {
+    let Some(registry) = Registry::plain() else { return };
+    // This registry throws away what it has of an upload whose link broke: each cut costs what was sent before it.
+    for cuts in [0, 2] {
+        let link = Link::broken_upwards(registry.address(), cuts, 1 << 20);
+        let client = Client::new(config()).unwrap();
+        let push = at(&client, &link.address(), "growing", Access::Push, None);
+        let bytes = noise(12 << 20, 30 + cuts);
+        let (digest, length) = (digest_of(&bytes), bytes.len() as u64);
+        let made = Arc::new(Made { bytes, there: Mutex::new(0), more: Condvar::new() });
+        let maker = made.clone();
+        let (told, whole) = tokio::sync::oneshot::channel();
+        let sent = Arc::new(AtomicU64::new(0));
+        let (counted, arrived) = (sent.clone(), sent.clone());
+        let making = tokio::task::spawn_blocking(move || {
+            maker.until(4 << 20);
+            // Half a megabyte may stay in buffers on its way. A link that breaks waits for the rest.
+            let begun = std::time::Instant::now();
+            while cuts == 0 && arrived.load(Ordering::Relaxed) < 3 << 20 {
+                assert!(begun.elapsed() < Duration::from_secs(120), "nothing is sent before all of it is made");
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            maker.until(usize::MAX);
+            told.send((digest, length)).unwrap();
+        });
+        let source = Arc::new(FileSource::new(Growing(made.clone())));
+        let whole = async { whole.await.map_err(std::io::Error::other) };
+        let sent = Arc::new(move |at| counted.store(at, Ordering::Relaxed));
+        assert_eq!(push.upload_growing(source, whole, sent).await.unwrap(), Uploaded::Sent);
+        making.await.unwrap();
+        let descriptor = Descriptor::new(DOCKER_LAYER_GZIP, digest, length);
+        assert!(read(&push, &descriptor, 0).await == made.bytes, "the bytes are the same");
+        assert_eq!(link.cuts_left(), 0);
+        assert!(link.bytes_up() as f64 <= length as f64 * 1.3, "{} bytes", link.bytes_up());
+    }
 }

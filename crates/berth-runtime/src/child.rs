@@ -12,12 +12,13 @@ use crate::seccomp::Filter;
 use crate::{CgroupEntry, Stdio, hooks, init, mounts, program, rlimits, terminal};
 use berth_sys::privileges::{self, Scheduling};
 use oci_spec::runtime::{IOPriorityClass, LinuxPersonalityDomain, LinuxSchedulerPolicy, Process};
-use rustix::fd::{AsFd, OwnedFd};
-use rustix::fs::Mode;
+use rustix::fd::{AsFd, AsRawFd, OwnedFd};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{DumpableBehavior, Gid, Uid};
 use rustix::thread::CapabilitySet;
 use std::ffi::CString;
+use std::path::Path;
 
 /// What the child does; everything in it is a copy of the caller's memory.
 pub(crate) struct Work<'a> {
@@ -26,7 +27,7 @@ pub(crate) struct Work<'a> {
     pub(crate) filter: Option<&'a Filter>,
     /// Of the binds that only the caller may open; by their place among the mounts.
     pub(crate) sources: Vec<Option<OwnedFd>>,
-    pub(crate) images: Vec<Option<OwnedFd>>,
+    pub(crate) images: Vec<Option<berth_sys::images::ImageMount>>,
     pub(crate) channel: OwnedFd,
 }
 
@@ -218,6 +219,10 @@ pub(crate) fn join_cgroups(entry: &CgroupEntry<'_>) -> Result<(), LaunchError> {
     for file in &entry.join_files {
         rustix::io::write(file, b"0").step(|| "join a cgroup".to_owned())?;
     }
+    // Of this copy of the caller's memory nobody else closes them: no folder of the host stays open (CVE-2024-21626).
+    for file in entry.join_files.iter().chain(&entry.v2) {
+        drop(berth_sys::handed_over::take_descriptor(file.as_raw_fd()));
+    }
     Ok(())
 }
 
@@ -376,12 +381,15 @@ impl Call {
     }
 }
 
-/// A new container's working directory is made where it is missing; a process that joins finds it or fails.
+/// A new container's working directory is made where it is missing, inside its root whatever descriptors lead out
+/// of it; a process that joins finds it or fails.
 fn make_folder(path: &str) {
     if path.starts_with('/') && rustix::process::chdir(path) == Err(Errno::NOENT) {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         // Read-only roots and the like: changing there says it best.
-        std::fs::create_dir_all(path).ok();
-        set_modes_of_new_folders(path);
+        if let Ok(root) = rustix::fs::open("/", flags, Mode::empty()) {
+            mounts::target::folder(root.as_fd(), Path::new(path)).ok();
+        }
     }
 }
 
@@ -401,11 +409,6 @@ fn change_folder(path: &str) -> Result<(), LaunchError> {
         Ok(now) if now.as_bytes().starts_with(b"/") => Ok(()),
         _ => Err(LaunchError::configuration(format!("cwd {path:?} is outside of the container's root"))),
     }
-}
-
-/// The umask is empty while mounts are made.
-fn set_modes_of_new_folders(path: &str) {
-    rustix::fs::chmod(path, Mode::from_raw_mode(0o755)).ok();
 }
 
 fn schedule(scheduler: &oci_spec::runtime::Scheduler) -> Result<(), LaunchError> {

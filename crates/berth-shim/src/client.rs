@@ -79,6 +79,8 @@ impl Client {
         self.gone && (self.outgoing.is_empty() || self.attached.is_none()) || (self.ending && self.outgoing.is_empty())
     }
 
+    /// Not inlined: in the frame of the loop, which never returns, the buffer would stay for the container's life.
+    #[inline(never)]
     pub(crate) fn read(&mut self) {
         let mut part = [0_u8; READ_BYTES];
         match rustix::io::read(&self.socket, &mut part) {

@@ -18,6 +18,7 @@ macro_rules! snapshot_contract_tests {
             a_second_name_needs_a_file_of_the_same_layer,
             the_same_layer_twice_is_one,
             what_was_written_is_adopted_as_a_layer,
+            a_damaged_layer_is_put_right_where_it_lies,
             a_snapshot_answers_the_same_after_reopening,
             a_layer_that_is_there_twice_is_mounted_once,
             unknown_things_are_told_apart_from_failures);
@@ -40,7 +41,7 @@ macro_rules! snapshot_contract_tests {
 pub mod checks {
     use crate::{Entry, LayerWriter, Meta, SnapshotError, Snapshotter};
     use berth_types::Digest;
-    use berth_types::mount::Rootfs;
+    use berth_types::mount::{Lower, Rootfs};
     use bytes::Bytes;
 
     type Open<'a> = &'a dyn Fn() -> Box<dyn Snapshotter>;
@@ -128,6 +129,74 @@ pub mod checks {
         }
         assert_eq!(length, 1 << 20);
         assert!(buffer[..length].iter().enumerate().all(|(at, &byte)| (byte == 7) == (500_000..800_000).contains(&at)));
+    }
+
+    /// Where a layer lies: its folder of files, or its image.
+    fn place(driver: &dyn Snapshotter, byte: u8) -> Lower {
+        match driver.view(&[id(byte)]) {
+            Rootfs::Overlay(overlay) => overlay.lower.into_iter().next().expect("one layer"),
+            Rootfs::Directory { path } => Lower::Folder(path),
+        }
+    }
+
+    pub fn a_damaged_layer_is_put_right_where_it_lies(open: Open<'_>) {
+        let driver = open();
+        let fill = |writer: &mut dyn LayerWriter| {
+            file(writer, "a", "right").expect("a file");
+            file(writer, "d/gone", "there").expect("a file");
+            file(writer, "d/other", "other").expect("a file");
+            writer.entry(b"link", Entry::Symlink { target: b"a" }, &meta(0o777)).expect("a link");
+            writer.entry(b"d", Entry::Directory, &meta(0o750)).expect("a folder");
+        };
+        layer(&*driver, 1, fill);
+        // Who has a file open goes on with it.
+        let reader = driver.open_layer(&id(1)).expect("the layer is there");
+        let in_use = reader.open(b"a", None).expect("the file is there");
+        match place(&*driver, 1) {
+            Lower::Folder(files) => {
+                std::fs::write(files.join("a"), "wrong").expect("our own file");
+                std::fs::remove_file(files.join("d/gone")).expect("our own file");
+                std::fs::write(files.join("d/more"), "more").expect("our own file");
+                std::fs::write(files.join("d/other"), "shorter or longer").expect("our own file");
+                std::fs::remove_file(files.join("link")).expect("our own file");
+                std::fs::create_dir(files.join("link")).expect("our own folder");
+            }
+            Lower::Image { erofs, .. } => {
+                let mut bytes = std::fs::read(&erofs).expect("our own file");
+                let at = bytes.windows(5).position(|part| part == b"right").expect("it is in there");
+                bytes[at..at + 5].copy_from_slice(b"wrong");
+                std::fs::write(&erofs, bytes).expect("our own file");
+            }
+        }
+        let read = |content: &dyn crate::Content| {
+            let mut buffer = [0; 5];
+            content.read_at(&mut buffer, 0).expect("it can be read");
+            String::from_utf8_lossy(&buffer).into_owned()
+        };
+        assert_eq!(read(&*in_use), "wrong");
+        let mut writer = driver.begin_layer().expect("a layer begins");
+        fill(&mut *writer);
+        writer.settle().expect("it settles");
+        driver.mend_layer(writer.finish(id(1)).expect("it is whole")).expect("it is put right");
+        assert_eq!(read(&*in_use), "right");
+        for (path, expected) in [("a", "right"), ("d/gone", "there"), ("d/other", "other")] {
+            assert_eq!(text(&*driver, 1, path, None), expected, "{path}");
+        }
+        let reader = driver.open_layer(&id(1)).expect("the layer is there");
+        assert!(reader.open(b"d/more", None).is_err());
+        if let Lower::Folder(files) = place(&*driver, 1) {
+            use std::os::unix::fs::MetadataExt;
+            assert_eq!(std::fs::read_link(files.join("link")).expect("a link"), std::path::Path::new("a"));
+            let folder = std::fs::symlink_metadata(files.join("d")).expect("a folder");
+            assert_eq!((folder.mode() & 0o777, folder.mtime()), (0o750, 1_000_000_000));
+        }
+        // One that is missing altogether is made.
+        drop(driver.remove_layer(&id(1)).expect("it goes"));
+        let mut writer = driver.begin_layer().expect("a layer begins");
+        fill(&mut *writer);
+        writer.settle().expect("it settles");
+        driver.mend_layer(writer.finish(id(1)).expect("it is whole")).expect("it is made");
+        assert_eq!(text(&*driver, 1, "a", None), "right");
     }
 
     pub fn replaced_content_is_kept_for_the_archive(open: Open<'_>) {

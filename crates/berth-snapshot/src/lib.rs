@@ -77,6 +77,12 @@ impl SnapshotError {
     }
 }
 
+/// An EROFS image outside of any driver, written in `folder`, which goes with it: [`StagedLayer::into_probe`] tells the
+/// file that can be taken from there.
+pub fn write_image(folder: PathBuf) -> Result<Box<dyn LayerWriter>> {
+    Ok(Box::new(erofs::Writer::begin(folder)?))
+}
+
 pub type Result<T, E = SnapshotError> = std::result::Result<T, E>;
 
 pub(crate) fn step(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> SnapshotError {
@@ -103,6 +109,10 @@ pub trait Snapshotter: Send + Sync {
     /// Makes layers visible, durably: all of them reach the disk first. One that is here already stays as it is.
     fn commit_layers(&self, layers: Vec<StagedLayer>) -> Result<()>;
 
+    /// Puts a layer, durably, where a damaged one of its name may lie. Who has that mounted goes on, and sees it
+    /// put right as far as files can be that are in use; who mounts the layer from now on sees `layer`.
+    fn mend_layer(&self, layer: StagedLayer) -> Result<()>;
+
     /// What a layer takes on the disk; `None` where there is none of that name.
     fn layer_bytes(&self, id: &Digest) -> Result<Option<u64>>;
 
@@ -117,6 +127,10 @@ pub trait Snapshotter: Send + Sync {
     fn prepare(&self, key: &str, layers: &[Digest]) -> Result<Rootfs>;
 
     fn rootfs(&self, key: &str) -> Result<Rootfs>;
+
+    /// Says of a root file system that was answered earlier where its layers are now: one that was mended may have
+    /// another form.
+    fn refresh(&self, rootfs: &mut Rootfs);
 
     /// Takes what was written into a snapshot out of it, to be a layer. Nobody has it mounted any more; of the
     /// snapshot only its name is left, for [`Snapshotter::remove`].

@@ -11,6 +11,7 @@ use berth_snapshot::{
     Displaced, Entry, LayerForm, LayerWriter, Meta, OverlayDriver, Snapshotter, snapshot_contract_tests,
 };
 use berth_types::Digest;
+use berth_types::mount::{Lower, Rootfs};
 use bytes::Bytes;
 use rustix::fd::AsRawFd;
 use std::collections::BTreeMap;
@@ -228,7 +229,9 @@ fn a_mount_that_is_held_is_shared_and_nothing_else_is_taken_for_it() {
     let image = layer(&folder).join("image.erofs");
     let device = |fd: &rustix::fd::OwnedFd| rustix::fs::fstat(fd).unwrap().st_dev;
     let open = |held: i32| berth_sys::images::open_image(&image, Some((std::process::id(), held))).unwrap();
-    assert_eq!(device(&open(fd.as_raw_fd())), device(&fd), "one file system, one copy in memory");
+    let shared = open(fd.as_raw_fd());
+    assert!(shared.is_shared);
+    assert_eq!(device(&shared.fd), device(&fd), "one file system, one copy in memory");
     // Numbers are used again: a folder of the same image, another layer, a file, nothing.
     let inside = std::fs::File::open(top.join("many")).unwrap();
     let other = made_without_vast(65_536);
@@ -240,11 +243,23 @@ fn a_mount_that_is_held_is_shared_and_nothing_else_is_taken_for_it() {
     let file = std::fs::File::open(&image).unwrap();
     for held in [inside.as_raw_fd(), other.as_raw_fd(), file.as_raw_fd(), 999_999] {
         let opened = open(held);
+        assert!(!opened.is_shared);
+        let opened = opened.fd;
         assert!(![device(&fd), device(&other)].contains(&device(&opened)));
         assert!(rustix::fs::statat(&opened, "many", rustix::fs::AtFlags::empty()).is_ok(), "mounted anew, whole");
     }
-    // What an engine asks before it writes layers so.
-    berth_sys::images::stack_on(rustix::fd::AsFd::as_fd(&fd)).unwrap();
+    // What an engine asks before it writes layers so, and what is left where overlayfs takes no such mount.
+    let fd = rustix::fd::AsFd::as_fd(&fd);
+    berth_sys::images::stack_on(fd).unwrap();
+    let apart = berth_sys::images::mount_image(&image).unwrap();
+    let apart = rustix::fd::AsFd::as_fd(&apart);
+    berth_sys::images::in_own_namespace(|| {
+        berth_sys::images::attach(apart, &image)?;
+        berth_sys::images::stack_on(apart)
+    })
+    .unwrap();
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
+    assert!(!mounts.contains(folder.path().to_str().unwrap()), "nobody else sees it");
 }
 
 #[test]
@@ -368,4 +383,40 @@ fn names_that_no_file_system_takes_are_refused() {
     let refused = writer.entry(b"f", Entry::File { size: u64::MAX }, &Meta::default());
     assert!(refused.is_err_and(|error| error.is_refusal()));
     assert!(std::ffi::OsStr::from_bytes(&long).len() == 256);
+}
+
+#[test]
+fn a_damaged_layer_is_mended_in_the_other_form_too() {
+    if skip() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let open = |form| OverlayDriver::open(folder.path(), form).unwrap();
+    let staged = |driver: &OverlayDriver| {
+        let mut writer = driver.begin_layer().unwrap();
+        file(&mut *writer, "word", b"right", &meta(0o644, (0, 0)), 5);
+        writer.settle().unwrap();
+        writer.finish(id()).unwrap()
+    };
+    let is = |driver: &OverlayDriver| {
+        let mut buffer = [0; 5];
+        driver.open_layer(&id()).unwrap().open(b"word", None).unwrap().read_at(&mut buffer, 0).unwrap();
+        buffer
+    };
+    let is_image = |rootfs: &Rootfs| match rootfs {
+        Rootfs::Overlay(overlay) => matches!(overlay.lower[0], Lower::Image { .. }),
+        Rootfs::Directory { .. } => false,
+    };
+    let folders = open(LayerForm::Folder);
+    folders.commit_layers(vec![staged(&folders)]).unwrap();
+    let mut rootfs = folders.prepare("user", &[id()]).unwrap();
+    std::fs::write(layer(&folder).join("fs/word"), "wrong").unwrap();
+    let images = open(LayerForm::Image);
+    images.mend_layer(staged(&images)).unwrap();
+    images.refresh(&mut rootfs);
+    assert_eq!((is(&images), is_image(&rootfs)), (*b"right", true));
+    let folders = open(LayerForm::Folder);
+    folders.mend_layer(staged(&folders)).unwrap();
+    folders.refresh(&mut rootfs);
+    assert_eq!((is(&folders), is_image(&rootfs)), (*b"right", false));
 }

@@ -3,7 +3,9 @@
 use crate::clone::last_error;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
-use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, mount_change, move_mount,
+};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
@@ -29,15 +31,45 @@ pub fn mount_image(path: &Path) -> Result<OwnedFd, Errno> {
     rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::MOUNT_ATTR_RDONLY)
 }
 
+/// An image as a mount.
+#[derive(Debug)]
+pub struct ImageMount {
+    pub fd: OwnedFd,
+    /// It is another process's as well.
+    pub is_shared: bool,
+}
+
 /// The image in the file `path` as a mount: the one that process `held.0` holds as its descriptor `held.1`, if it
 /// still does, else one of its own.
-pub fn open_image(path: &Path, held: Option<(u32, i32)>) -> Result<OwnedFd, Errno> {
+pub fn open_image(path: &Path, held: Option<(u32, i32)>) -> Result<ImageMount, Errno> {
     if let Some((pid, fd)) = held
-        && let Ok(found) = open_held(path, pid, fd)
+        && let Ok(fd) = open_held(path, pid, fd)
     {
-        return Ok(found);
+        return Ok(ImageMount { fd, is_shared: true });
     }
-    mount_image(path)
+    Ok(ImageMount { fd: mount_image(path)?, is_shared: false })
+}
+
+/// Attaches a mount of the caller's own over the folder that holds the image, in the caller's mount namespace.
+/// Overlayfs takes layers that are in no tree since Linux 6.15 only.
+pub fn attach(mounted: BorrowedFd<'_>, image: &Path) -> Result<(), Errno> {
+    let folder = image.parent().ok_or(Errno::INVAL)?;
+    move_mount(mounted, "", CWD, folder, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+}
+
+/// Runs `work` on a thread with a mount namespace of its own, a copy of the caller's: what is attached there nobody
+/// else sees, and it goes with the thread.
+pub fn in_own_namespace<T: Send>(work: impl FnOnce() -> Result<T, Errno> + Send) -> Result<T, Errno> {
+    let apart = || {
+        crate::netns::unshare(rustix::thread::UnshareFlags::NEWNS)?;
+        mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+        work()
+    };
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("mount-apart".to_owned()).spawn_scoped(scope, apart);
+        let thread = thread.map_err(|cause| Errno::from_io_error(&cause).unwrap_or(Errno::AGAIN))?;
+        thread.join().unwrap_or(Err(Errno::CANCELED))
+    })
 }
 
 /// Processes and descriptors are numbered anew: what is there is taken only if it is the top of a mount with this

@@ -2,13 +2,21 @@
 
 pub mod bpf;
 pub mod clone;
+pub mod device;
+pub mod entropy;
+pub mod freeze;
 pub mod handed_over;
 pub mod images;
+pub mod kernel;
 pub mod memory;
 pub mod mounts;
 pub mod netns;
+pub mod overlay;
+pub mod own_file;
 pub mod privileges;
+pub mod procfs;
 pub mod signals;
+pub mod sockets;
 pub mod spawn;
 pub mod tap;
 pub mod writeback;

@@ -5,11 +5,17 @@ const STACK_KEPT_BYTES: usize = 8 << 10;
 /// Deeper than any work before; the kernel keeps a megabyte below the stack free of other mappings.
 const STACK_FREED_BYTES: usize = 512 << 10;
 
+/// Hands freed heap back to the kernel, of every thread's arena. Takes the allocator's locks for the time of a walk
+/// through its free chunks: some milliseconds for a heap of many megabytes.
+pub fn give_back_heap() {
+    // SAFETY: malloc_trim releases pages in which nothing is allocated.
+    unsafe { libc::malloc_trim(0) };
+}
+
 /// Hands freed heap and the stack's once used depth back to the kernel. For programs with a single thread: the
 /// stack is taken to be the main thread's.
 pub fn give_back() {
-    // SAFETY: malloc_trim releases pages in which nothing is allocated.
-    unsafe { libc::malloc_trim(0) };
+    give_back_heap();
     let marker = 0_u8;
     let page = 4096;
     let end = (std::ptr::from_ref(&marker).addr() - STACK_KEPT_BYTES) & !(page - 1);

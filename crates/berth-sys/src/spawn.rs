@@ -2,7 +2,8 @@
 
 use rustix::io::Errno;
 use std::ffi::{CStr, CString};
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::mpsc;
 
 /// Frees what posix_spawn's two objects hold.
 struct Prepared {
@@ -79,12 +80,139 @@ pub fn spawn(
     Ok(pid)
 }
 
+/// Starts programs from a process with many open descriptors at the price of one with few.
+///
+/// A child begins with a copy of the descriptors of the thread that starts it, and closes them as it executes its
+/// program: with four thousand of them that is most of a millisecond. So one thread has a table of its own with the
+/// first three alone, and takes what a program is given out of everybody else's (pidfd_getfd(2)).
+#[derive(Debug)]
+pub struct Spawner {
+    requests: mpsc::Sender<Request>,
+}
+
+struct Request {
+    program: CString,
+    arguments: Vec<CString>,
+    environment: Vec<CString>,
+    descriptors: Vec<(RawFd, i32)>,
+    answer: mpsc::Sender<Result<i32, Errno>>,
+}
+
+/// The thread calls a few functions deep.
+const SPAWNER_STACK_BYTES: usize = 128 * 1024;
+
+impl Spawner {
+    /// To be started while the process has few descriptors. The thread ends with this.
+    pub fn start() -> std::io::Result<Spawner> {
+        let (requests, received) = mpsc::channel();
+        let (ready, is_ready) = mpsc::channel();
+        let builder = std::thread::Builder::new().name("spawner".to_owned()).stack_size(SPAWNER_STACK_BYTES);
+        builder.spawn(move || {
+            let own = own_table();
+            let failed = own.as_ref().err().copied();
+            // Who waits for it is there, or has no use for it.
+            ready.send(failed).ok();
+            if let Ok(process) = own {
+                serve(&process, &received);
+            }
+        })?;
+        match is_ready.recv() {
+            Ok(None) => Ok(Spawner { requests }),
+            Ok(Some(errno)) => Err(errno.into()),
+            Err(mpsc::RecvError) => Err(std::io::Error::other("the spawner's thread ended")),
+        }
+    }
+
+    /// As [`spawn`].
+    pub fn spawn(
+        &self,
+        program: &CStr,
+        arguments: &[CString],
+        environment: &[CString],
+        descriptors: &[(BorrowedFd<'_>, i32)],
+    ) -> Result<i32, Errno> {
+        let (answer, answered) = mpsc::channel();
+        let request = Request {
+            program: program.to_owned(),
+            arguments: arguments.to_vec(),
+            environment: environment.to_vec(),
+            descriptors: descriptors.iter().map(|(ours, theirs)| (ours.as_raw_fd(), *theirs)).collect(),
+            answer,
+        };
+        // The borrows last until the answer is there, so the numbers mean what they meant.
+        match self.requests.send(request) {
+            Ok(()) => answered.recv().unwrap_or(Err(Errno::SRCH)),
+            Err(_) => Err(Errno::SRCH),
+        }
+    }
+}
+
+/// Leaves the process's table of descriptors for one with the first three; answers the process.
+fn own_table() -> Result<OwnedFd, Errno> {
+    const FIRST_CLOSED: u32 = 3;
+    // SAFETY: the calls take integers. The calling thread is fresh and owns no descriptor: what it closes are copies in
+    // a table that nobody shares, and it takes every descriptor that it uses out of the process anew.
+    let ret = unsafe {
+        match libc::unshare(libc::CLONE_FILES) {
+            0 => libc::syscall(libc::SYS_close_range, FIRST_CLOSED, u32::MAX, 0),
+            refused => i64::from(refused),
+        }
+    };
+    if ret != 0 {
+        return Err(crate::clone::last_error());
+    }
+    rustix::process::pidfd_open(rustix::process::getpid(), rustix::process::PidfdFlags::empty())
+}
+
+fn serve(process: &OwnedFd, requests: &mpsc::Receiver<Request>) {
+    while let Ok(request) = requests.recv() {
+        let started = take(process, &request.descriptors).and_then(|taken| {
+            let descriptors: Vec<(BorrowedFd<'_>, i32)> =
+                taken.iter().map(|(fd, number)| (fd.as_fd(), *number)).collect();
+            spawn(&request.program, &request.arguments, &request.environment, &descriptors)
+        });
+        // Whoever asked waits.
+        request.answer.send(started).ok();
+    }
+}
+
+/// The process's descriptors, in this thread's table.
+fn take(process: &OwnedFd, descriptors: &[(RawFd, i32)]) -> Result<Vec<(OwnedFd, i32)>, Errno> {
+    let get = |&(ours, theirs): &(RawFd, i32)| {
+        let flags = rustix::process::PidfdGetfdFlags::empty();
+        rustix::process::pidfd_getfd(process, ours, flags).map(|fd| (fd, theirs))
+    };
+    descriptors.iter().map(get).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::io::{Read, Write};
     use std::os::fd::AsFd;
     use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn a_spawner_hands_over_what_it_is_given_and_nothing_else() {
+        let spawner = Spawner::start().unwrap();
+        let (mut ours, theirs) = UnixStream::pair().unwrap();
+        // Open in the process and meant for nobody: neither ends up in the program nor is closed by the spawner.
+        let stranger = std::fs::File::open("/dev/null").unwrap();
+        let arguments: Vec<CString> =
+            ["sh", "-c", "exec >&3; ls /proc/$$/fd; :"].map(|text| CString::new(text).unwrap()).to_vec();
+        let program = CString::new("/bin/sh").unwrap();
+        let environment = [CString::new("PATH=/usr/bin:/bin").unwrap()];
+        let pid = spawner.spawn(&program, &arguments, &environment, &[(theirs.as_fd(), 3)]).unwrap();
+        drop(theirs);
+        let mut text = String::new();
+        ours.read_to_string(&mut text).unwrap();
+        assert!(text.split_whitespace().eq(["0", "1", "2", "3"]), "{text}");
+        rustix::fs::fstat(&stranger).unwrap();
+        let pid = rustix::process::Pid::from_raw(pid).unwrap();
+        rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty()).unwrap();
+        let missing = CString::new("/nonexistent").unwrap();
+        assert_eq!(spawner.spawn(&missing, &arguments, &[], &[]), Err(Errno::NOENT));
+    }
 
     #[test]
     fn a_program_gets_the_descriptors_that_it_was_given() {

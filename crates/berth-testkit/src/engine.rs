@@ -18,6 +18,7 @@ pub struct Engine {
     root: tempfile::TempDir,
     child: Option<Child>,
     options: Vec<String>,
+    variables: Vec<(String, std::ffi::OsString)>,
     bridge: String,
     cgroup_parent: String,
 }
@@ -40,7 +41,9 @@ impl Engine {
         // Unique on the host: an interface's name has at most 15 bytes.
         let mark = format!("bt{:x}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         let options = options.iter().map(|option| (*option).to_owned()).collect();
-        let mut engine = Engine { root, child: None, options, cgroup_parent: format!("/{mark}"), bridge: mark };
+        let variables = Vec::new();
+        let cgroup_parent = format!("/{mark}");
+        let mut engine = Engine { root, child: None, options, variables, cgroup_parent, bridge: mark };
         engine.launch();
         engine.load_tiny();
         Some(engine)
@@ -88,6 +91,7 @@ impl Engine {
             .arg(self.root().join("run"))
             .args(["--bridge-name", &self.bridge, "--cgroup-parent", &self.cgroup_parent])
             .args(&self.options)
+            .envs(self.variables.iter().map(|(name, value)| (name, value)))
             .args(std::env::var("BERTH_TEST_STORAGE_DRIVER").map(|driver| format!("--storage-driver={driver}")))
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("log file"))
@@ -102,6 +106,13 @@ impl Engine {
             assert!(Instant::now() < deadline, "no answer from berthd\n{}", self.log());
             std::thread::sleep(Duration::from_millis(2));
         }
+    }
+
+    /// Starts it again with a variable in its environment.
+    pub fn restart_with_variable(&mut self, name: &str, value: impl Into<std::ffi::OsString>) {
+        self.stop();
+        self.variables.push((name.to_owned(), value.into()));
+        self.launch();
     }
 
     /// Starts it again as another one would be: with other options for `berthd`.

@@ -119,8 +119,11 @@ pub(crate) fn take_away(marks: &Marks<'_>) -> Result<(), String> {
         route.run(batch).map_err(said)?;
     }
     let mut socket = Socket::netfilter().map_err(said)?;
-    for family in look::tables(&mut socket, &marks.table()).map_err(said)? {
-        look::delete_table(&mut socket, family, &marks.table()).map_err(said)?;
+    // An engine killed while it replaced its table leaves the one that stood in.
+    for table in [marks.table(), format!("{}.next", marks.table())] {
+        for family in look::tables(&mut socket, &table).map_err(said)? {
+            look::delete_table(&mut socket, family, &table).map_err(said)?;
+        }
     }
     for mount in hierarchies() {
         let parent = mount.join(marks.cgroup_parent.trim_start_matches('/'));

@@ -13,21 +13,26 @@
 
 mod api;
 mod client;
+mod df;
 mod engine;
+pub mod guests;
 mod leftovers;
 mod link;
 mod output;
 mod registry;
 mod server;
+mod sshd;
 mod token;
 
 pub use api::{Exchange, Remote, Response, frames};
 pub use client::Client;
+pub use df::du;
 pub use engine::{Engine, kill, parent_of, tiny_archive};
 pub use link::Link;
 pub use output::Output;
 pub use registry::Registry;
 pub use server::{Reply, Request, Server};
+pub use sshd::Sshd;
 pub use token::TokenServer;
 
 use std::path::PathBuf;
@@ -45,11 +50,26 @@ pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
+/// A block device of the host, for limits that name one; `None` where it has none.
+pub fn disk() -> Option<String> {
+    let names = std::fs::read_dir("/sys/block").into_iter().flatten().flatten();
+    let names = names.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let name = names.filter(|name| !name.starts_with("loop") && !name.starts_with("zram")).min()?;
+    Some(format!("/dev/{name}"))
+}
+
 /// The folder of the built programs: that of the running test's own profile.
 pub fn programs() -> PathBuf {
     let test = std::env::current_exe().expect("a test knows its own path");
     let deps = test.parent().expect("a program lies in a folder");
     deps.parent().expect("test programs lie in target/<profile>/deps").to_owned()
+}
+
+/// A plugin of docker's client: the file that the variable `named` names, or the one in Docker's plugin folders.
+pub fn docker_plugin(name: &str, named: &str) -> Option<PathBuf> {
+    let folders = ["/usr/libexec/docker", "/usr/lib/docker", "/usr/local/lib/docker", "/usr/local/libexec/docker"];
+    let standard = folders.iter().map(|folder| PathBuf::from(folder).join("cli-plugins").join(name));
+    std::env::var_os(named).map(PathBuf::from).into_iter().chain(standard).find(|path| path.exists())
 }
 
 /// Why tests that make containers cannot run here, if they cannot.

@@ -22,6 +22,8 @@ struct Shared {
     /// Bytes that came from clients.
     up: AtomicU64,
     cut_every: u64,
+    /// Whether bytes from clients are what it breaks under.
+    cut_up: bool,
     /// Between two pieces to clients.
     pause: Duration,
     cuts_left: AtomicU64,
@@ -32,7 +34,12 @@ struct Shared {
 impl Link {
     /// A link to `to` that breaks `cuts` times: the connection that brings the `cut_every`th byte ends there.
     pub fn start(to: &str, cuts: u64, cut_every: u64) -> Link {
-        Link::with(to, cuts, cut_every, Duration::ZERO)
+        Link::with(to, cuts, cut_every, false, Duration::ZERO)
+    }
+
+    /// The same, counting the bytes that come from clients.
+    pub fn broken_upwards(to: &str, cuts: u64, cut_every: u64) -> Link {
+        Link::with(to, cuts, cut_every, true, Duration::ZERO)
     }
 
     /// A link of about `megabytes_per_second` that does not break.
@@ -42,10 +49,11 @@ impl Link {
 
     /// Both.
     pub fn slow_and_broken(to: &str, megabytes_per_second: u32, cuts: u64, cut_every: u64) -> Link {
-        Link::with(to, cuts, cut_every, Duration::from_secs(1) * PIECE_BYTES as u32 / (megabytes_per_second << 20))
+        let pause = Duration::from_secs(1) * PIECE_BYTES as u32 / (megabytes_per_second << 20);
+        Link::with(to, cuts, cut_every, false, pause)
     }
 
-    fn with(to: &str, cuts: u64, cut_every: u64, pause: Duration) -> Link {
+    fn with(to: &str, cuts: u64, cut_every: u64, cut_up: bool, pause: Duration) -> Link {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("bound");
         let shared = Arc::new(Shared {
@@ -53,6 +61,7 @@ impl Link {
             down: AtomicU64::new(0),
             up: AtomicU64::new(0),
             cut_every,
+            cut_up,
             pause,
             cuts_left: AtomicU64::new(cuts),
             next_cut: AtomicU64::new(cut_every),
@@ -112,7 +121,7 @@ fn pump(mut from: TcpStream, mut to: TcpStream, is_up: bool, shared: &Shared) {
             // This is what makes it slow; nothing waits for it.
             std::thread::sleep(shared.pause);
         }
-        if is_up || shared.cuts_left.load(Ordering::Acquire) == 0 {
+        if is_up != shared.cut_up || shared.cuts_left.load(Ordering::Acquire) == 0 {
             continue;
         }
         let next = shared.next_cut.load(Ordering::Acquire);

@@ -35,6 +35,7 @@ pub struct Config {
     pub attach_stdout: bool,
     pub attach_stderr: bool,
     /// `port/proto` as declared by the image or `--expose`.
+    #[serde(with = "crate::port_runs::set")]
     pub exposed_ports: BTreeSet<PortProto>,
     pub tty: bool,
     pub open_stdin: bool,
@@ -164,6 +165,7 @@ pub struct HostConfig {
     pub annotations: BTreeMap<String, String>,
 
     pub network_mode: NetworkMode,
+    #[serde(with = "crate::port_runs")]
     pub port_bindings: BTreeMap<PortProto, Vec<PortBinding>>,
     pub publish_all_ports: bool,
     pub dns: Vec<String>,
@@ -193,9 +195,9 @@ pub struct HostConfig {
     pub shm_size_bytes: u64,
     pub sysctls: BTreeMap<String, String>,
     pub storage_opt: BTreeMap<String, String>,
-    /// `""` or `runc` mean ours; anything else is refused.
+    /// `""` or `runc` mean ours, `vm` a machine around the container; anything else is refused.
     pub runtime: String,
-    /// `""` or `default`; Windows' isolation kinds are refused.
+    /// `""`, `default`, or `vm`: a machine around the container; Windows' kinds are refused.
     pub isolation: String,
     pub init: Option<bool>,
     pub resources: Resources,
@@ -363,6 +365,43 @@ pub struct MountSpec {
     pub tmpfs: Option<TmpfsOptions>,
     /// For `MountKind::Image`: a folder within the image.
     pub image_subpath: String,
+    /// For `MountKind::Secret` and `MountKind::Config`.
+    #[serde(default)]
+    pub file: Option<FileOptions>,
+}
+
+impl MountSpec {
+    /// A secret or configuration with nothing said beyond where it is seen.
+    pub fn file(kind: MountKind, source: &str, target: &str) -> MountSpec {
+        MountSpec {
+            kind,
+            source: source.to_owned(),
+            target: target.to_owned(),
+            read_only: true,
+            consistency: String::new(),
+            bind: None,
+            volume: None,
+            tmpfs: None,
+            image_subpath: String::new(),
+            file: None,
+        }
+    }
+}
+
+/// Whose a secret's file is inside.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileOptions {
+    pub uid: u32,
+    pub gid: u32,
+    /// Permission bits.
+    pub mode: u32,
+}
+
+impl Default for FileOptions {
+    /// As Swarm has it: everybody inside may read.
+    fn default() -> FileOptions {
+        FileOptions { uid: 0, gid: 0, mode: 0o444 }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -372,6 +411,23 @@ pub enum MountKind {
     Volume,
     Tmpfs,
     Image,
+    /// A named secret's content, as a file in memory.
+    Secret,
+    /// A named configuration's content, the same way.
+    Config,
+}
+
+impl MountKind {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            MountKind::Bind => "bind",
+            MountKind::Volume => "volume",
+            MountKind::Tmpfs => "tmpfs",
+            MountKind::Image => "image",
+            MountKind::Secret => "secret",
+            MountKind::Config => "config",
+        }
+    }
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

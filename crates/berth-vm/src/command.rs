@@ -5,21 +5,33 @@
 //! for. `q35` with spare root ports, because disks and cards can be added to it while it runs.
 
 use crate::spec::{
-    Accelerator, Disk, DiskFile, DiskKind, EVENTS_SOCKET, Firmware, Format, Machine, QMP_SOCKET, RUN, VNC_SOCKET,
+    AGENT_SOCKET, Accelerator, Disk, DiskFile, DiskKind, EVENTS_SOCKET, Firmware, Format, Machine, Mapped, Nic,
+    QMP_SOCKET, RUN, SHARES_SOCKET, SHARES_TAG, Start, VNC_SOCKET,
 };
 use serde_json::{Value, json};
 use std::path::Path;
 
 /// PCI slots that are free for devices added later.
 const SPARE_PORTS: usize = 8;
+/// Numbers of the network cards' slots, behind the spare ones.
+const CARD_SLOTS: usize = 32;
+/// A container's guest looks at each while somebody waits for its start.
+const SPARE_PORTS_OF_CONTAINERS: usize = 2;
 /// What an emulated processor's translated code may take; QEMU's own default is a gigabyte.
 const TRANSLATION_CACHE_MIB: u64 = 128;
 
 /// The program, looked for in the jail's own /usr.
 pub const PROGRAM: &str = "/usr/bin/qemu-system-x86_64";
 
+/// Descriptors that QEMU inherits where a machine begins with a saved state.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Descriptors {
+    pub state: Option<i32>,
+    pub memory: Option<i32>,
+}
+
 /// Everything behind the program's name.
-pub fn arguments(machine: &Machine) -> Vec<String> {
+pub fn arguments(machine: &Machine, given: Descriptors) -> Vec<String> {
     let mut a = Arguments::default();
     a.words(&["-name", &format!("guest={},debug-threads=on", commas(&machine.name)), "-uuid", &machine.uuid]);
     a.words(&["-nodefaults", "-no-user-config", "-display", "none"]);
@@ -31,6 +43,11 @@ pub fn arguments(machine: &Machine) -> Vec<String> {
         Accelerator::Tcg => a.words(&["-accel", &format!("tcg,tb-size={TRANSLATION_CACHE_MIB}"), "-cpu", "Nehalem"]),
     }
     a.words(&["-smp", &machine.cpus.to_string(), "-m", &format!("{}M", machine.memory_bytes >> 20)]);
+    a.words(&["-object", &memory(machine, given).to_string()]);
+    if given.state.is_some() {
+        // What to read is said by the monitor, behind the capabilities.
+        a.words(&["-incoming", "defer"]);
+    }
     a.words(&["-rtc", "base=utc", "-boot", "strict=on"]);
     for (id, socket) in [("qmp", QMP_SOCKET), ("events", EVENTS_SOCKET)] {
         a.words(&["-chardev", &format!("socket,id={id},path={RUN}/{socket},server=on,wait=off")]);
@@ -39,27 +56,67 @@ pub fn arguments(machine: &Machine) -> Vec<String> {
     // The serial line is the program's own standard streams: the shim logs them and lets clients attach.
     a.words(&["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"]);
     firmware(machine, &mut a);
-    for port in 0..SPARE_PORTS {
+    let spare = if machine.workload.is_some() { SPARE_PORTS_OF_CONTAINERS } else { SPARE_PORTS };
+    for port in 0..spare {
         a.words(&["-device", &format!("pcie-root-port,id=port{port},chassis={},slot={port}", port + 1)]);
     }
     a.words(&["-object", "rng-random,id=rng,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=rng"]);
-    a.words(&["-device", "virtio-balloon-pci,id=balloon,free-page-reporting=on,deflate-on-oom=on"]);
+    a.words(&["-device", "virtio-balloon-pci,id=balloon,deflate-on-oom=on"]);
     a.words(&["-device", "vmgenid,guid=auto"]);
     a.words(&["-device", "virtio-scsi-pci,id=scsi"]);
     for (index, one) in machine.disks.iter().enumerate() {
-        disk(one, index, &mut a);
+        // A kernel that is booted directly has the first place, and needs no other.
+        disk(one, machine.kernel.is_none().then_some(index), &mut a);
     }
     for (index, nic) in machine.nics.iter().enumerate() {
         a.words(&["-netdev", &format!("tap,id=net{index},ifname={},script=no,downscript=no", nic.tap)]);
-        // No boot from the network: its ROM would be one more foreign program.
-        let device = json!({"driver": "virtio-net-pci", "id": format!("nic{index}"), "netdev": format!("net{index}"), "mac": nic.mac, "romfile": ""});
-        a.words(&["-device", &device.to_string()]);
+        let slot = CARD_SLOTS + index;
+        a.words(&["-device", &format!("pcie-root-port,id=card{index},chassis={slot},slot={slot}")]);
+        a.words(&["-device", &card(index, nic).to_string()]);
+    }
+    if machine.agent {
+        a.words(&["-device", "virtio-serial-pci,id=serial"]);
+        a.words(&["-chardev", &format!("socket,id=agent,path={RUN}/{AGENT_SOCKET},server=on,wait=off")]);
+        a.words(&["-device", &format!("virtserialport,chardev=agent,name={}", berth_agent_proto::PORT)]);
+    }
+    if let Some(workload) = &machine.workload {
+        // A kernel that gives up ends the machine, and so the container.
+        a.words(&["-no-reboot"]);
+        if workload.shares.is_some() {
+            a.words(&["-chardev", &format!("socket,id=shares,path={RUN}/{SHARES_SOCKET}")]);
+            a.words(&["-device", &format!("vhost-user-fs-pci,chardev=shares,tag={SHARES_TAG}")]);
+        }
     }
     if machine.display {
         a.words(&["-device", "VGA", "-device", "qemu-xhci,id=usb", "-device", "usb-tablet", "-device", "usb-kbd"]);
         a.words(&["-vnc", &format!("unix:{RUN}/{VNC_SOCKET}")]);
     }
     a.0
+}
+
+/// A file in memory, which can be copied while the machine stands still, or the one that it was given.
+fn memory(machine: &Machine, given: Descriptors) -> Value {
+    let size = machine.memory_bytes >> 20 << 20;
+    let mapped = match machine.start {
+        Start::Cold => None,
+        Start::Restored { memory, .. } => memory,
+    };
+    match (given.memory, mapped) {
+        (Some(number), Some(mapped)) => json!({
+            "qom-type": "memory-backend-file", "id": "ram", "size": size,
+            "mem-path": format!("/proc/self/fd/{number}"), "share": mapped == Mapped::Shared,
+        }),
+        _ => json!({"qom-type": "memory-backend-memfd", "id": "ram", "size": size, "share": true}),
+    }
+}
+
+/// A network card, in a slot of its own that it can be pulled out of.
+pub fn card(index: usize, nic: &Nic) -> Value {
+    // No boot from the network: its ROM would be one more foreign program.
+    json!({
+        "driver": "virtio-net-pci", "id": format!("nic{index}"), "netdev": format!("net{index}"), "mac": nic.mac,
+        "romfile": "", "bus": format!("card{index}"),
+    })
 }
 
 #[derive(Default)]
@@ -77,7 +134,8 @@ fn commas(text: &str) -> String {
 }
 
 fn machine_type(machine: &Machine) -> String {
-    let mut text = "q35,usb=off,vmport=off,graphics=".to_owned();
+    // Without system management mode: emulated, SeaBIOS hangs in it as soon as there is a graphics card and USB.
+    let mut text = "q35,usb=off,vmport=off,smm=off,memory-backend=ram,graphics=".to_owned();
     text.push_str(if machine.display { "on" } else { "off" });
     if matches!(machine.firmware, Firmware::Uefi { .. }) {
         text.push_str(",pflash0=code,pflash1=variables");
@@ -152,9 +210,9 @@ pub fn device(disk: &Disk, boot_index: Option<usize>, bus: Option<&str>) -> Valu
     device
 }
 
-fn disk(disk: &Disk, index: usize, a: &mut Arguments) {
+fn disk(disk: &Disk, boot_index: Option<usize>, a: &mut Arguments) {
     a.words(&["-blockdev", &node(disk).to_string()]);
-    a.words(&["-device", &device(disk, Some(index), None).to_string()]);
+    a.words(&["-device", &device(disk, boot_index, None).to_string()]);
 }
 
 #[cfg(test)]
@@ -176,9 +234,16 @@ mod tests {
             firmware: Firmware::Bios,
             kernel: Some(Kernel { image: "/kernels/k".into(), initrd: None, arguments: "console=ttyS0".to_owned() }),
             disks: vec![Disk { id: "disk0".to_owned(), node: "disk0".to_owned(), chain, kind: DiskKind::Disk }],
-            nics: vec![Nic { tap: "tap0".to_owned(), mac: "02:42:00:00:00:01".to_owned() }],
+            nics: vec![Nic { tap: "tap0".to_owned(), mac: "02:42:00:00:00:01".to_owned(), lease: None }],
             display: false,
+            start: Start::Cold,
+            agent: false,
+            workload: None,
         }
+    }
+
+    fn cold(machine: &Machine) -> Vec<String> {
+        arguments(machine, Descriptors::default())
     }
 
     #[test]
@@ -196,17 +261,39 @@ mod tests {
 
     #[test]
     fn a_name_is_no_option() {
-        let all = arguments(&machine());
+        let all = cold(&machine());
         assert!(all.contains(&"guest=web,,id=evil,debug-threads=on".to_owned()), "{all:?}");
         assert!(all.windows(2).any(|two| two == ["-append", "console=ttyS0"]));
     }
 
     #[test]
+    fn an_agent_has_a_port() {
+        let all = cold(&Machine { agent: true, ..machine() });
+        assert!(all.iter().any(|word| word.ends_with("name=org.berth.agent.0")), "{all:?}");
+        assert!(!cold(&machine()).iter().any(|word| word.contains("virtserialport")));
+    }
+
+    #[test]
     fn nothing_is_there_that_was_not_asked_for() {
-        let all = arguments(&machine());
+        let all = cold(&machine());
         assert!(all.contains(&"-nodefaults".to_owned()) && all.contains(&"-no-user-config".to_owned()));
         assert!(!all.contains(&"-vnc".to_owned()));
-        let with = arguments(&Machine { display: true, ..machine() });
+        let with = cold(&Machine { display: true, ..machine() });
         assert!(with.contains(&format!("unix:{RUN}/{VNC_SOCKET}")));
+    }
+
+    #[test]
+    fn memory_that_others_map_is_never_written_to() {
+        let of = |mapped, fork| {
+            let start = Start::Restored { memory: mapped, fork };
+            let given = Descriptors { state: Some(7), memory: mapped.map(|_| 8) };
+            arguments(&Machine { start, ..machine() }, given).join(" ")
+        };
+        let private = of(Some(Mapped::Private), true);
+        assert!(private.contains("\"share\":false") && private.contains("/proc/self/fd/8"), "{private}");
+        assert!(private.contains("-incoming defer"));
+        assert!(of(Some(Mapped::Shared), false).contains("\"share\":true"));
+        assert!(of(None, false).contains("memory-backend-memfd"));
+        assert!(!cold(&machine()).contains(&"-incoming".to_owned()));
     }
 }

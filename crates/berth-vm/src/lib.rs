@@ -8,13 +8,29 @@
 //! ```
 //!
 //! [`spec`] are the words, [`command`] turns them into arguments, [`qmp`] speaks to a running machine,
-//! [`disk`] knows which foreign disk images are safe to open. `berth-vmm` (`supervise`) is the first process
-//! of the jail: it starts QEMU, turns the signal that asks for an end into the machine's power button, and
-//! ends with QEMU's code. This crate starts no container, has no network and no records: those are the
+//! [`disk`] knows which foreign disk images are safe to open, [`fat`] writes small file systems. `berth-vmm` (`supervise`) is the first process
+//! of the jail (for a machine that runs one container: `container`, with `bridge` to its agent): it starts QEMU, turns the signal that asks for an end into the machine's power button, and
+//! ends with QEMU's code. [`restore`] is how a machine begins with a saved state. This crate starts no container, has no network and no records: those are the
 //! engine's.
 
+mod bridge;
 pub mod command;
+mod container;
+pub mod dhcp;
 pub mod disk;
+pub mod execute;
+pub mod fat;
+pub mod initramfs;
+pub mod kernel;
+mod names;
+pub mod ova;
+pub mod probe;
 pub mod qmp;
+mod relay;
+pub mod restore;
+mod services;
 pub mod spec;
 pub mod supervise;
+mod wire;
+
+pub use bridge::OUT_OF_MEMORY;

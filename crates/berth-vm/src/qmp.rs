@@ -13,9 +13,11 @@
 //! The guest may have taken QEMU over: a line longer than [`LINE_BYTES_MAX`], more than [`EVENTS_MAX`] events before
 //! an answer, nonsense or silence past the deadline are errors, and the connection is closed.
 
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage};
 use serde_json::{Value, json};
-use std::io::{Read, Write};
-use std::os::fd::AsRawFd;
+use std::io::{IoSlice, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -76,6 +78,30 @@ impl Lines {
     }
 }
 
+/// Connects to a socket of a machine.
+///
+/// The folder belongs to the machine's user, who may have put anything there: a link is not followed, and what
+/// is no socket is not opened.
+pub fn dial(folder: &Path, name: &str) -> Result<UnixStream, QmpError> {
+    use rustix::fs::{FileType, Mode, OFlags};
+    let failed = |errno: rustix::io::Errno| QmpError::Connect(errno.into());
+    let dir =
+        rustix::fs::open(folder, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map_err(failed)?;
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let socket = rustix::fs::openat(&dir, name, flags, Mode::empty()).map_err(failed)?;
+    let kind = FileType::from_raw_mode(rustix::fs::fstat(&socket).map_err(failed)?.st_mode);
+    if kind != FileType::Socket {
+        return Err(QmpError::Nonsense(format!("{name} is no socket")));
+    }
+    UnixStream::connect(format!("/proc/self/fd/{}", socket.as_raw_fd())).map_err(QmpError::Connect)
+}
+
+fn line(command: &str, arguments: &Value) -> String {
+    let mut line = json!({"execute": command, "arguments": arguments}).to_string();
+    line.push('\n');
+    line
+}
+
 /// A connection that has been greeted. Dropping it closes it: QEMU then waits for the next one.
 #[derive(Debug)]
 pub struct Client {
@@ -86,23 +112,8 @@ pub struct Client {
 
 impl Client {
     /// Connects to `name` in `folder` and greets; all questions together may take `time`.
-    ///
-    /// The folder belongs to the machine's user, who may have put anything there: a link is not followed, and what
-    /// is no socket is not opened.
     pub fn connect(folder: &Path, name: &str, time: Duration) -> Result<Client, QmpError> {
-        use rustix::fs::{FileType, Mode, OFlags};
-        let failed = |errno: rustix::io::Errno| QmpError::Connect(errno.into());
-        let dir = rustix::fs::open(folder, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-            .map_err(failed)?;
-        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let socket = rustix::fs::openat(&dir, name, flags, Mode::empty()).map_err(failed)?;
-        let kind = FileType::from_raw_mode(rustix::fs::fstat(&socket).map_err(failed)?.st_mode);
-        if kind != FileType::Socket {
-            return Err(QmpError::Nonsense(format!("{name} is no socket")));
-        }
-        let path = format!("/proc/self/fd/{}", socket.as_raw_fd());
-        let stream = UnixStream::connect(path).map_err(QmpError::Connect)?;
-        Client::over(stream, time)
+        Client::over(dial(folder, name)?, time)
     }
 
     /// The same over a stream that is connected already.
@@ -118,10 +129,36 @@ impl Client {
 
     /// One command and its answer.
     pub fn ask(&mut self, command: &str, arguments: Value) -> Result<Value, QmpError> {
-        let mut line = json!({"execute": command, "arguments": arguments}).to_string();
-        line.push('\n');
+        let line = line(command, &arguments);
         self.set_timeouts()?;
         self.stream.write_all(line.as_bytes()).map_err(QmpError::Broken)?;
+        self.answer()
+    }
+
+    /// Gives QEMU a descriptor under a name, for commands that take one.
+    pub fn give(&mut self, name: &str, descriptor: BorrowedFd<'_>) -> Result<(), QmpError> {
+        let line = line("getfd", &json!({"fdname": name}));
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        let descriptors = [descriptor];
+        if !ancillary.push(SendAncillaryMessage::ScmRights(&descriptors)) {
+            return Err(QmpError::Broken(std::io::ErrorKind::OutOfMemory.into()));
+        }
+        self.set_timeouts()?;
+        let sent = rustix::net::sendmsg(
+            &self.stream,
+            &[IoSlice::new(line.as_bytes())],
+            &mut ancillary,
+            rustix::net::SendFlags::NOSIGNAL,
+        );
+        match sent {
+            Ok(count) if count == line.len() => self.answer().map(drop),
+            Ok(_) => Err(QmpError::Broken(std::io::ErrorKind::WriteZero.into())),
+            Err(errno) => Err(QmpError::Broken(errno.into())),
+        }
+    }
+
+    fn answer(&mut self) -> Result<Value, QmpError> {
         // Events come in between; what matters of them can also be asked for.
         for _ in 0..EVENTS_MAX {
             let mut object = self.object()?;

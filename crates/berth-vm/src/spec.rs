@@ -10,7 +10,9 @@
 //! /run/machine sockets
 //! ```
 
+use berth_agent_proto::{Configure, Run};
 use serde::{Deserialize, Serialize};
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 /// Where the jail has the machine's own files, shared disks, kernels and sockets.
@@ -23,6 +25,15 @@ pub const RUN: &str = "/run/machine";
 pub const QMP_SOCKET: &str = "qmp.sock";
 pub const EVENTS_SOCKET: &str = "events.sock";
 pub const VNC_SOCKET: &str = "vnc.sock";
+/// Where the engine gives `berth-vmm` the state that a machine begins with.
+pub const START_SOCKET: &str = "start.sock";
+/// QEMU's end of the guest's agent, and where `berth-vmm` lets others talk to it.
+pub const AGENT_SOCKET: &str = "agent.sock";
+pub const CONTROL_SOCKET: &str = "control.sock";
+/// Of the volumes' file system, for QEMU; and its tag in the guest.
+pub const SHARES_SOCKET: &str = "shares.sock";
+pub const SHARES: &str = "/shares";
+pub const SHARES_TAG: &str = "berth";
 
 /// More disks or network cards than this have no slot.
 pub const DISKS_MAX: usize = 16;
@@ -31,7 +42,7 @@ pub const CPUS_MAX: u16 = 64;
 pub const MEMORY_BYTES_MIN: u64 = 16 << 20;
 pub const MEMORY_BYTES_MAX: u64 = 4 << 40;
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Machine {
     pub name: String,
     /// What the firmware shows to the guest; stays the same over a machine's life.
@@ -45,6 +56,56 @@ pub struct Machine {
     pub nics: Vec<Nic>,
     /// A graphics card, keyboard and mouse, shown on [`VNC_SOCKET`].
     pub display: bool,
+    pub start: Start,
+    /// It has a port for an agent.
+    #[serde(default)]
+    pub agent: bool,
+    /// The container that it is there for.
+    #[serde(default)]
+    pub workload: Option<Workload>,
+}
+
+/// How a machine begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Start {
+    /// With its firmware or kernel.
+    #[default]
+    Cold,
+    /// With a state that the engine gives (`restore`).
+    Restored {
+        /// Whether memory is given too, and then whether others map the same: copy-on-write.
+        memory: Option<Mapped>,
+        /// Another machine's state: the network cards are exchanged for its own.
+        fork: bool,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mapped {
+    Shared,
+    Private,
+}
+
+/// A container in a machine of its own: what its agent is told.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Workload {
+    pub configure: Configure,
+    pub run: Run,
+    /// A guest that has not started the container by then is ended.
+    pub boot_seconds_max: u32,
+    /// Binds and volumes lie in [`SHARES`] of the jail; their server and QEMU run as these.
+    pub shares: Option<Shares>,
+}
+
+/// Who serves the volumes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shares {
+    /// The program, as the jail sees it.
+    pub program: PathBuf,
+    /// QEMU gives up root for that user: the server needs it, to keep owners as they are.
+    pub machine_user: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -130,4 +191,22 @@ pub struct Nic {
     pub tap: String,
     /// `02:42:...`
     pub mac: String,
+    /// What `berth-vmm` tells a guest that asks by DHCP; none: nobody answers.
+    pub lease: Option<Lease>,
 }
+
+/// A network card's address, which it has whether it asks or not.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lease {
+    /// The interface beside the tap, in the jail.
+    pub bridge: String,
+    pub address: Ipv4Addr,
+    pub prefix_len: u8,
+    /// The way out, where this card has it.
+    pub gateway: Option<Ipv4Addr>,
+    /// 0: not said.
+    pub mtu: u16,
+}
+
+/// Where `berth-vmm` answers the guest, on the first card's link: DHCP, and names.
+pub const SERVICE: Ipv4Addr = Ipv4Addr::new(169, 254, 0, 53);

@@ -4,6 +4,8 @@
 //!  machine.json -> QEMU with our standard streams, which are the machine's serial line
 //!  SIGTERM, SIGINT   the power button (system_powerdown); the engine kills the jail when its grace is over
 //!  SIGCHLD           QEMU has ended: so do we, with its code
+//!  br0               the guest's questions for its address and for names (`services`)
+//!  start.sock        a state to begin with, from the engine (`restore`)
 //! ```
 //!
 //! It has no right that QEMU lacks, keeps no state, and needs no engine: what it was asked for it does while the
@@ -11,14 +13,16 @@
 
 use crate::command;
 use crate::qmp::Client;
-use crate::spec::{EVENTS_SOCKET, Machine, RUN};
-use rustix::event::{PollFd, PollFlags};
+use crate::restore;
+use crate::services::Services;
+use crate::spec::{EVENTS_SOCKET, Machine, RUN, Start};
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, WaitOptions};
 use serde_json::json;
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::process::Command;
-use std::time::Duration;
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
 
 const SIGINT: i32 = 2;
 const SIGTERM: i32 = 15;
@@ -26,6 +30,10 @@ const SIGTERM: i32 = 15;
 const MONITOR_SECONDS_MAX: u64 = 5;
 /// The description of a machine is far smaller.
 const DESCRIPTION_BYTES_MAX: u64 = 1 << 20;
+
+/// How often a fork's guest is asked whether it has let go of its old card, and how long.
+const CARD_WAIT: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
+const CARD_SECONDS_MAX: u64 = 120;
 
 /// Code for a machine that could not be started at all.
 const CANNOT_START: u8 = 125;
@@ -38,6 +46,12 @@ pub enum SuperviseError {
     Start { source: std::io::Error },
     #[error("cannot watch signals: {0}")]
     Signals(rustix::io::Errno),
+    #[error(transparent)]
+    Restore(#[from] restore::RestoreError),
+    #[error("cannot listen for those who want something of the guest: {source}")]
+    Agent { source: std::io::Error },
+    #[error("cannot start the volumes' server: {source}")]
+    Shares { source: std::io::Error },
 }
 
 /// Runs the machine that `path` describes until it ends; the code to end with.
@@ -45,9 +59,7 @@ pub fn run(path: &Path) -> u8 {
     match supervise(path) {
         Ok(code) => code,
         Err(error) => {
-            // The console is the only place that anybody looks at.
-            let text = format!("berth-vmm: {error}\n");
-            rustix::io::write(rustix::stdio::stderr(), text.as_bytes()).ok();
+            say(&error.to_string());
             CANNOT_START
         }
     }
@@ -55,17 +67,30 @@ pub fn run(path: &Path) -> u8 {
 
 fn supervise(path: &Path) -> Result<u8, SuperviseError> {
     let machine = read(path)?;
+    if let Some(workload) = &machine.workload {
+        return crate::container::supervise(&machine, workload);
+    }
     let signals = berth_sys::signals::all_as_descriptor().map_err(SuperviseError::Signals)?;
-    let child = Command::new(command::PROGRAM)
-        .args(command::arguments(&machine))
+    let given = match machine.start {
+        Start::Cold => None,
+        Start::Restored { .. } => Some(restore::receive()?),
+    };
+    let mut child = Command::new(command::PROGRAM)
+        .args(command::arguments(&machine, restore::numbers(given.as_ref())))
         .env_clear()
         .env("PATH", "/usr/bin:/bin")
         .spawn()
         .map_err(|source| SuperviseError::Start { source })?;
+    if let Some(given) = given {
+        restored(&machine, given, &mut child)?;
+    }
     let qemu = Pid::from_child(&child);
+    let mut cards = Cards::of(&machine);
+    let mut services = Services::open(&machine, say);
     loop {
-        let mut watched = [PollFd::from_borrowed_fd(signals.as_fd(), PollFlags::IN)];
-        match rustix::event::poll(&mut watched, None) {
+        let mut watched = vec![PollFd::from_borrowed_fd(signals.as_fd(), PollFlags::IN)];
+        watched.extend(services.sockets().map(|socket| PollFd::from_borrowed_fd(socket, PollFlags::IN)));
+        match rustix::event::poll(&mut watched, cards.waiting().then_some(&CARD_WAIT)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(errno) => return Err(SuperviseError::Signals(errno)),
         }
@@ -77,12 +102,65 @@ fn supervise(path: &Path) -> Result<u8, SuperviseError> {
         // Signals of one kind merge: everything that has ended is collected, whatever was read.
         while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
             if pid == qemu {
-                let killed = status.terminating_signal().map(|signal| 128 + signal);
-                let code = status.exit_status().or(killed).unwrap_or(i32::from(CANNOT_START));
-                return Ok(u8::try_from(code).unwrap_or(u8::MAX));
+                return Ok(code_of(status));
             }
         }
+        cards.exchange(&machine);
+        services.serve();
     }
+}
+
+/// Lets QEMU take the state over and tells the engine; a QEMU that cannot is ended.
+fn restored(machine: &Machine, given: restore::Given, child: &mut Child) -> Result<(), SuperviseError> {
+    let outcome = restore::load(machine, given.state.as_fd(), || !matches!(child.try_wait(), Ok(None)));
+    if outcome.is_err() {
+        // It may have ended by itself.
+        child.kill().ok();
+        child.wait().ok();
+    }
+    given.tell(&outcome);
+    Ok(outcome?)
+}
+
+/// A fork's network cards that are still to be exchanged for its own.
+struct Cards {
+    left: Vec<usize>,
+    deadline: Instant,
+}
+
+impl Cards {
+    fn of(machine: &Machine) -> Cards {
+        let fork = matches!(machine.start, Start::Restored { fork: true, .. });
+        let left = if fork { (0..machine.nics.len()).collect() } else { Vec::new() };
+        Cards { left, deadline: Instant::now() + Duration::from_secs(CARD_SECONDS_MAX) }
+    }
+
+    fn waiting(&self) -> bool {
+        !self.left.is_empty()
+    }
+
+    fn exchange(&mut self, machine: &Machine) {
+        if !self.waiting() {
+            return;
+        }
+        self.left.retain(|index| !matches!(restore::plug_in(*index, &machine.nics[*index]), Ok(true)));
+        if self.waiting() && Instant::now() > self.deadline {
+            self.left.clear();
+            say("the guest does not give its old network card back: this fork has no network");
+        }
+    }
+}
+
+/// The console is the only place that anybody looks at.
+fn say(text: &str) {
+    rustix::io::write(rustix::stdio::stderr(), format!("berth-vmm: {text}\n").as_bytes()).ok();
+}
+
+/// As a shell counts them.
+pub(crate) fn code_of(status: rustix::process::WaitStatus) -> u8 {
+    let killed = status.terminating_signal().map(|signal| 128 + signal);
+    let code = status.exit_status().or(killed).unwrap_or(i32::from(CANNOT_START));
+    u8::try_from(code).unwrap_or(u8::MAX)
 }
 
 fn read(path: &Path) -> Result<Machine, SuperviseError> {
@@ -100,7 +178,6 @@ fn press_power_button() {
     let asked = Client::connect(Path::new(RUN), EVENTS_SOCKET, time)
         .and_then(|mut monitor| monitor.ask("system_powerdown", json!({})));
     if let Err(error) = asked {
-        let text = format!("berth-vmm: the power button does not work: {error}\n");
-        rustix::io::write(rustix::stdio::stderr(), text.as_bytes()).ok();
+        say(&format!("the power button does not work: {error}"));
     }
 }

@@ -29,7 +29,7 @@ impl Login {
         self.username.is_empty() && self.identity_token.is_empty()
     }
 
-    fn json(&self, server: &str) -> serde_json::Value {
+    pub(crate) fn json(&self, server: &str) -> serde_json::Value {
         match (self.is_empty(), self.identity_token.is_empty()) {
             (true, _) => json!({}),
             (false, true) => {
@@ -57,6 +57,19 @@ pub(crate) fn server_key(server: &str) -> String {
         "" | "docker.io" | "index.docker.io" | "registry-1.docker.io" => PUBLIC.to_owned(),
         host => host.to_owned(),
     }
+}
+
+/// All servers that the file names; a login of each may lie in a helper.
+pub(crate) fn servers(app: &App) -> Vec<String> {
+    let file = app.config.file();
+    let mut servers: Vec<String> = ["auths", "credHelpers"]
+        .iter()
+        .flat_map(|name| file.get(name).map())
+        .map(|(server, _)| server.clone())
+        .collect();
+    servers.sort();
+    servers.dedup();
+    servers
 }
 
 /// The helper in charge of `server`, if one is.

@@ -12,6 +12,8 @@ pub(crate) enum Kind {
     Image,
     Volume,
     Network,
+    Secret,
+    Config,
     Context,
 }
 
@@ -63,6 +65,8 @@ pub(crate) async fn list(app: &App, kind: Kind) -> Vec<String> {
         Kind::Image => "/images/json",
         Kind::Volume => "/volumes",
         Kind::Network => "/networks",
+        Kind::Secret => "/secrets",
+        Kind::Config => "/configs",
     };
     let Ok(answer) = app.client.get_value(path).await else { return Vec::new() };
     let names = |v: &Value| -> Vec<String> {
@@ -76,6 +80,7 @@ pub(crate) async fn list(app: &App, kind: Kind) -> Vec<String> {
                     .filter(|t| !t.is_empty())
                     .collect()
             }
+            Kind::Secret | Kind::Config => vec![v.get("Spec").text("Name").to_owned()],
             Kind::Volume | Kind::Network | Kind::Context => vec![v.text("Name").to_owned()],
         }
     };

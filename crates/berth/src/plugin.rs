@@ -29,6 +29,10 @@ pub(crate) fn find(app: &App, name: &str) -> Option<PathBuf> {
 
 /// Becomes the plugin; returns only when that fails.
 pub(crate) async fn run(app: &App, program: PathBuf, words: &[String]) -> CliError {
+    if matches!(app.client.endpoint.address, crate::client::endpoint::Address::Via(..)) {
+        return CliError::failed("a plugin cannot go through another engine")
+            .with_hint("give it an address: -H ssh://USER@HOST");
+    }
     if let Err(error) = app.client.endpoint.open().await {
         return error;
     }

@@ -81,7 +81,7 @@ async fn run(options: Options) -> Result<(), String> {
         let mut routes = berth_api_docker::router(engine.clone());
         routes = berth_api::engine_routes(engine.clone()).fallback_service(routes);
         if let Some(console) = &console {
-            routes = console.local_routes().fallback_service(routes);
+            routes = console.local_routes().fallback_service(console.noted(routes));
         }
         servers.spawn(berth_api_docker::serve(listener, routes, stopped.clone()));
     }

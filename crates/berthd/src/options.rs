@@ -47,9 +47,13 @@ pub(crate) struct Options {
     /// The berth-shim program [default: next to berthd]
     #[arg(long, value_name = "FILE")]
     shim: Option<PathBuf>,
-    /// How new layers of images lie on the disk: overlay (folders) or erofs (images) [default: overlay]
+    /// How new layers of images lie on the disk: overlay (folders) or erofs (images) [default: erofs where
+    /// the kernel lets containers share mounts of images, Linux 6.15, else overlay]
     #[arg(long, value_name = "DRIVER")]
     storage_driver: Option<String>,
+    /// Runtime of containers that name none: runc, or vm for a machine of their own [default: runc]
+    #[arg(long, value_name = "RUNTIME")]
+    default_runtime: Option<String>,
     /// Log driver of containers that name none [default: json-file]
     #[arg(long, value_name = "DRIVER")]
     log_driver: Option<String>,
@@ -127,6 +131,7 @@ impl Options {
                 "log-level" => replace(&mut self.log_level, text()?),
                 "group" => replace(&mut self.group, text()?),
                 "storage-driver" => replace(&mut self.storage_driver, text()?),
+                "default-runtime" => replace(&mut self.default_runtime, text()?),
                 "log-driver" => replace(&mut self.log_driver, text()?),
                 "console" => {
                     let address = text()?.parse().map_err(|_| format!("{key}: must be ADDRESS:PORT"))?;
@@ -233,7 +238,13 @@ impl Options {
             config.cgroup_parent = parent.clone();
         }
         if let Some(driver) = &self.storage_driver {
-            config.storage_driver = driver.parse()?;
+            config.storage_driver = Some(driver.parse()?);
+        }
+        if let Some(runtime) = &self.default_runtime {
+            if !matches!(runtime.as_str(), "runc" | "vm") {
+                return Err(format!("default-runtime {runtime}: runc and vm are possible"));
+            }
+            config.default_runtime = runtime.clone();
         }
         if let Some(driver) = &self.log_driver {
             config.log_driver = driver.clone();

@@ -42,7 +42,8 @@ fn ask(socket: &Path) -> Vec<(String, Exchange)> {
         }
         let exchange = Exchange::run(socket, &request);
         // What has no name is not needed again: it must not stand in later lists of one engine only.
-        let unnamed = name.is_none() && request.contains("/create ") && !request.contains("/volumes/");
+        let listed = ["/containers/create ", "/networks/create "].iter().any(|path| request.contains(path));
+        let unnamed = name.is_none() && listed;
         if unnamed && exchange.status == 201 {
             let kind = if request.contains("/networks/") { "networks" } else { "containers" };
             let id = exchange.body["Id"].as_str().expect("created things have an id");

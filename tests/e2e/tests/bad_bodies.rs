@@ -48,8 +48,6 @@ fn fault(response: Option<&Response>) -> Option<String> {
     let words = message.split_whitespace().count();
     let internals = ["panicked", "unwrap", "src/", "RustError", "Error {", "Some("];
     match response.status {
-        // What this engine has no parts for, said so.
-        501 if words >= 2 => None,
         400..=499 if words < 2 => Some(format!("{} without words: {}", response.status, response.text())),
         400..=499 if internals.iter().any(|word| message.contains(word)) => {
             Some(format!("{} in a programmer's words: {message}", response.status))

@@ -20,6 +20,10 @@ fn play(name: &str, program: &str, arguments: &[&str]) {
     if !installed.join("node_modules").exists() || (program.is_absolute() && !program.exists()) {
         return say(&program.display().to_string());
     }
+    let arguments = arguments.iter().map(|argument| match argument.strip_prefix("installed:") {
+        Some(path) => installed.join(path).into_os_string(),
+        None => argument.into(),
+    });
     let Some(engine) = Engine::start(&format!("client-{name}")) else { return };
     let mut command: Command = engine.command(&program);
     command
@@ -56,4 +60,19 @@ fn testcontainers_for_python() {
 #[test]
 fn ansibles_docker_modules() {
     play("ansible", "venv/bin/ansible-playbook", &["-i", "localhost,", "ansible.yaml"]);
+}
+
+#[test]
+fn bollard() {
+    play("bollard", "rust/debug/bollard", &[]);
+}
+
+#[test]
+fn testcontainers_for_rust() {
+    play("testcontainers-rust", "rust/debug/testcontainers", &[]);
+}
+
+#[test]
+fn the_devcontainers_command_line() {
+    play("devcontainers", "bash", &["devcontainers.sh", "installed:node_modules/.bin/devcontainer"]);
 }

@@ -25,7 +25,10 @@ fn the_console_works_in_a_real_browser() {
     }
     let output = Command::new("node")
         .arg("--test")
-        .arg(root.join("tests/console/console.test.mjs"))
+        .args(
+            ["console.test.mjs", "machines.test.mjs", "work.test.mjs", "hostile.test.mjs"]
+                .map(|file| root.join("tests/console").join(file)),
+        )
         .env("BERTH_PROGRAMS", berth_testkit::programs())
         .stdin(Stdio::null())
         .output()

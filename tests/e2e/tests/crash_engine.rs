@@ -82,6 +82,38 @@ fn ends_without_an_engine_are_known_to_the_next_one() {
 }
 
 #[test]
+fn an_end_that_was_recorded_is_not_told_again() {
+    let Some(mut engine) = Engine::start("crash-told") else { return };
+    let kept = engine.root().join("kept");
+    // The shim's folder as it was between the record of its end and the sweep.
+    let caught = (0..50).any(|_| {
+        engine.docker(["rm", "-f", "box"]);
+        std::fs::remove_dir_all(&kept).ok();
+        std::fs::create_dir(&kept).unwrap();
+        let run = ["run", "-d", "--name", "box", "--restart", "on-failure:1", "tiny", "sleep", "0.2"];
+        let folder = engine.root().join("run/shims").join(engine.docker(run).success());
+        let copy = |name: &str| std::fs::copy(folder.join(name), kept.join(name)).is_ok();
+        assert!(copy("create.json"));
+        while folder.is_dir() && !copy("exit.json") {
+            std::hint::spin_loop();
+        }
+        wait_until("it has ended", || engine.status_of("box") == "exited" && !folder.is_dir());
+        kept.join("exit.json").exists()
+    });
+    assert!(caught, "its end was never seen in its folder");
+    let folder = engine.root().join("run/shims").join(engine.containers().remove(0));
+    engine.kill();
+    std::fs::rename(&kept, &folder).unwrap();
+    engine.launch();
+    wait_until("it is swept", || !folder.exists());
+    let state = engine.inspect("box");
+    assert_eq!((&state["State"]["Status"], &state["RestartCount"]), (&"exited".into(), &0.into()), "{state}");
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() + 1;
+    let told = engine.api("GET", &format!("/events?since=1&until={now}"), "").expect(200).text();
+    assert!(!told.contains("\"die\""), "{told}");
+}
+
+#[test]
 fn clients_that_come_back_see_the_truth() {
     let Some(mut engine) = Engine::start("crash-clients") else { return };
     let script = "i=0; while [ ! -e /go ]; do i=$((i+1)); echo line $i; sleep 0.01; done; echo last; exit 6";
@@ -188,10 +220,11 @@ fn an_end_on_a_full_disk_is_not_lost() {
         let script = format!("trap 'exit {code}' TERM; while :; do sleep 0.05; done");
         engine.docker(["run", "-d", "--name", name, "tiny", "sh", "-c", &script]).success();
     }
+    engine.docker(["create", "--name", "third", "tiny", "true"]).success();
     let full: Vec<_> = mounts.iter().map(|(folder, _)| folder.join("full")).collect();
     let fill = || {
         for path in &full {
-            let mut file = std::fs::File::create(path).unwrap();
+            let mut file = std::fs::File::options().create(true).append(true).open(path).unwrap();
             while file.write_all(&[1; 4096]).is_ok() {}
             while file.write_all(&[1]).is_ok() {}
         }
@@ -202,14 +235,34 @@ fn an_end_on_a_full_disk_is_not_lost() {
     fill();
     engine.docker(["kill", "-s", "TERM", "early"]).success();
     assert_eq!(engine.docker(["wait", "early"]).success(), "41");
-    // Either its end could still be written, or nothing of it may be made anew.
-    let refused = engine.docker(["start", "early"]);
-    assert_ne!(refused.code, 0, "{refused:?}");
+    // Its end waits to be written, or was, and left room that a start would take.
+    let mut refused = engine.docker(["start", "early"]);
+    wait_until("nothing of it can be made anew", || {
+        if refused.code == 0 {
+            engine.docker(["kill", "-s", "TERM", "early"]);
+            engine.docker(["wait", "early"]);
+            fill();
+            refused = engine.docker(["start", "early"]);
+        }
+        refused.code != 0
+    });
+    // And it says why.
+    let unwritten = refused.stderr.contains("the end of its last run cannot be written");
+    let refused = engine.docker(["start", "third"]);
+    assert!(refused.code != 0 && refused.stderr.to_lowercase().contains("no space left"), "{refused:?}");
+    let data = format!("the disk of {} is full: ", mounts[0].0.display());
+    let early = ("early", "its end cannot be written");
+    for (name, words) in [("third", "does not start: the disk is full"), early].iter().take(1 + usize::from(unwritten))
+    {
+        let why = engine.berth(["why", name]).success();
+        assert!(why.contains(words) && why.contains(&data) && why.contains("berth system prune"), "{why}");
+    }
     free();
     let shim = engine.root().join("run/shims").join(engine.inspect("early")["Id"].as_str().unwrap());
     wait_until("it is written", || !shim.exists());
     engine.restart_after_kill();
-    assert_eq!(engine.docker(["wait", "early"]).success(), "41");
+    // A start that failed for the disk has a code of its own.
+    assert_eq!(engine.docker(["wait", "early"]).success(), if unwritten { "41" } else { "128" });
 
     // It does not: the next one asks the shim.
     fill();
@@ -222,7 +275,7 @@ fn an_end_on_a_full_disk_is_not_lost() {
     for name in ["early", "late"] {
         engine.docker(["start", name]).success();
     }
-    engine.docker(["rm", "-f", "early", "late"]).success();
+    engine.docker(["rm", "-f", "early", "late", "third"]).success();
     engine.kill();
     for (folder, _) in &mounts {
         wait_until("nobody uses it", || Command::new("umount").arg(folder).status().is_ok_and(|done| done.success()));

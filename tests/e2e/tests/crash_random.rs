@@ -304,5 +304,14 @@ fn two_hundred_random_kills_lose_nothing() {
     );
     engine.docker(["image", "prune", "-f"]).success();
     wait_until("no layer is left", || entries(&layers_folder) == layers);
+    // And `system df` says what there is, once it is enough for one part in a hundred to be more than a folder.
+    let fill = "head -c 6000000 /dev/urandom >/bulk; head -c 5000000 /dev/urandom >/v/bulk";
+    engine.docker(["run", "--name", "bulk", "-v", "bulk:/v", "tiny", "sh", "-c", fill]).success();
+    engine.docker(["commit", "bulk", "bulk"]).success();
+    assert_eq!(entries(&engine.root().join("data/snapshots")).len(), 1);
+    engine.check_df();
+    engine.docker(["rm", "-v", "bulk"]).success();
+    engine.docker(["volume", "rm", "-f", "bulk"]).success();
+    engine.docker(["rmi", "bulk"]).success();
     engine.clear();
 }

@@ -91,6 +91,22 @@ fn a_terminal_has_its_size_and_follows_it() {
 }
 
 #[test]
+fn a_resize_waits_for_an_exec_that_is_about_to_start() {
+    let Some(engine) = Engine::start("exec-resize") else { return };
+    running(&engine);
+    let body = json!({"Cmd": ["sleep", "1000"], "Tty": true});
+    let id = engine.api("POST", "/containers/box/exec", &body.to_string()).expect(201).json()["Id"].clone();
+    let id = id.as_str().unwrap();
+    std::thread::scope(|scope| {
+        let resize = scope.spawn(|| engine.api("POST", &format!("/exec/{id}/resize?h=40&w=120"), ""));
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        assert!(!resize.is_finished());
+        engine.api("POST", &format!("/exec/{id}/start"), &json!({"Detach": true, "Tty": true}).to_string()).expect(200);
+        resize.join().unwrap().expect(200);
+    });
+}
+
+#[test]
 fn detach_keys_leave_it_running() {
     let Some(engine) = Engine::start("exec-detach") else { return };
     running(&engine);

@@ -1,7 +1,7 @@
 //! Images as archives: save, load, import, export, commit, and what they leave.
 #![allow(clippy::unwrap_used, reason = "a test program; clippy knows only #[test] functions as tests")]
 
-use berth_testkit::Engine;
+use berth_testkit::{Engine, Reply, Server, du};
 use sha2::Digest as _;
 use std::path::Path;
 use std::process::Command;
@@ -44,11 +44,6 @@ fn tiny() -> Vec<u8> {
 fn layers(engine: &Engine) -> Vec<String> {
     let entries = std::fs::read_dir(engine.root().join("data/layers")).unwrap();
     entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
-}
-
-fn du(path: &Path) -> u64 {
-    let output = Command::new("du").args(["-sB1"]).arg(path).output().unwrap();
-    String::from_utf8(output.stdout).unwrap().split_whitespace().next().unwrap().parse().unwrap()
 }
 
 /// What a container says about all that an image can hold.
@@ -190,26 +185,8 @@ fn system_df_equals_the_disk() {
     let write = "head -c 2500000 /dev/zero | tr '\\0' x >/w; mkdir /d; for i in $(seq 50); do echo $i >/d/$i; done; \
         head -c 7000000 /dev/zero | tr '\\0' y >/v/f";
     engine.docker(["run", "--name", "con", "-v", "vol:/v", "one:1", "sh", "-c", write]).success();
-    let near = |said: u64, there: u64, what: &str| {
-        assert!(said.abs_diff(there) * 100 <= there, "{what}: df says {said}, the disk has {there}");
-    };
-    let answer = Command::new("curl")
-        .arg("-s")
-        .arg("--unix-socket")
-        .arg(engine.socket())
-        .arg("http://x/v1.47/system/df")
-        .output()
-        .unwrap();
-    let df: serde_json::Value = serde_json::from_slice(&answer.stdout).unwrap();
+    engine.check_df();
     let data = engine.root().join("data");
-    near(df["LayersSize"].as_u64().unwrap(), du(&data.join("layers")) + du(&data.join("content")), "layers");
-    let snapshots: u64 =
-        std::fs::read_dir(data.join("snapshots")).unwrap().map(|entry| du(&entry.unwrap().path().join("fs"))).sum();
-    let containers: u64 = df["Containers"].as_array().unwrap().iter().map(|one| one["SizeRw"].as_u64().unwrap()).sum();
-    near(containers, snapshots, "containers");
-    let volumes: u64 =
-        df["Volumes"].as_array().unwrap().iter().map(|one| one["UsageData"]["Size"].as_u64().unwrap()).sum();
-    near(volumes, du(&data.join("volumes/vol")), "volumes");
     // What two images share counts once, and goes with the last of them.
     let size =
         |name: &str| -> u64 { engine.docker(["image", "inspect", "-f", "{{.Size}}", name]).success().parse().unwrap() };
@@ -244,6 +221,35 @@ fn an_export_is_imported_the_same() {
 }
 
 #[test]
+fn an_archive_is_imported_from_elsewhere() {
+    let Some(engine) = Engine::start("import-url") else { return };
+    let archive = tar(&[("f", b"from afar\n")]);
+    let cut = archive.len() / 2;
+    let served = archive.clone();
+    let server = Server::start(move |request| match request.target.as_str() {
+        "/root.tar" => Reply::new(200, served.clone()),
+        "/cut.tar" => Reply { cut_after: Some(cut), ..Reply::new(200, served.clone()) },
+        _ => Reply::new(404, "no such file"),
+    });
+    let url = format!("http://{}/root.tar", server.address());
+    engine.docker(["import", &url, "afar:1"]).success();
+    let words = ["image", "inspect", "-f", "{{.Comment}}", "afar:1"];
+    assert_eq!(engine.docker(words).success(), format!("Imported from {url}"));
+    engine.docker(["create", "--name", "look", "afar:1", "true"]).success();
+    let copied = engine.root().join("copied");
+    engine.docker(["cp", "look:/f", copied.to_str().expect("UTF-8")]).success();
+    assert_eq!(std::fs::read(copied).expect("copied"), b"from afar\n");
+    let before = layers(&engine);
+    for (name, words) in [("missing.tar", "the server answers 404"), ("cut.tar", "cannot fetch")] {
+        let refused = engine.docker(["import", &format!("http://{}/{name}", server.address())]).failure(1);
+        assert!(refused.contains(words), "{name}: {refused}");
+    }
+    let refused = engine.api("POST", "/images/create?fromSrc=ftp://127.0.0.1/root.tar", "");
+    assert_eq!(refused.status, 400);
+    assert_eq!(layers(&engine), before);
+}
+
+#[test]
 fn broken_archives_are_refused_in_words_and_leave_nothing() {
     let Some(engine) = Engine::start("broken") else { return };
     let before = layers(&engine);
@@ -265,6 +271,52 @@ fn broken_archives_are_refused_in_words_and_leave_nothing() {
     }
     assert_ne!(engine.docker_with_input(["import", "-"], &good[..700]).code, 0);
     assert_eq!(layers(&engine), before);
+}
+
+/// A few bytes that say they are gigabytes (CVE-2017-14992).
+#[test]
+fn an_archive_that_unpacks_to_an_enormous_file_costs_neither_memory_nor_disk() {
+    let Some(engine) = Engine::start("bomb") else { return };
+    const SIZE: u64 = 7 << 30;
+    let mut header = tar::Header::new_gnu();
+    header.set_path("hole").unwrap();
+    header.set_entry_type(tar::EntryType::GNUSparse);
+    header.set_mode(0o644);
+    header.set_size(0);
+    let gnu = header.as_gnu_mut().unwrap();
+    gnu.set_real_size(SIZE);
+    gnu.sparse[0].set_offset(SIZE);
+    gnu.sparse[0].set_length(0);
+    header.set_cksum();
+    let mut builder = tar::Builder::new(Vec::new());
+    builder.append(&header, std::io::empty()).unwrap();
+    let hole = builder.into_inner().unwrap();
+    // What compresses a thousandfold is read as it comes.
+    let zeros = tar(&[("zeros", &vec![0; 256 << 20])]);
+    let peak = || -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", engine.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() >> 10
+    };
+    let before = (peak(), du(&engine.root().join("data")));
+    engine.docker_with_input(["import", "-", "hole:1"], &hole).success();
+    let after = du(&engine.root().join("data"));
+    assert!(after < before.1 + (8 << 20), "{} bytes on the disk", after - before.1);
+    engine.docker_with_input(["load"], &image("hole:2", &[tiny(), hole])).success();
+    assert_eq!(engine.docker(["run", "--rm", "hole:2", "stat", "-c", "%s", "/hole"]).success(), SIZE.to_string());
+    let mut gzip = Command::new("gzip")
+        .arg("-1")
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut input = gzip.stdin.take().unwrap();
+    let feeding = std::thread::spawn(move || std::io::Write::write_all(&mut input, &zeros));
+    let small = gzip.wait_with_output().unwrap().stdout;
+    feeding.join().unwrap().unwrap();
+    assert!(small.len() < 4 << 20);
+    engine.docker_with_input(["import", "-", "zeros:1"], &small).success();
+    assert!(peak() < before.0 + 64, "the engine grew from {} to {} MB", before.0, peak());
 }
 
 /// An image whose `/dev` leads to a folder of the host (CVE-2026-41579).
@@ -303,9 +355,10 @@ fn a_damaged_layer_is_found_set_aside_and_made_anew() {
     let failed = engine.berth(["system", "check"]);
     assert_ne!(failed.code, 0);
     assert!(failed.stdout.contains("is damaged") && failed.stdout.contains("words:1"), "{failed:?}");
-    // Not while a container stands on it.
+    // No registry has it: it goes, but not while a container stands on it.
     engine.docker(["create", "--name", "user", "words:1"]).success();
-    assert_ne!(engine.berth(["system", "check", "--repair"]).code, 0);
+    let stays = engine.berth(["system", "check", "--repair"]);
+    assert!(stays.code != 0 && stays.stdout.contains("containers stand on it"), "{stays:?}");
     engine.docker(["rm", "user"]).success();
     engine.berth(["system", "check", "--repair"]).success();
     let missing = engine.docker(["create", "words:1"]);

@@ -51,6 +51,33 @@ fn a_network_is_what_was_asked_for() {
     assert!(engine.docker(["network", "prune", "-f"]).success().contains("unused"));
 }
 
+/// What a container says of its own multicast groups would reach all others, and make the last start dear.
+#[test]
+fn a_start_does_not_wake_the_neighbours() {
+    let Some(engine) = Engine::start("net-quiet") else { return };
+    engine.docker(["network", "create", "--ipv6", "quiet"]).success();
+    // The kernel reports its groups within the first second and once more (RFC 3810, sections 9.11 and 9.14).
+    let first =
+        ["run", "-d", "--name", "first", "--network", "quiet", "tiny", "sh", "-c", "sleep 3; touch /calm; sleep 1000"];
+    engine.docker(first).success();
+    engine.docker(["exec", "first", "sh", "-c", "until [ -e /calm ]; do sleep 0.1; done"]).success();
+    let received = || -> u64 {
+        let text = engine.docker(["exec", "first", "cat", "/sys/class/net/eth0/statistics/rx_packets"]).success();
+        text.trim().parse().expect("a count of packets")
+    };
+    let before = received();
+    let talk = ["run", "--rm", "--network", "quiet", "tiny", "sh", "-c", "sleep 2; cat /proc/net/snmp6"];
+    let said = engine.docker(talk).success();
+    let sent = |name: &str| -> u64 {
+        let line = said.lines().find(|line| line.starts_with(name)).unwrap_or_default();
+        line.split_whitespace().nth(1).and_then(|count| count.parse().ok()).unwrap_or_else(|| panic!("{name}: {said}"))
+    };
+    assert!(sent("Icmp6OutMLDv2Reports") > 0, "{said}");
+    let others = sent("Icmp6OutMsgs") - sent("Icmp6OutMLDv2Reports");
+    let heard = received() - before;
+    assert!(heard <= others, "{heard} frames heard, {others} sent that were no reports: {said}");
+}
+
 #[test]
 fn a_container_joins_and_leaves_while_it_runs_and_while_it_does_not() {
     let Some(mut engine) = Engine::start("net-connect") else { return };
@@ -106,7 +133,7 @@ fn what_cannot_be_is_refused_in_dockers_words_and_leaves_nothing() {
             "--ip",
             "10.201.0.5",
             "-p",
-            "127.0.0.1:39871:80",
+            "127.0.0.1:29871:80",
             "tiny",
             "sleep",
             "1000",
@@ -117,7 +144,9 @@ fn what_cannot_be_is_refused_in_dockers_words_and_leaves_nothing() {
     let table: &[(&[&str], &str)] = &[
         (&["network", "create", "good"], "network with name good already exists"),
         (&["network", "create", "--subnet", "10.201.0.0/16", "x"], "Pool overlaps with other one on this address space"),
-        (&["network", "create", "--subnet", "127.0.0.0/8", "x"], "Pool overlaps"),
+        (&["network", "create", "--subnet", "10.201.0.0/16", "x"], "10.201.0.0/16 overlaps 10.201.0.0/24 of network good"),
+        (&["network", "create", "--subnet", "127.0.0.0/8", "x"], "of the host's interface lo (see `ip route`); choose another with --subnet"),
+        (&["network", "create", "-o", "berth.network.names=two", "x"], "invalid value for network option berth.network.names: two"),
         (&["network", "create", "--subnet", "10.300.0.0/16", "x"], "invalid subnet"),
         (&["network", "create", "--subnet", "10.202.0.0/24", "--gateway", "10.203.0.1", "x"], "10.203.0.1"),
         (&["network", "create", "--subnet", "10.202.0.0/24", "--ip-range", "10.203.0.0/24", "x"], "10.203.0.0"),
@@ -139,8 +168,8 @@ fn what_cannot_be_is_refused_in_dockers_words_and_leaves_nothing() {
         (&["run", "--rm", "--network", "good", "--ip", "10.9.0.5", "tiny", "true"], "no configured subnet contains IP address 10.9.0.5"),
         (&["run", "--rm", "--ip", "10.201.0.9", "tiny", "true"], "user specified IP address is supported on user defined networks only"),
         (&["run", "--rm", "--network", "good", "--mac-address", "nonsense", "tiny", "true"], "is not a valid mac address"),
-        (&["run", "--rm", "-p", "127.0.0.1:39871:80", "tiny", "true"], "Bind for 127.0.0.1:39871 failed: port is already allocated"),
-        (&["run", "--rm", "-p", "203.0.113.7:39872:80", "tiny", "true"], "cannot assign requested address"),
+        (&["run", "--rm", "-p", "127.0.0.1:29871:80", "tiny", "true"], "Bind for 127.0.0.1:29871 failed: port is already allocated"),
+        (&["run", "--rm", "-p", "203.0.113.7:29872:80", "tiny", "true"], "cannot assign requested address"),
     ];
     for (arguments, words) in table {
         let output = engine.docker(*arguments);
@@ -148,7 +177,7 @@ fn what_cannot_be_is_refused_in_dockers_words_and_leaves_nothing() {
     }
     assert_eq!(engine.docker(["network", "ls", "-q"]).success(), before);
     // A conflict says who holds the port.
-    let holder = engine.docker(["run", "--rm", "-p", "127.0.0.1:39871:80", "tiny", "true"]).stderr;
+    let holder = engine.docker(["run", "--rm", "-p", "127.0.0.1:29871:80", "tiny", "true"]).stderr;
     assert!(holder.contains("first"), "{holder}");
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -160,25 +189,25 @@ fn what_cannot_be_is_refused_in_dockers_words_and_leaves_nothing() {
 fn ports_are_published_one_by_one_in_ranges_at_random_and_for_each_protocol() {
     let Some(engine) = Engine::start("net-ports") else { return };
     #[rustfmt::skip]
-    engine.docker(["run", "-d", "--name", "web", "-p", "127.0.0.1:39880:80", "-p", "39881-39883:81-83", "-p", "127.0.0.1::84",
-        "-p", "39885:53/udp", "--expose", "86", "-P", "tiny", "sh", "-c", "httpd -p 80 && httpd -f -p 82"]).success();
+    engine.docker(["run", "-d", "--name", "web", "-p", "127.0.0.1:29880:80", "-p", "29881-29883:81-83", "-p", "127.0.0.1::84",
+        "-p", "29885:53/udp", "--expose", "86", "-P", "tiny", "sh", "-c", "httpd -p 80 && httpd -f -p 82"]).success();
     let ports = engine.docker(["port", "web"]).success();
     for wanted in [
-        "80/tcp -> 127.0.0.1:39880",
-        "82/tcp -> 0.0.0.0:39882",
-        "82/tcp -> [::]:39882",
-        "53/udp -> 0.0.0.0:39885",
+        "80/tcp -> 127.0.0.1:29880",
+        "82/tcp -> 0.0.0.0:29882",
+        "82/tcp -> [::]:29882",
+        "53/udp -> 0.0.0.0:29885",
         "84/tcp -> 127.0.0.1:",
         "86/tcp -> 0.0.0.0:",
     ] {
         assert!(ports.contains(wanted), "{wanted}: {ports}");
     }
     let get = |port: u16| std::net::TcpStream::connect(("127.0.0.1", port)).is_ok();
-    berth_testkit::wait_until("the server inside", || get(39880) && get(39882));
+    berth_testkit::wait_until("the server inside", || get(29880) && get(29882));
     // A port of another family or address is another one.
-    engine.docker(["run", "--rm", "-p", "127.0.0.2:39880:80", "tiny", "true"]).success();
+    engine.docker(["run", "--rm", "-p", "127.0.0.2:29880:80", "tiny", "true"]).success();
     engine.docker(["rm", "-f", "web"]).success();
-    assert!(std::net::TcpListener::bind("127.0.0.1:39880").is_ok());
+    assert!(std::net::TcpListener::bind("127.0.0.1:29880").is_ok());
     // Shared namespaces: another container's, the host's, none.
     engine.docker(["run", "-d", "--name", "aa", "tiny", "httpd", "-f", "-p", "80", "-h", "/etc"]).success();
     let shared = [
@@ -196,4 +225,46 @@ fn ports_are_published_one_by_one_in_ranges_at_random_and_for_each_protocol() {
     assert_eq!(none, "lo");
     let stats = engine.docker(["stats", "--no-stream", "--format", "{{.NetIO}}", "aa"]).success();
     assert!(stats.contains('B') && stats != "0B / 0B", "{stats}");
+}
+
+#[test]
+fn the_gateway_modes_of_a_network_show_in_what_is_published() {
+    let Some(engine) = Engine::start("net-modes") else { return };
+    const MODE_4: &str = "com.docker.network.bridge.gateway_mode_ipv4";
+    let routed = format!("{MODE_4}=routed");
+    engine.docker(["network", "create", "--ipv6=false", "-o", &routed, "routed"]).success();
+    engine
+        .docker(["run", "-d", "--name", "web", "--network", "routed", "-p", "29890:80", "tiny", "httpd", "-f"])
+        .success();
+    let ports = inspect(&engine, &["container", "web"])["NetworkSettings"]["Ports"].clone();
+    assert_eq!(ports["80/tcp"], serde_json::json!([{"HostIp": "0.0.0.0", "HostPort": ""}]));
+    assert_eq!(engine.docker(["ps", "--filter", "name=web", "--format", "{{.Ports}}"]).success(), "80/tcp");
+    // Nobody keeps the host's port; the container is reached from the host, as every one is.
+    drop(std::net::TcpListener::bind("0.0.0.0:29890").unwrap());
+    let own = networks_of(&engine, "web")["routed"]["IPAddress"].as_str().unwrap().to_owned();
+    berth_testkit::wait_until("the server inside", || std::net::TcpStream::connect((own.as_str(), 80)).is_ok());
+    engine.docker(["restart", "-t", "0", "web"]).success();
+    engine.docker(["rm", "-f", "web"]).success();
+
+    let isolated = format!("{MODE_4}=isolated");
+    let open = engine.docker(["network", "create", "--ipv6=false", "-o", &isolated, "alone"]);
+    assert!(
+        open.stderr.contains("gateway mode 'isolated' can only be used for an internal network"),
+        "{}",
+        open.stderr
+    );
+    engine.docker(["network", "create", "--ipv6=false", "--internal", "-o", &isolated, "alone"]).success();
+    let block = inspect(&engine, &["network", "alone"])["IPAM"]["Config"][0].clone();
+    assert!(block["Subnet"].is_string() && block["Gateway"].is_null(), "{block}");
+    let route = engine.docker(["run", "--rm", "--network", "alone", "tiny", "ip", "route"]).success();
+    assert!(!route.contains("default"), "{route}");
+
+    engine.docker(["network", "create", "--ipv4=false", "--ipv6", "six"]).success();
+    let six = inspect(&engine, &["network", "six"]);
+    assert_eq!((&six["EnableIPv4"], &six["EnableIPv6"]), (&Value::from(false), &Value::from(true)));
+    engine.docker(["run", "-d", "--name", "one", "--network", "six", "tiny", "sleep", "1000"]).success();
+    let shown =
+        engine.docker(["run", "--rm", "--network", "six", "tiny", "sh", "-c", "ip addr show eth0; nslookup one"]);
+    let own = networks_of(&engine, "one")["six"]["GlobalIPv6Address"].as_str().unwrap().to_owned();
+    assert!(!shown.stdout.contains("inet ") && shown.stdout.contains(&own), "{own}: {} {}", shown.stdout, shown.stderr);
 }

@@ -1,10 +1,14 @@
-//! A power cut at every step of a pull, a load and a removal: whatever the disk had then, the next engine starts
-//! clean on it, and the same again works.
+//! A power cut at every step of a pull, a load, a removal and the making of a container: whatever the disk had then,
+//! the next engine starts clean on it, and the same again works.
 //!
 //! `strace` stops the engine behind each call that changes names or waits for the disk; its data root is copied
-//! then, twice: as a killed engine leaves it, and as a power cut may: names are there (the file systems we stand on
-//! journal them in order), but of a file's content only what was synced last. Not every copy is tried, so that the
-//! test stays quick; `BERTH_TEST_EVERY_PREFIX=1` tries all.
+//! then, three times: as a killed engine leaves it; as a power cut may, with all names but of a file's content only what
+//! was synced last; and as one may where names get lost too: each folder as it was synced last. Not every copy is
+//! tried, so that the test stays quick; `BERTH_TEST_EVERY_PREFIX=1` tries all.
+//!
+//! That it can fail is seen with `BERTH_TEST_WITHOUT=syncfs` or `folders`: such calls then count for nothing, as if the
+//! engine did not make them, and load and pull fail. `files` forgets those of single files. Layers that are folders need
+//! the first, images the last.
 
 #![allow(
     clippy::unwrap_used,
@@ -13,7 +17,8 @@
 )]
 
 use berth_testkit::{Engine, Registry, wait_until};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::OsString;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -24,24 +29,42 @@ const CALLS: &str = "rename,renameat,renameat2,unlink,unlinkat,rmdir,mkdir,mkdir
 /// Copies of one kind tried in one flow, if not all are.
 const TRIED: usize = 5;
 
-/// Everything below a folder, by path: a file's number and content, or nothing for what is no file.
-type Tree = HashMap<PathBuf, Option<(u64, Vec<u8>)>>;
+/// A folder's entries: number, and whether it is a folder itself.
+type Names = BTreeMap<OsString, (u64, bool)>;
 
-fn tree(top: &Path) -> Tree {
-    let mut all = Tree::new();
-    let mut todo = vec![top.to_owned()];
-    while let Some(folder) = todo.pop() {
-        for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
-            let Ok(meta) = entry.metadata() else { continue };
-            let path = entry.path();
-            if meta.is_dir() {
-                todo.push(path.clone());
+/// Everything below a folder.
+#[derive(Default)]
+struct Tree {
+    top: u64,
+    /// By path: number and, of a file, content.
+    all: HashMap<PathBuf, (u64, Option<Vec<u8>>)>,
+    folders: HashMap<u64, Names>,
+}
+
+impl Tree {
+    fn of(top: &Path) -> Tree {
+        let mut tree = Tree { top: std::fs::metadata(top).unwrap().ino(), ..Tree::default() };
+        let mut todo = vec![(top.to_owned(), tree.top)];
+        while let Some((folder, number)) = todo.pop() {
+            let mut names = Names::new();
+            for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
+                let Ok(meta) = entry.metadata() else { continue };
+                let path = entry.path();
+                if meta.is_dir() {
+                    todo.push((path.clone(), meta.ino()));
+                }
+                names.insert(entry.file_name(), (meta.ino(), meta.is_dir()));
+                let content = meta.is_file().then(|| std::fs::read(&path).ok()).flatten();
+                tree.all.insert(path, (meta.ino(), content));
             }
-            let content = meta.is_file().then(|| std::fs::read(&path).map(|bytes| (meta.ino(), bytes)).ok()).flatten();
-            all.insert(path, content);
+            tree.folders.insert(number, names);
         }
+        tree
     }
-    all
+
+    fn contents(&self) -> impl Iterator<Item = (u64, Vec<u8>)> {
+        self.all.values().filter_map(|(number, content)| Some((*number, content.clone()?)))
+    }
 }
 
 /// What the disk had at one moment.
@@ -50,6 +73,7 @@ struct Moment {
     call: String,
     killed: PathBuf,
     power_cut: PathBuf,
+    names_lost: PathBuf,
 }
 
 /// Follows an engine's calls and copies its data root behind each.
@@ -60,6 +84,8 @@ struct Recorder<'a> {
     read: usize,
     /// Content that is on the disk, by the file's number.
     synced: HashMap<u64, Vec<u8>>,
+    /// Names that are on the disk, by the folder's number.
+    named: HashMap<u64, Names>,
     moments: Vec<Moment>,
 }
 
@@ -81,8 +107,9 @@ impl<'a> Recorder<'a> {
             eprintln!("skipped: needs strace");
             return None;
         };
-        let files = tree(&engine.root().join("data")).into_values().flatten();
-        let recorder = Recorder { engine, strace, log, read: 0, synced: files.collect(), moments: Vec::new() };
+        let before = Tree::of(&engine.root().join("data"));
+        let (synced, moments) = (before.contents().collect(), Vec::new());
+        let recorder = Recorder { engine, strace, log, read: 0, synced, named: before.folders, moments };
         let traced = || {
             let status = std::fs::read_to_string(format!("/proc/{}/status", engine.pid())).unwrap();
             status.lines().any(|line| line.strip_prefix("TracerPid:").is_some_and(|pid| pid.trim() != "0"))
@@ -130,32 +157,97 @@ impl<'a> Recorder<'a> {
             return;
         }
         let data = self.engine.root().join("data");
-        let now = tree(&data);
+        let now = Tree::of(&data);
         for line in &calls {
-            if line.contains("syncfs(") {
-                self.synced.extend(now.values().flatten().cloned());
+            if line.contains("syncfs(") && is_without("syncfs") {
+                continue;
+            } else if line.contains("syncfs(") {
+                self.synced.extend(now.contents());
+                self.named.extend(now.folders.clone());
             } else if line.contains("sync(") {
                 // fsync(7</path>)
                 let path = line.split_once('<').and_then(|(_, rest)| rest.split_once('>')).map(|(path, _)| path);
-                if let Some(Some((number, content))) = path.and_then(|path| now.get(Path::new(path))) {
-                    self.synced.insert(*number, content.clone());
+                match path.and_then(|path| now.all.get(Path::new(path))) {
+                    Some((number, Some(content))) if is_store(path) || !is_without("files") => {
+                        self.synced.insert(*number, content.clone());
+                    }
+                    Some((number, None)) if !is_without("folders") => {
+                        if let Some(names) = now.folders.get(number) {
+                            self.named.insert(*number, names.clone());
+                        }
+                    }
+                    _ => {}
                 }
             }
         }
         let folder = self.engine.root().join("moments").join(self.moments.len().to_string());
         std::fs::create_dir_all(&folder).unwrap();
-        let moment =
-            Moment { call: calls.join("; "), killed: folder.join("killed"), power_cut: folder.join("power-cut") };
+        let place = |name: &str| folder.join(name);
+        let moment = Moment {
+            call: calls.join("; "),
+            killed: place("killed"),
+            power_cut: place("power-cut"),
+            names_lost: place("names-lost"),
+        };
         copy(&data, &moment.killed);
         copy(&data, &moment.power_cut);
-        for (path, file) in &now {
-            let Some((number, content)) = file else { continue };
-            let on_disk = self.synced.get(number).map_or(&[][..], Vec::as_slice);
-            if content != on_disk {
-                std::fs::write(moment.power_cut.join(path.strip_prefix(&data).unwrap()), on_disk).unwrap();
+        for (path, (number, content)) in &now.all {
+            if content.is_some() {
+                self.lose_content(&moment.power_cut.join(path.strip_prefix(&data).unwrap()), *number, content.as_ref());
             }
         }
+        copy(&data, &moment.names_lost);
+        self.lose_names(&now, &data, &moment.killed, &moment.names_lost);
         self.moments.push(moment);
+    }
+
+    /// Leaves of a file what is on the disk.
+    fn lose_content(&self, path: &Path, number: u64, now: Option<&Vec<u8>>) {
+        let on_disk = self.synced.get(&number).map_or(&[][..], Vec::as_slice);
+        if now.is_none_or(|now| now != on_disk) {
+            std::fs::write(path, on_disk).unwrap();
+        }
+    }
+
+    /// Makes the copy `to` what it is with each folder as it was synced last. Links and devices that are gone by now
+    /// are not made again.
+    fn lose_names(&self, now: &Tree, data: &Path, killed: &Path, to: &Path) {
+        let places: HashMap<u64, &Path> =
+            now.all.iter().map(|(path, (number, _))| (*number, path.strip_prefix(data).unwrap())).collect();
+        let mut todo = vec![(PathBuf::new(), now.top)];
+        while let Some((folder, number)) = todo.pop() {
+            let empty = Names::new();
+            let wanted = self.named.get(&number).unwrap_or(&empty);
+            for entry in std::fs::read_dir(to.join(&folder)).unwrap() {
+                let entry = entry.unwrap();
+                let known = now.all.get(&data.join(&folder).join(entry.file_name())).map(|(number, _)| *number);
+                if wanted.get(&entry.file_name()).is_none_or(|(number, _)| Some(*number) != known) {
+                    match entry.file_type().unwrap().is_dir() {
+                        true => std::fs::remove_dir_all(entry.path()).unwrap(),
+                        false => std::fs::remove_file(entry.path()).unwrap(),
+                    }
+                }
+            }
+            for (name, (number, is_folder)) in wanted {
+                let path = folder.join(name);
+                let target = to.join(&path);
+                let is_there = std::fs::symlink_metadata(&target).is_ok();
+                match places.get(number) {
+                    // It has another name by now.
+                    Some(place) if !is_there => copy(&killed.join(place), &target),
+                    None if *is_folder => std::fs::create_dir(&target).unwrap(),
+                    _ => {}
+                }
+                if *is_folder {
+                    todo.push((path, *number));
+                } else if places.get(number).is_none_or(|place| killed.join(place).is_file())
+                    && !std::fs::symlink_metadata(&target).is_ok_and(|meta| meta.is_symlink())
+                    && (places.contains_key(number) || self.synced.contains_key(number))
+                {
+                    self.lose_content(&target, *number, None);
+                }
+            }
+        }
     }
 
     fn finish(mut self) -> Vec<Moment> {
@@ -170,6 +262,15 @@ impl<'a> Recorder<'a> {
         }
         std::mem::take(&mut self.moments)
     }
+}
+
+fn is_without(sync: &str) -> bool {
+    std::env::var("BERTH_TEST_WITHOUT").is_ok_and(|without| without == sync)
+}
+
+/// The store's own syncs are the library's.
+fn is_store(path: Option<&str>) -> bool {
+    path.is_some_and(|path| path.ends_with(".redb"))
 }
 
 /// A few of many, the first and the last among them, or all.
@@ -190,13 +291,20 @@ fn unfinished(engine: &Engine) -> Vec<String> {
     names.filter(|name| name.starts_with("new-") || name.starts_with("gone-")).collect()
 }
 
-/// Starts an engine on each moment's disk: nothing half visible, all whole, and `again` makes the image run.
-fn replay(engine: &mut Engine, moments: &[Moment], image: &str, again: &dyn Fn(&Engine)) {
+/// What is tried on a disk: `whole` uses what may be there, and takes it away; `again` makes it.
+struct Trial<'a> {
+    name: &'a str,
+    whole: &'a dyn Fn(&Engine, &str),
+    again: &'a dyn Fn(&Engine),
+}
+
+/// Starts an engine on each moment's disk: nothing half visible, all whole, and the same again works.
+fn replay(engine: &mut Engine, moments: &[Moment], trial: &Trial<'_>) {
     assert!(moments.len() >= 4, "only {} moments were seen", moments.len());
-    eprintln!("{image}: {} moments", moments.len());
+    eprintln!("{}: {} moments", trial.name, moments.len());
     let data = engine.root().join("data");
     for moment in chosen(moments) {
-        for disk in [&moment.killed, &moment.power_cut] {
+        for disk in [&moment.killed, &moment.power_cut, &moment.names_lost] {
             let what = format!("{} after {}", disk.display(), moment.call);
             engine.kill();
             std::fs::remove_dir_all(&data).unwrap();
@@ -204,17 +312,22 @@ fn replay(engine: &mut Engine, moments: &[Moment], image: &str, again: &dyn Fn(&
             engine.launch();
             let checked = engine.berth(["system", "check"]);
             assert_eq!(checked.code, 0, "{what}: {checked:?}");
-            if !engine.docker(["images", "-q", image]).success().is_empty() {
-                let ran = engine.docker(["run", "--rm", image, "cat", "/word"]);
-                assert_eq!(ran.stdout, "right", "{what}: {ran:?}");
-                engine.docker(["rmi", image]).success();
-            }
+            (trial.whole)(engine, &what);
             wait_until("what was half done is gone", || unfinished(engine).is_empty());
-            again(engine);
-            let ran = engine.docker(["run", "--rm", image, "cat", "/word"]);
-            assert_eq!(ran.stdout, "right", "{what}: {ran:?}");
+            (trial.again)(engine);
+            (trial.whole)(engine, &what);
         }
     }
+}
+
+/// Runs image `name` where it is there, and removes it.
+fn use_image(engine: &Engine, name: &str, what: &str) {
+    if engine.docker(["images", "-q", name]).success().is_empty() {
+        return;
+    }
+    let ran = engine.docker(["run", "--rm", name, "cat", "/word"]);
+    assert_eq!(ran.stdout, "right", "{what}: {ran:?}");
+    engine.docker(["rmi", name]).success();
 }
 
 /// Makes image `name` of the tiny one and a layer of its own.
@@ -223,7 +336,7 @@ fn make(engine: &Engine, name: &str) {
         "FROM tiny\nRUN mkdir -p /d/e && printf right >/word && head -c 300000 /dev/urandom >/d/e/{}",
         name.len()
     );
-    engine.docker_with_input(["build", "-q", "-t", name, "-"], build.as_bytes()).success();
+    engine.berth_with_input(["build", "-q", "-t", name, "-"], build.as_bytes()).success();
 }
 
 /// Records what `arguments` make the engine do.
@@ -245,12 +358,15 @@ fn a_load_and_a_removal_survive_a_power_cut_at_every_step() {
     let file = archive.to_str().unwrap().to_owned();
     engine.docker(["save", "-o", &file, "one:1"]).success();
     engine.docker(["image", "prune", "-af"]).success();
-    engine.docker(["builder", "prune", "-af"]).success();
+    engine.berth(["builder", "prune", "-af"]).success();
+    let whole = |engine: &Engine, what: &str| use_image(engine, "one:1", what);
     let again = |engine: &Engine| drop(engine.docker(["load", "-i", &file]).success());
+    let trial = Trial { name: "one:1", whole: &whole, again: &again };
     let Some(moments) = record(&engine, &["load", "-i", &file]) else { return };
-    replay(&mut engine, &moments, "one:1", &again);
+    replay(&mut engine, &moments, &trial);
+    again(&engine);
     let Some(moments) = record(&engine, &["rmi", "one:1"]) else { return };
-    replay(&mut engine, &moments, "one:1", &again);
+    replay(&mut engine, &moments, &trial);
 }
 
 #[test]
@@ -261,8 +377,26 @@ fn a_pull_survives_a_power_cut_at_every_step() {
     make(&engine, &name);
     engine.docker(["push", &name]).success();
     engine.docker(["image", "prune", "-af"]).success();
-    engine.docker(["builder", "prune", "-af"]).success();
+    engine.berth(["builder", "prune", "-af"]).success();
     let Some(moments) = record(&engine, &["pull", "-q", &name]) else { return };
+    let whole = |engine: &Engine, what: &str| use_image(engine, &name, what);
     let again = |engine: &Engine| drop(engine.docker(["pull", "-q", &name]).success());
-    replay(&mut engine, &moments, &name, &again);
+    replay(&mut engine, &moments, &Trial { name: &name, whole: &whole, again: &again });
+}
+
+#[test]
+fn a_container_that_is_made_survives_a_power_cut_at_every_step() {
+    let Some(mut engine) = Engine::start("power-create") else { return };
+    make(&engine, "one:1");
+    let Some(moments) = record(&engine, &["create", "--name", "made", "one:1", "cat", "/word"]) else { return };
+    let whole = |engine: &Engine, what: &str| {
+        if engine.docker(["ps", "-aq"]).success().is_empty() {
+            return;
+        }
+        let ran = engine.docker(["start", "-a", "made"]);
+        assert_eq!(ran.stdout, "right", "{what}: {ran:?}");
+        engine.docker(["rm", "made"]).success();
+    };
+    let again = |engine: &Engine| drop(engine.docker(["create", "--name", "made", "one:1", "cat", "/word"]).success());
+    replay(&mut engine, &moments, &Trial { name: "made", whole: &whole, again: &again });
 }

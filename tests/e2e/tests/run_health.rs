@@ -98,3 +98,74 @@ fn none_and_nonsense() {
         assert!(refusal.status == 400 && refusal.message().contains(words), "{check}: {}", refusal.text());
     }
 }
+
+/// A container with a health check that fails once `/t/bad` is there, which a new run does not have.
+fn fragile(engine: &Engine, action: &str, name: &str) {
+    let label = format!("berth.health.on-failure={action}");
+    let options = ["--label", &label, "--tmpfs", "/t", "--restart", "always", "--health-cmd", "test ! -e /t/bad"];
+    let more = ["--health-interval", "100ms", "--health-retries", "2", "--name", name, "tiny"];
+    let command = ["sh", "-c", "trap 'exit 0' TERM; sleep 1000 & wait"];
+    engine.docker(["run", "-d"].iter().chain(&options).chain(&more).chain(&command)).success();
+    wait_until("healthy", || status(engine, name) == "healthy");
+}
+
+#[test]
+fn what_follows_when_it_is_unwell_is_its_labels_to_say() {
+    let Some(mut engine) = Engine::start("health-action") else { return };
+    let started = |engine: &Engine, name: &str| engine.inspect(name)["State"]["StartedAt"].clone();
+    for (action, restarts) in [("restart", 0), ("kill", 1)] {
+        fragile(&engine, action, action);
+        let before = started(&engine, action);
+        engine.docker(["exec", action, "touch", "/t/bad"]).success();
+        wait_until("a new run", || started(&engine, action) != before && status(&engine, action) == "healthy");
+        assert_eq!(engine.inspect(action)["RestartCount"], restarts, "{action}");
+    }
+    fragile(&engine, "stop", "stop");
+    engine.docker(["exec", "stop", "touch", "/t/bad"]).success();
+    wait_until("stopped, whatever its policy", || engine.inspect("stop")["State"]["Status"] == "exited");
+    fragile(&engine, "none", "none");
+    engine.docker(["exec", "none", "touch", "/t/bad"]).success();
+    wait_until("unhealthy", || status(&engine, "none") == "unhealthy");
+    assert_eq!(engine.inspect("none")["State"]["Running"], true);
+    // What became unwell while no engine was there is not forgotten.
+    let before = started(&engine, "restart");
+    let bad = format!("/proc/{}/root/t/bad", engine.inspect("restart")["State"]["Pid"]);
+    engine.kill();
+    std::fs::write(bad, "").expect("a file in the container");
+    // Long enough for two probes.
+    std::thread::sleep(std::time::Duration::from_millis(600));
+    engine.launch();
+    wait_until("a new run", || started(&engine, "restart") != before && status(&engine, "restart") == "healthy");
+    let refused = engine.docker(["create", "--label", "berth.health.on-failure=panic", "tiny"]).failure(1);
+    assert!(refused.contains("none, kill, restart and stop are possible"), "{refused}");
+}
+
+#[test]
+fn a_check_and_a_log_change_while_it_runs() {
+    let Some(engine) = Engine::start("health-update") else { return };
+    let line = "while :; do echo 0123456789012345678901234567890123456789; sleep 0.01; done";
+    engine.docker(["run", "-d", "--name", "box", "tiny", "sh", "-c", line]).success();
+    let refused = engine.berth(["update", "--health-interval", "1s", "box"]).failure(1);
+    assert!(refused.contains("has no health check whose times could change"), "{refused}");
+    engine.berth(["update", "--health-cmd", "test -e /good", "--health-interval", "100ms", "box"]).success();
+    wait_until("probed", || engine.inspect("box")["State"]["Health"]["FailingStreak"].as_u64() >= Some(1));
+    engine.berth(["exec", "box", "touch", "/good"]).success();
+    wait_until("healthy", || status(&engine, "box") == "healthy");
+    engine.berth(["update", "--health-retries", "7", "box"]).success();
+    let check = engine.inspect("box")["Config"]["Healthcheck"].clone();
+    assert_eq!((&check["Retries"], &check["Interval"]), (&7.into(), &100_000_000.into()), "the rest stays: {check}");
+    engine.berth(["update", "--no-healthcheck", "box"]).success();
+    assert!(engine.inspect("box")["State"].get("Health").is_none_or(serde_json::Value::is_null));
+
+    let refused = engine.berth(["update", "--log-opt", "colour=red", "box"]).failure(1);
+    assert!(refused.contains("unknown log opt 'colour'"), "{refused}");
+    engine.berth(["update", "--log-opt", "max-size=1k", "--log-opt", "max-file=2", "box"]).success();
+    let seen = engine.inspect("box");
+    assert_eq!(seen["HostConfig"]["LogConfig"]["Config"]["max-size"], "1k");
+    let older = format!("{}.1", seen["LogPath"].as_str().expect("a path"));
+    wait_until("the log is rotated", || std::path::Path::new(&older).exists());
+    // Two files of nine lines each, and one goes every tenth of a second: between two looks at them both may have gone.
+    wait_until("three lines", || engine.berth(["logs", "--tail", "3", "box"]).success().lines().count() == 3);
+    engine.docker(["restart", "-t", "0", "box"]).success();
+    assert_eq!(engine.inspect("box")["HostConfig"]["LogConfig"]["Config"]["max-file"], "2");
+}

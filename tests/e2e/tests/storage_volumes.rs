@@ -123,3 +123,34 @@ fn disk_use_is_what_the_disk_says() {
     // 20 MiB are 20.97 MB in Docker's units.
     assert!(size.starts_with("20.9") || size.starts_with("21"), "{size}");
 }
+
+/// The folder of a developer, used by an image whose user has another number.
+#[test]
+fn an_id_mapped_mount_shows_the_owner_as_the_containers_user() {
+    use std::os::unix::fs::{MetadataExt, chown};
+    let Some(engine) = Engine::start("volume-idmap") else { return };
+    let folder = tempfile::Builder::new().prefix("berth-idmap-").tempdir_in("/var/tmp").expect("a folder");
+    std::fs::write(folder.path().join("old"), "x").expect("a file");
+    for path in [folder.path().to_owned(), folder.path().join("old")] {
+        chown(path, Some(1234), Some(2345)).expect("root");
+    }
+    let source = folder.path().display();
+    let look = ["tiny", "sh", "-c", "ls -ln /d/old; echo y > /d/new"];
+    let maps =
+        [(format!("{source}:/d:idmap"), "7:8"), (format!("{source}:/d:idmap=uids=1234-7-1;gids=2345-8-1"), "7:8")];
+    for (volume, user) in &maps {
+        let seen = engine.docker(["run", "--rm", "--user", user, "-v", volume].iter().chain(&look)).success();
+        let words: Vec<&str> = seen.split_whitespace().collect();
+        assert_eq!(words[2..4], ["7", "8"], "{seen}");
+        let new = std::fs::metadata(folder.path().join("new")).expect("made by the container");
+        assert_eq!((new.uid(), new.gid()), (1234, 2345));
+        std::fs::remove_file(folder.path().join("new")).expect("ours");
+    }
+    // Whoever is not in the map has no number of its own, and cannot write.
+    let other = engine.docker(["run", "--rm", "--user", "9:9", "-v", &maps[1].0].iter().chain(&look)).stdout;
+    assert!(other.contains("7") && !folder.path().join("new").exists(), "{other}");
+    let refused = engine.docker(["create", "--user", "nobody", "-v", &maps[0].0, "tiny"]).failure(1);
+    assert!(refused.contains("give the user by number"), "{refused}");
+    let refused = engine.docker(["create", "-v", &format!("{source}:/d:idmap=uids=1-1"), "tiny"]).failure(1);
+    assert!(refused.contains("invalid mode: idmap=uids=1-1"), "{refused}");
+}

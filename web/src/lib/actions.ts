@@ -1,6 +1,6 @@
 // What buttons do to instances, with the question before what destroys.
 
-import { post } from './api';
+import { post, remove } from './api';
 import type { Instance, Task } from './api';
 import { t } from './i18n.svelte';
 import { shared } from './state.svelte';
@@ -44,10 +44,20 @@ export async function act(action: Action, instances: Instance[]): Promise<boolea
     if (!answer.yes) return false;
   }
   try {
-    await post<Task>('/instances/bulk', { ids: fit.map((one) => one.id), action, force: action === 'remove', volumes });
+    const containers = fit.filter((one) => !one.machine);
+    const machines = fit.filter((one) => one.machine);
+    if (containers.length) await post<Task>('/instances/bulk', { ids: containers.map((one) => one.id), action, force: action === 'remove', volumes });
+    await Promise.all(machines.map((one) => machineAct(one.id, action)));
     return true;
   } catch (error) {
     shared.bad(error);
     return false;
   }
+}
+
+/** What a machine's buttons do; the list follows. */
+export async function machineAct(id: string, action: string): Promise<void> {
+  if (action === 'remove') await remove(`/machines/${id}?force=true`);
+  else await post(`/machines/${id}/${action === 'unpause' ? 'resume' : action}`);
+  await shared.reloadMachines();
 }

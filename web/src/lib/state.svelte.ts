@@ -1,12 +1,15 @@
 // What all pages share: who is signed in, instances, meters, tasks, where we are, notices.
 // One WebSocket brings every change; when it breaks, everything is read anew on the next connection.
 
-import { failureOf, get, socket, useSession } from './api';
-import type { Failure, Host, Instance, Reading, Session, Task } from './api';
+import { asInstance, failureOf, get, socket, useHost, useSession } from './api';
+import type { Failure, Host, HostRow, Instance, Machine, Reading, Role, Session, Task } from './api';
 
-const ROLES = { viewer: 0, operator: 1, admin: 2 };
+const ROLES = { member: 0, viewer: 1, operator: 2, admin: 3 };
+export const PROJECT_LABEL = 'berth.project';
 const RETRY_MILLIS_MAX = 5000;
 const SIGNED_OUT = 4001;
+
+interface Entry { needs_setup: boolean; provider: boolean; session: Session | null }
 
 export interface Notice { id: number; kind: 'good' | 'bad'; text: string; hint: string | null }
 export interface Change { kind: string; action: string; id: string; name: string; unix_millis: number }
@@ -15,46 +18,93 @@ class Shared {
   session = $state.raw<Session | null>(null);
   /** unknown until the engine has answered once. */
   entry = $state<'unknown' | 'setup' | 'signin' | 'in'>('unknown');
+  /** People can sign in by a provider. */
+  provider = $state(false);
   connected = $state(true);
   instances = $state.raw<Instance[]>([]);
+  /** Virtual machines, as rows like the others. */
+  machines = $state.raw<Instance[]>([]);
   loaded = $state(false);
+  all = $derived([...this.instances, ...this.machines]);
   meters = $state.raw<Map<string, Reading>>(new Map());
   host = $state.raw<Host | null>(null);
   tasks = $state.raw<Task[]>([]);
   /** The newest event; pages that show images, volumes or networks read anew when it concerns them. */
   change = $state.raw<Change | null>(null);
   notices = $state.raw<Notice[]>([]);
-  path = $state(location.pathname);
+  /** The host that is looked at, first in the address (`/@name/…`); '' is the one that serves this page. */
+  at = $state('');
+  hosts = $state.raw<HostRow[]>([]);
+  path = $state('/');
   search = $state(location.search);
   confirm = $state.raw<Confirm | null>(null);
 
   #socket: WebSocket | null = null;
   #retry = 250;
+  #asking = 0;
   #notice = 0;
 
   constructor() {
     window.addEventListener('popstate', () => this.#moved());
+    this.#moved();
   }
 
   #moved(): void {
-    this.path = location.pathname;
+    const [, host, rest] = /^\/@([^/]+)(.*)$/.exec(location.pathname) ?? [null, '', location.pathname];
+    this.path = rest || '/';
     this.search = location.search;
+    const at = decodeURIComponent(host ?? '');
+    if (at === this.at) return;
+    this.at = at;
+    useHost(at);
+    // All that is shown is another host's.
+    this.#close();
+    [this.instances, this.machines, this.tasks, this.meters, this.host, this.loaded] = [[], [], [], new Map(), null, false];
+    if (this.session) this.#connect();
+  }
+
+  /** A page's address on the host that is looked at. */
+  href(path: string): string {
+    return this.at ? `/@${encodeURIComponent(this.at)}${path === '/' ? '' : path}` : path;
+  }
+
+  /** Looks at another host, on the same page. */
+  use(host: string, path = this.path.startsWith('/instances/') ? '/instances' : this.path): void {
+    const to = host ? `/@${encodeURIComponent(host)}${path === '/' ? '' : path}` : path;
+    if (to !== location.pathname) history.pushState(null, '', to);
+    this.#moved();
+  }
+
+  #close(): void {
+    const open = this.#socket;
+    this.#socket = null;
+    open?.close();
+  }
+
+  async reloadHosts(): Promise<void> {
+    if (this.session && this.session.role !== 'member') this.hosts = await get<HostRow[]>('/hosts');
   }
 
   go(path: string): void {
-    if (path !== location.pathname + location.search) history.pushState(null, '', path);
+    const to = this.href(path);
+    if (to !== location.pathname + location.search) history.pushState(null, '', to);
     this.#moved();
     document.getElementById('main')?.scrollTo(0, 0);
   }
 
-  may(role: keyof typeof ROLES): boolean {
-    return this.session !== null && ROLES[this.session.role] >= ROLES[role];
+  /** Whether they may do it with what has these labels; without labels: with anything at all. */
+  may(role: Role, labels?: Record<string, string>): boolean {
+    if (!this.session) return false;
+    const { role: own, projects } = this.session;
+    const here = labels ? [projects[labels[PROJECT_LABEL] ?? '']] : Object.values(projects);
+    return [own, ...here].some((one) => one !== undefined && ROLES[one] >= ROLES[role]);
   }
 
   /** Finds out who we are; called at the start and after the engine came back. */
   async enter(): Promise<void> {
     try {
-      const entry = await get<{ needs_setup: boolean; session: Session | null }>('/entry');
+      const entry = await get<Entry>('/entry');
+      this.provider = entry.provider;
       if (entry.session) this.signedIn(entry.session);
       else this.signedOut(entry.needs_setup);
     } catch {
@@ -66,9 +116,9 @@ class Shared {
   signedIn(session: Session): void {
     this.session = session;
     this.entry = 'in';
-    this.connected = true;
     useSession(session, () => this.signedOut(false));
     this.#connect();
+    void this.reloadHosts().catch(() => undefined);
   }
 
   signedOut(setup: boolean): void {
@@ -76,9 +126,7 @@ class Shared {
     this.entry = setup ? 'setup' : 'signin';
     this.connected = true;
     useSession(null, () => undefined);
-    const open = this.#socket;
-    this.#socket = null;
-    open?.close();
+    this.#close();
     this.instances = [];
     this.loaded = false;
   }
@@ -110,7 +158,8 @@ class Shared {
 
   async #again(): Promise<void> {
     try {
-      const entry = await get<{ needs_setup: boolean; session: Session | null }>('/entry');
+      const entry = await get<Entry>('/entry');
+      this.provider = entry.provider;
       if (entry.session) this.signedIn(entry.session);
       else this.signedOut(entry.needs_setup);
     } catch {
@@ -118,9 +167,13 @@ class Shared {
     }
   }
 
+  async reloadMachines(): Promise<void> {
+    this.machines = (await get<Machine[]>('/machines')).map(asInstance);
+  }
+
   async reload(): Promise<void> {
     try {
-      const [instances, tasks] = await Promise.all([get<Instance[]>('/instances'), get<Task[]>('/tasks')]);
+      const [instances, tasks] = await Promise.all([get<Instance[]>('/instances'), get<Task[]>('/tasks'), this.reloadMachines()]);
       this.instances = instances;
       this.tasks = tasks;
       this.loaded = true;
@@ -157,6 +210,14 @@ class Shared {
       }
       case 'event':
         this.change = message;
+        // What happens to a machine comes under its id, which is no container's.
+        if (message.kind === 'container' && !this.instances.some((one) => one.id === message.id)) {
+          clearTimeout(this.#asking);
+          this.#asking = window.setTimeout(() => void this.reloadMachines().catch(() => undefined), 60);
+        }
+        break;
+      case 'hosts':
+        this.hosts = [...this.hosts.filter((one) => !one.address), ...message.hosts];
         break;
       case 'resync':
         void this.reload();
@@ -166,6 +227,18 @@ class Shared {
 
   good(text: string): void {
     this.#note({ id: ++this.#notice, kind: 'good', text, hint: null }, 5000);
+  }
+
+  /** Does it, and tells how it went; true when it went well. */
+  async attempt(work: () => Promise<unknown>, said = ''): Promise<boolean> {
+    try {
+      await work();
+    } catch (error) {
+      this.bad(error);
+      return false;
+    }
+    if (said) this.good(said);
+    return true;
   }
 
   bad(error: unknown): void {
@@ -212,6 +285,7 @@ type Message =
   | { type: 'meters'; meters: Reading[]; host: Host }
   | { type: 'task'; task: Task }
   | ({ type: 'event' } & Change)
+  | { type: 'hosts'; hosts: HostRow[] }
   | { type: 'resync' };
 
 export const shared = new Shared();

@@ -1,28 +1,33 @@
 //! `POST /build`: a context as an archive in the body, everything else in the query, messages as the answer.
 
 use super::order::Order;
-use super::tag;
+use super::{remote, tag};
 use crate::containers::{byte_source, stream_body};
 use crate::error::ApiResult;
 use crate::params::Params;
 use axum::body::Body;
-use axum::extract::State;
+use axum::http::HeaderMap;
 use axum::response::IntoResponse;
 use berth_engine::Engine;
 use berth_engine::builds::build::platform::Platform;
 use berth_engine::builds::build::{BuildError, BuildOptions, NetworkChoice};
-use berth_engine::builds::{BuildRequest, Context, DockerfileAt, Message, OutputTo};
+use berth_engine::builds::{BuildRequest, CacheFrom, Context, DockerfileAt, Elsewhere, Message, OutputTo};
 use berth_types::spec::{Resources, Ulimit};
 use berth_types::{Error, ErrorKind};
 use bytes::Bytes;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
-pub(super) async fn build(State(engine): State<Engine>, params: Params, body: Body) -> ApiResult {
+pub(super) async fn build(engine: Engine, params: &Params, headers: &HeaderMap, body: Body) -> ApiResult {
     // From here on a refusal must not cut off a client that still sends.
     let source = byte_source(body);
-    let mut request = request(&params, source)?;
-    request.options.no_cache |= !cache_may_be_used(&engine, &params)?;
+    let mut request = request(params, source)?;
+    request.elsewhere = Elsewhere {
+        from: cache_from(params)?,
+        from_only: true,
+        credentials: crate::images::auth::all_from_headers(headers)?,
+        ..Elsewhere::default()
+    };
     let quiet = params.flag("q");
     let mut stream = engine.builds().build(request);
     // What is wrong before the first step is the answer itself.
@@ -30,6 +35,7 @@ pub(super) async fn build(State(engine): State<Engine>, params: Params, body: Bo
     let first = match stream.next().await {
         Some(Message::Failed(error)) => return Err(shown(&error).into()),
         Some(Message::Event(event)) => order.event(event),
+        Some(Message::Note(text)) => vec![format!("{text}\n")],
         _ => Vec::new(),
     };
     let answer = stream_body(async move |sender| {
@@ -56,7 +62,13 @@ pub(super) async fn build(State(engine): State<Engine>, params: Params, body: Bo
                     }
                     continue;
                 }
-                Message::Archive(_) => continue,
+                Message::Note(text) => {
+                    if !say(vec![format!("{text}\n")]).await {
+                        return;
+                    }
+                    continue;
+                }
+                Message::Archive(_) | Message::Cache(_) => continue,
                 Message::Failed(error) => vec![failure(&error)],
                 Message::Done(done) => {
                     let mut all = Vec::new();
@@ -123,7 +135,8 @@ fn failure(error: &BuildError) -> Bytes {
     line(&json!({"errorDetail": detail, "error": text}))
 }
 
-fn map(params: &Params, name: &str) -> Result<BTreeMap<String, Option<String>>, Error> {
+/// A map of the query's.
+pub(crate) fn map(params: &Params, name: &str) -> Result<BTreeMap<String, Option<String>>, Error> {
     let Some(text) = params.filled(name) else { return Ok(BTreeMap::new()) };
     serde_json::from_str::<Option<BTreeMap<String, Option<String>>>>(text)
         .map(Option::unwrap_or_default)
@@ -135,19 +148,10 @@ fn request(params: &Params, source: berth_engine::containers::ByteSource) -> Res
         let error = Error::new(ErrorKind::NotImplemented, "squash is not supported");
         return Err(error.with_hint("a last stage with COPY --from= of what is needed gives one layer"));
     }
-    if params.get("version") == Some("2") {
-        let error = Error::new(ErrorKind::NotImplemented, "this engine has no BuildKit session");
-        return Err(
-            error.with_hint("DOCKER_BUILDKIT=0 docker build, or berth build, which has all of BuildKit's syntax")
-        );
-    }
     let dockerfile = params.filled("dockerfile").unwrap_or("Dockerfile").to_owned();
-    let (context, dockerfile_at) = match params.filled("remote") {
-        None | Some("client-session") => (Context::Archive(source), DockerfileAt::Context(dockerfile.clone())),
-        Some(remote) => {
-            let error = Error::new(ErrorKind::NotImplemented, format!("cannot build from {remote}"));
-            return Err(error.with_hint("git clone it, or download it, and build the folder"));
-        }
+    let context = match params.filled("remote") {
+        None | Some("client-session") => Context::Archive(source),
+        Some(address) => Context::Remote(remote(address)?),
     };
     let host = Platform::host();
     let platform = params.filled("platform").map(|text| Platform::parse(text, &host)).transpose();
@@ -155,7 +159,7 @@ fn request(params: &Params, source: berth_engine::containers::ByteSource) -> Res
     let build_args = map(params, "buildargs")?.into_iter().filter_map(|(key, value)| Some((key, value?))).collect();
     let labels = map(params, "labels")?.into_iter().map(|(key, value)| (key, value.unwrap_or_default())).collect();
     let options = BuildOptions {
-        dockerfile_name: dockerfile,
+        dockerfile_name: dockerfile.clone(),
         target: params.get("target").unwrap_or_default().to_owned(),
         build_args,
         labels,
@@ -191,38 +195,50 @@ fn request(params: &Params, source: berth_engine::containers::ByteSource) -> Res
     };
     Ok(BuildRequest {
         options,
-        dockerfile: dockerfile_at,
+        dockerfile: DockerfileAt::Context(dockerfile),
         context,
         ignore: None,
         named_contexts: BTreeMap::new(),
         secrets: BTreeMap::new(),
         ssh: BTreeMap::new(),
+        caller: None,
         tags: params.all("t").filter(|name| !name.is_empty()).map(tag).collect::<Result<_, _>>()?,
         limits,
         shm_size_bytes: u64::try_from(int("shmsize")?).unwrap_or(0),
         output: OutputTo::Image,
+        elsewhere: Elsewhere::default(),
     })
 }
 
 /// As dockerd: with `cachefrom` nothing but what those images were made of counts as done. They came from this
-/// engine's own steps where they are here, so one that is here opens its cache, and none that is here closes it.
-fn cache_may_be_used(engine: &Engine, params: &Params) -> Result<bool, Error> {
-    let Some(text) = params.filled("cachefrom") else { return Ok(true) };
+/// engine's own steps where they are here, so one that is here opens its cache; so does one in a registry that carries
+/// a cache. None at all closes it.
+fn cache_from(params: &Params) -> Result<Vec<CacheFrom>, Error> {
+    let name = |image: String| {
+        image.parse().map(CacheFrom::Registry).map_err(|cause: berth_types::reference::InvalidReference| {
+            Error::invalid(format!("error reading cache-from: {image:?}: {cause}"))
+        })
+    };
+    cache_images(params)?.into_iter().map(name).collect()
+}
+
+/// The images of `cachefrom`.
+pub(crate) fn cache_images(params: &Params) -> Result<Vec<String>, Error> {
+    let Some(text) = params.filled("cachefrom") else { return Ok(Vec::new()) };
     let images: Option<Vec<String>> =
         serde_json::from_str(text).map_err(|cause| Error::invalid(format!("error reading cache-from: {cause}")))?;
-    let images = images.unwrap_or_default();
-    Ok(images.is_empty() || images.iter().any(|image| engine.images().resolve(image).is_ok()))
+    Ok(images.unwrap_or_default())
 }
 
 /// One `host:address`, or a JSON list of them.
-fn extra_host(text: &str) -> Result<Vec<String>, Error> {
+pub(crate) fn extra_host(text: &str) -> Result<Vec<String>, Error> {
     if !text.starts_with('[') {
         return Ok(vec![text.to_owned()]);
     }
     serde_json::from_str(text).map_err(|cause| Error::invalid(format!("error reading extrahosts: {cause}")))
 }
 
-fn ulimits(params: &Params) -> Result<Vec<Ulimit>, Error> {
+pub(crate) fn ulimits(params: &Params) -> Result<Vec<Ulimit>, Error> {
     let Some(text) = params.filled("ulimits") else { return Ok(Vec::new()) };
     let invalid = || Error::invalid("error reading ulimit settings");
     let list: Option<Vec<Value>> = serde_json::from_str(text).map_err(|_| invalid())?;

@@ -1,23 +1,36 @@
-//! Building: Docker's classic `POST /build`, `/build/prune`, and our own `POST /api/v1/build` with all that Docker has no words for.
+//! Building: Docker's `POST /build` (the classic builder; BuildKit's is passed on), `/build/prune`, and our own `POST /api/v1/build` with all that Docker has no words for.
 
 mod classic;
 mod order;
 mod own;
 
+pub(crate) use classic::{cache_images, extra_host, map, ulimits};
+
+use crate::buildkit::{self, Door};
 use crate::error::ApiResult;
 use crate::params::Params;
 use axum::Router;
+use axum::body::Body;
 use axum::extract::State;
+use axum::http::HeaderMap;
 use axum::response::IntoResponse;
 use axum::routing::post;
 use berth_engine::Engine;
+use berth_engine::builds::build::Remote;
 use berth_engine::builds::{CacheEntry, CacheKind};
 use berth_types::{Error, ImageName};
 use serde_json::{Value, json};
+use std::sync::Arc;
 
-pub(crate) fn router() -> Router<Engine> {
+pub(crate) fn router(builder: Arc<Door>) -> Router<Engine> {
+    let build = move |State(engine), params: Params, headers: HeaderMap, body: Body| async move {
+        match params.get("version") {
+            Some("2") => buildkit::posted(builder, &params, body),
+            _ => classic::build(engine, &params, &headers, body).await,
+        }
+    };
     Router::new()
-        .route("/build", post(classic::build))
+        .route("/build", post(build))
         .route("/build/prune", post(prune))
         .route("/api/v1/build", post(own::build))
 }
@@ -36,7 +49,7 @@ pub(crate) fn render_cache(entry: &CacheEntry) -> Value {
 }
 
 /// A name that the result gets.
-fn tag(text: &str) -> Result<ImageName, Error> {
+pub(crate) fn tag(text: &str) -> Result<ImageName, Error> {
     let invalid = |cause: &dyn std::fmt::Display| {
         Error::invalid(format!("invalid argument {text:?} for \"-t, --tag\" flag: {cause}"))
     };
@@ -45,6 +58,12 @@ fn tag(text: &str) -> Result<ImageName, Error> {
         Some(_) => Err(invalid(&"refusing to create a tag with a digest reference")),
         None => Ok(name.or_latest()),
     }
+}
+
+/// A context that the engine fetches.
+fn remote(address: &str) -> Result<Remote, Error> {
+    let found = Remote::context(address, false).map_err(|error| error.error.clone())?;
+    found.ok_or_else(|| Error::invalid(format!("cannot build from {address:?}: it is no repository and no address")))
 }
 
 /// `POST /build/prune?all=1&keep-storage=N&filters={"until":["24h"]}`

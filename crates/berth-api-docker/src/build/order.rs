@@ -49,7 +49,7 @@ impl Order {
             }
             Event::Done(id) => self.vertices.entry(id).or_default().ended = true,
             Event::Failed(id, _) => {
-                let at = self.steps.iter().position(|step| step.id == id && !step.metadata);
+                let at = self.steps.iter().position(|step| step.id == id);
                 if let Some(at) = at.filter(|at| *at != self.at || !self.told_head) {
                     // Its turn has not come; nothing after it will.
                     self.at = at;
@@ -65,21 +65,21 @@ impl Order {
     fn advance(&mut self, out: &mut Vec<String>) {
         while let Some(step) = self.steps.get(self.at) {
             let vertex = self.vertices.entry(step.id).or_default();
-            if !step.metadata && !vertex.started && !vertex.ended {
+            if !vertex.started && !vertex.ended {
                 return;
             }
             if !self.told_head {
                 self.told_head = true;
                 out.push(format!("Step {}/{} : {}\n", self.at + 1, self.steps.len(), step.instruction));
-                if vertex.cached && !step.metadata {
+                // A stage that goes on from another one did nothing itself.
+                let goes_on = step.metadata && self.steps[..self.at].iter().any(|other| other.id == step.id);
+                if vertex.cached && !goes_on {
                     out.push(" ---> Using cache\n".to_owned());
                 }
             }
-            if !step.metadata {
-                vertex.tell(out);
-                if !vertex.ended {
-                    return;
-                }
+            vertex.tell(out);
+            if !vertex.ended {
+                return;
             }
             self.at += 1;
             self.told_head = false;
@@ -131,7 +131,7 @@ mod tests {
         };
         let mut order = Order::default();
         let steps =
-            vec![step(0, "FROM a", false), step(1, "RUN x", false), step(1, "ENV a=1", true), step(2, "RUN y", false)];
+            vec![step(0, "FROM a", false), step(1, "RUN x", false), step(3, "ENV a=1", true), step(2, "RUN y", false)];
         assert_eq!(told(&mut order, Event::Planned { steps, warnings: Vec::new() }), "");
         assert_eq!(told(&mut order, Event::Started(0)), "Step 1/4 : FROM a\n");
         assert_eq!(told(&mut order, Event::Done(0)), "");
@@ -140,7 +140,11 @@ mod tests {
         assert_eq!(told(&mut order, Event::Started(1)), "Step 2/4 : RUN x\n");
         assert_eq!(told(&mut order, Event::Output(1, Stream::Stdout, b"from x \xc3".to_vec())), "from x ");
         assert_eq!(told(&mut order, Event::Output(1, Stream::Stdout, b"\xbc\n".to_vec())), "ü\n");
-        assert_eq!(told(&mut order, Event::Done(1)), "Step 3/4 : ENV a=1\nStep 4/4 : RUN y\nfrom y\n");
+        assert_eq!(told(&mut order, Event::Done(1)), "");
+        assert_eq!(
+            told(&mut order, Event::Cached(3)),
+            "Step 3/4 : ENV a=1\n ---> Using cache\nStep 4/4 : RUN y\nfrom y\n"
+        );
         assert_eq!(told(&mut order, Event::Failed(2, String::new())), "");
     }
 }

@@ -2,21 +2,24 @@
 //! engine's host. Answers events as lines of JSON.
 //!
 //! ```text
-//! {"context": {"folder": "/home/me/app", "device": 1, "inode": 2} | "archive" | null,
+//! {"context": {"folder": "/home/me/app", "device": 1, "inode": 2} | {"remote": "https://.."} | "archive" | null,
 //!  "dockerfile": "Dockerfile" | "dockerfile_text": "FROM ...", "ignore": "*.log\n",
-//!  "contexts": {"name": {"folder": "/x"} | {"image": "debian:12"}},
+//!  "contexts": {"name": {"folder": "/x"} | {"image": "debian:12"} | {"remote": "https://.."}},
 //!  "build_args": {}, "labels": {}, "target": "", "tags": [], "platform": "", "network": "", "extra_hosts": [],
 //!  "no_cache": false, "no_cache_filter": [], "pull": false, "allow": [], "parallel": 4,
 //!  "secrets": {"id": "<base64>"}, "ssh": {"default": "/run/agent.sock"},
-//!  "memory_bytes": 0, "shm_size_bytes": 0, "output": "image" | "files" | "none"}
+//!  "memory_bytes": 0, "shm_size_bytes": 0, "output": "image" | "files" | "none",
+//!  "cache_from": [{"registry": "host/name:tag"} | {"folder": "/x"}],
+//!  "cache_to": [{"inline": {}} | {"registry": {"name": "host/name:tag", "max": true}} | {"folder": {"max": true}}],
+//!  "credentials": {"host": {"username", "password"}}}
 //!
 //! {"planned": {"steps": [{"id", "name", "instruction", "stage", "metadata", "first", "last"}], "warnings": [..]}}
 //! {"started": 3} {"output": {"id": 3, "stream": "stderr", "text": ".."}} {"cached": 3} {"done": 3} {"failed": 3}
-//! {"archive": "<base64>"}
+//! {"note": "words about caches elsewhere"} {"archive": "<base64>"} {"cache": "<base64>"}
 //! {"finished": {"image": "sha256:..", "tags": [..], "layers": [..]}} | {"error": {"message", "hint", "kind", "snippet", ..}}
 //! ```
 
-use super::tag;
+use super::{remote, tag};
 use crate::containers::{byte_source, stream_body};
 use crate::error::ApiResult;
 use axum::body::Body;
@@ -27,10 +30,12 @@ use base64::engine::general_purpose::STANDARD;
 use berth_engine::Engine;
 use berth_engine::builds::build::platform::Platform;
 use berth_engine::builds::build::{BuildError, BuildOptions, Event, NetworkChoice, Stream};
-use berth_engine::builds::{BuildRequest, Context, DockerfileAt, Message, OutputTo};
+use berth_engine::builds::{
+    BuildRequest, CacheFrom, CacheTo, Context, DockerfileAt, Elsewhere, Message, NamedContext, OutputTo,
+};
 use berth_engine::containers::ByteSource;
-use berth_types::Error;
 use berth_types::spec::Resources;
+use berth_types::{Error, ImageName};
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -65,6 +70,31 @@ struct Wanted {
     memory_bytes: i64,
     shm_size_bytes: u64,
     output: String,
+    cache_from: Vec<From>,
+    cache_to: Vec<To>,
+    credentials: Value,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum From {
+    Registry(String),
+    Folder(PathBuf),
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum To {
+    Inline {},
+    Registry {
+        name: String,
+        #[serde(default)]
+        max: bool,
+    },
+    Folder {
+        #[serde(default)]
+        max: bool,
+    },
 }
 
 #[derive(Debug, Deserialize)]
@@ -72,6 +102,8 @@ struct Wanted {
 enum Named {
     Folder(PathBuf),
     Image(String),
+    /// A repository, or the address of an archive.
+    Remote(String),
 }
 
 pub(super) async fn build(State(engine): State<Engine>, body: Body) -> ApiResult {
@@ -129,6 +161,9 @@ fn request(wanted: Wanted, archive: ByteSource) -> Result<BuildRequest, Error> {
     let context = match &wanted.context {
         Value::Null => Context::Nothing,
         Value::String(kind) if kind == "archive" => Context::Archive(archive),
+        Value::Object(elsewhere) if elsewhere.contains_key("remote") => {
+            Context::Remote(remote(elsewhere.get("remote").and_then(Value::as_str).unwrap_or_default())?)
+        }
         Value::Object(folder) => {
             let path = folder.get("folder").and_then(Value::as_str).unwrap_or_default();
             if !path.starts_with('/') {
@@ -148,7 +183,8 @@ fn request(wanted: Wanted, archive: ByteSource) -> Result<BuildRequest, Error> {
     let mut image_contexts = BTreeMap::new();
     for (name, context) in wanted.contexts {
         match context {
-            Named::Folder(path) => drop(named_contexts.insert(name, path)),
+            Named::Folder(path) => drop(named_contexts.insert(name, NamedContext::Folder(path))),
+            Named::Remote(address) => drop(named_contexts.insert(name, NamedContext::Remote(remote(&address)?))),
             Named::Image(image) => drop(image_contexts.insert(name, image)),
         }
     }
@@ -160,6 +196,12 @@ fn request(wanted: Wanted, archive: ByteSource) -> Result<BuildRequest, Error> {
         let data = STANDARD.decode(text).map_err(|_| Error::invalid(format!("secret {id} is not base64")))?;
         secrets.insert(id, data);
     }
+    let elsewhere = Elsewhere {
+        from: wanted.cache_from.into_iter().map(cache_from).collect::<Result<_, _>>()?,
+        to: wanted.cache_to.into_iter().map(cache_to).collect::<Result<_, _>>()?,
+        from_only: false,
+        credentials: crate::images::auth::by_domain(&wanted.credentials),
+    };
     let options = BuildOptions {
         dockerfile_name: name,
         target: wanted.target,
@@ -189,6 +231,7 @@ fn request(wanted: Wanted, archive: ByteSource) -> Result<BuildRequest, Error> {
         named_contexts,
         secrets,
         ssh: wanted.ssh,
+        caller: None,
         tags: wanted.tags.iter().map(|name| tag(name)).collect::<Result<_, _>>()?,
         limits: Resources { memory_bytes: wanted.memory_bytes, ..Resources::default() },
         shm_size_bytes: wanted.shm_size_bytes,
@@ -198,6 +241,31 @@ fn request(wanted: Wanted, archive: ByteSource) -> Result<BuildRequest, Error> {
             "none" => OutputTo::Nothing,
             other => return Err(Error::invalid(format!("unknown output {other:?}: image, files or none"))),
         },
+        elsewhere,
+    })
+}
+
+fn cache_name(text: &str) -> Result<ImageName, Error> {
+    text.parse().map_err(|cause: berth_types::reference::InvalidReference| {
+        Error::invalid(format!("invalid name of a build cache {text:?}: {cause}"))
+    })
+}
+
+fn cache_from(from: From) -> Result<CacheFrom, Error> {
+    match from {
+        From::Registry(name) => Ok(CacheFrom::Registry(cache_name(&name)?)),
+        From::Folder(path) if path.is_absolute() => Ok(CacheFrom::Folder(path)),
+        From::Folder(path) => {
+            Err(Error::invalid(format!("a cache's folder is an absolute path, not {}", path.display())))
+        }
+    }
+}
+
+fn cache_to(to: To) -> Result<CacheTo, Error> {
+    Ok(match to {
+        To::Inline {} => CacheTo::Inline,
+        To::Registry { name, max } => CacheTo::Registry { name: cache_name(&name)?, max },
+        To::Folder { max } => CacheTo::Folder { max },
     })
 }
 
@@ -224,6 +292,8 @@ fn render(message: Message) -> Value {
         Message::Event(Event::Cached(id)) => json!({ "cached": id }),
         Message::Event(Event::Done(id)) => json!({ "done": id }),
         Message::Event(Event::Failed(id, _)) => json!({ "failed": id }),
+        Message::Note(text) => json!({ "note": text }),
+        Message::Cache(bytes) => json!({"cache": STANDARD.encode(bytes)}),
         Message::Archive(bytes) => json!({"archive": STANDARD.encode(bytes)}),
         Message::Done(done) => {
             let layers: Vec<String> = done.built.layers.iter().map(|layer| layer.diff_id.to_string()).collect();

@@ -34,6 +34,10 @@ const INPUT_BYTES: usize = 16 << 10;
 const MESSAGE_BYTES_MAX: usize = 1 << 20;
 /// How often a client that has closed its sending half is looked at.
 const HANG_UP_LOOK: Duration = Duration::from_secs(1);
+/// How long a client may take to read an answer's head before what follows is sent anyway; how often it is looked at.
+const HEAD_READ_MAX: Duration = Duration::from_millis(500);
+const HEAD_READ_SOON: Duration = Duration::from_micros(200);
+const HEAD_LOOK: Duration = Duration::from_millis(1);
 
 pub(super) fn router() -> Router<Engine> {
     Router::new()
@@ -87,7 +91,12 @@ async fn attach_websocket(
         Ok(upgrade) => upgrade.max_message_size(MESSAGE_BYTES_MAX),
         Err(_) => return Ok((StatusCode::BAD_REQUEST, "not websocket protocol").into_response()),
     };
-    let stream = engine.containers().attach(&id, options(&params)).await?;
+    let mut options = options(&params);
+    // Before 1.42 a websocket had all three.
+    if version.before(42) {
+        (options.stdin, options.stdout, options.stderr) = (true, true, true);
+    }
+    let stream = engine.containers().attach(&id, options).await?;
     Ok(upgrade.on_upgrade(move |socket| messages(stream, socket, version)))
 }
 
@@ -174,10 +183,52 @@ pub(super) fn switching(kind: &'static str) -> Response {
         .into_response_ok()
 }
 
+/// A connection that is HTTP's no more.
+pub(super) enum Connection {
+    /// With what had been read of it already.
+    Local(UnixStream, Bytes),
+    Remote(TokioIo<Upgraded>),
+}
+
+impl Connection {
+    /// Waits until the client has read the head of the answer, for a moment at most. One that reads it through a buffer
+    /// (docker-py) loses whatever lies behind it by then. Who is elsewhere cannot be seen.
+    pub(super) async fn head_is_read(self) -> Connection {
+        let Connection::Local(stream, early) = self else { return self };
+        let since = std::time::Instant::now();
+        while berth_sys::sockets::unread_bytes(&stream).is_ok_and(|bytes| bytes > 0) {
+            match since.elapsed() {
+                // Most have read it by then, and a timer's tick would be the longest part of a short exec.
+                waited if waited < HEAD_READ_SOON => tokio::task::yield_now().await,
+                waited if waited < HEAD_READ_MAX => tokio::time::sleep(HEAD_LOOK).await,
+                _ => break,
+            }
+        }
+        Connection::Local(stream, early)
+    }
+
+    /// Says something and hangs up. The client may have gone already: nothing is lost then.
+    pub(super) async fn tell(self, bytes: &[u8]) {
+        match self {
+            Connection::Local(mut stream, _) => {
+                stream.write_all(bytes).await.ok();
+                stream.shutdown().await.ok();
+            }
+            Connection::Remote(mut stream) => {
+                stream.write_all(bytes).await.ok();
+                stream.shutdown().await.ok();
+            }
+        }
+    }
+}
+
 /// The connection, once the head of the answer has been sent.
-pub(super) async fn own(upgrade: OnUpgrade) -> Option<TokioIo<Upgraded>> {
+pub(super) async fn own(upgrade: OnUpgrade) -> Option<Connection> {
     match upgrade.await {
-        Ok(connection) => Some(TokioIo::new(connection)),
+        Ok(connection) => Some(match connection.downcast::<TokioIo<UnixStream>>() {
+            Ok(parts) => Connection::Local(parts.io.into_inner(), parts.read_buf),
+            Err(connection) => Connection::Remote(TokioIo::new(connection)),
+        }),
         Err(cause) => {
             tracing::debug!(%cause, "client left before its connection was its own");
             None
@@ -185,15 +236,15 @@ pub(super) async fn own(upgrade: OnUpgrade) -> Option<TokioIo<Upgraded>> {
     }
 }
 
-pub(super) async fn hijacked(stream: AttachStream, connection: TokioIo<Upgraded>) {
-    match connection.into_inner().downcast::<TokioIo<UnixStream>>() {
-        Ok(parts) => {
-            let (reader, writer) = parts.io.into_inner().into_split();
+pub(super) async fn hijacked(stream: AttachStream, connection: Connection) {
+    match connection {
+        Connection::Local(connection, early) => {
+            let (reader, writer) = connection.into_split();
             let local = |reader: &OwnedReadHalf| has_hung_up(reader.as_ref());
-            carry(stream, parts.read_buf, reader, writer, local).await;
+            carry(stream, early, reader, writer, local).await;
         }
-        Err(connection) => {
-            let (reader, writer) = tokio::io::split(TokioIo::new(connection));
+        Connection::Remote(connection) => {
+            let (reader, writer) = tokio::io::split(connection);
             // Only a write tells whether the other end of a network still listens.
             carry(stream, Bytes::new(), reader, writer, |_| false).await;
         }

@@ -5,11 +5,12 @@ use crate::error::ApiResult;
 use crate::json::{Fields, JsonBody};
 use crate::params::Params;
 use crate::spec;
+use crate::version::ApiVersion;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use berth_engine::Engine;
 use berth_engine::containers::{ListOptions, RemoveOptions, Update};
 use berth_engine::events::now_unix_nanos;
@@ -27,15 +28,21 @@ pub(super) fn router() -> Router<Engine> {
 }
 
 /// `POST /containers/create`: 201
-async fn create(State(engine): State<Engine>, params: Params, JsonBody(body): JsonBody) -> ApiResult {
+async fn create(
+    State(engine): State<Engine>,
+    Extension(version): Extension<ApiVersion>,
+    params: Params,
+    JsonBody(body): JsonBody,
+) -> ApiResult {
     if body.is_null() {
         return Err(Error::invalid("invalid JSON: got EOF while reading request body").into());
     }
     if body.as_object().is_some_and(serde_json::Map::is_empty) {
         return Err(Error::invalid("config cannot be empty in order to create a container").into());
     }
-    let mut spec = spec::create_body(&body)?;
-    spec.platform = params.filled("platform").map(str::to_owned);
+    let (mut spec, warnings) = spec::create_body(&body, version)?;
+    // The parameter came with 1.41.
+    spec.platform = params.filled("platform").filter(|_| !version.before(41)).map(str::to_owned);
     if let Some(platform) = &spec.platform
         && !platform.contains('/')
         && !["linux", "amd64", "arm64", "x86_64", "aarch64", "386", "arm", "riscv64", "s390x", "ppc64le", "windows"]
@@ -46,12 +53,13 @@ async fn create(State(engine): State<Engine>, params: Params, JsonBody(body): Js
     }
     let name = params.filled("name").map(|name| name.strip_prefix('/').unwrap_or(name));
     let created = engine.containers().create(name, spec).await?;
-    let answer = json!({"Id": created.id.to_string(), "Warnings": created.warnings});
+    let warnings: Vec<String> = created.warnings.into_iter().chain(warnings).collect();
+    let answer = json!({"Id": created.id.to_string(), "Warnings": warnings});
     Ok((StatusCode::CREATED, Json(answer)).into_response())
 }
 
 /// `GET /containers/json`
-async fn list(State(engine): State<Engine>, params: Params) -> ApiResult {
+async fn list(State(engine): State<Engine>, Extension(version): Extension<ApiVersion>, params: Params) -> ApiResult {
     let options = ListOptions {
         all: params.flag("all"),
         limit: usize::try_from(params.int("limit")?.unwrap_or(0)).unwrap_or(0),
@@ -60,7 +68,7 @@ async fn list(State(engine): State<Engine>, params: Params) -> ApiResult {
     };
     let now = now_unix_nanos();
     let list = engine.containers().list(&options).await?;
-    Ok(Json(list.iter().map(|summary| render_summary(summary, now)).collect::<Value>()).into_response())
+    Ok(Json(list.iter().map(|summary| render_summary(summary, now, version)).collect::<Value>()).into_response())
 }
 
 /// `DELETE /containers/{id}`: 204
@@ -94,9 +102,25 @@ async fn prune(State(engine): State<Engine>, params: Params) -> ApiResult {
 }
 
 /// `POST /containers/{id}/update`
-async fn update(State(engine): State<Engine>, Path(id): Path<String>, JsonBody(body): JsonBody) -> ApiResult {
+async fn update(
+    State(engine): State<Engine>,
+    Path(id): Path<String>,
+    Extension(version): Extension<ApiVersion>,
+    JsonBody(body): JsonBody,
+) -> ApiResult {
     let fields = Fields::new(&body, "UpdateConfig")?;
-    let update = Update { resources: spec::resources(&fields)?, restart: spec::restart_policy(&fields)? };
+    let mut resources = spec::resources(&fields)?;
+    if version.before(40) {
+        resources.pids_limit = None;
+    }
+    let update = Update {
+        resources,
+        disks: spec::disk_limits(&fields, version)?,
+        ports: fields.raw("PortBindings").map(|_| spec::port_bindings(&fields)).transpose()?,
+        restart: spec::restart_policy(&fields)?,
+        healthcheck: spec::healthcheck(&fields)?,
+        log: spec::log_config(&fields)?,
+    };
     let warnings = engine.containers().update(&id, update).await?;
     let warnings = if warnings.is_empty() { Value::Null } else { json!(warnings) };
     Ok(Json(json!({"Warnings": warnings})).into_response())

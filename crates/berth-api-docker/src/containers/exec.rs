@@ -19,7 +19,6 @@ use berth_types::Error;
 use bytes::Bytes;
 use hyper::upgrade::OnUpgrade;
 use serde_json::{Value, json};
-use tokio::io::AsyncWriteExt;
 
 pub(super) fn router() -> Router<Engine> {
     Router::new()
@@ -30,7 +29,12 @@ pub(super) fn router() -> Router<Engine> {
 }
 
 /// `POST /containers/{id}/exec`: 201
-async fn create(State(engine): State<Engine>, Path(id): Path<String>, JsonBody(body): JsonBody) -> ApiResult<Response> {
+async fn create(
+    State(engine): State<Engine>,
+    Path(id): Path<String>,
+    Extension(version): Extension<ApiVersion>,
+    JsonBody(body): JsonBody,
+) -> ApiResult<Response> {
     let f = Fields::new(&body, "ExecOptions")?;
     let spec = ExecSpec {
         cmd: f.texts("Cmd")?,
@@ -43,7 +47,7 @@ async fn create(State(engine): State<Engine>, Path(id): Path<String>, JsonBody(b
         attach_stderr: f.flag("AttachStderr")?,
         privileged: f.flag("Privileged")?,
         detach_keys: f.text("DetachKeys")?,
-        console_size: console_size(&f, "ConsoleSize")?.unwrap_or((0, 0)),
+        console_size: console_size(&f, "ConsoleSize")?.filter(|_| !version.before(42)).unwrap_or((0, 0)),
     };
     if spec.cmd.is_empty() {
         return Err(Error::invalid("No exec command specified").into());
@@ -65,7 +69,7 @@ async fn start(
     let options = ExecStart {
         detach: f.flag("Detach")?,
         tty: f.flag_or_none("Tty")?,
-        console_size: console_size(&f, "ConsoleSize")?,
+        console_size: console_size(&f, "ConsoleSize")?.filter(|_| !version.before(42)),
     };
     // Framed unless the start asks for a terminal, whatever the process has: docker-py does not ask.
     let tty = options.tty.unwrap_or(false);
@@ -79,7 +83,7 @@ async fn start(
     }
 }
 
-/// Starts the program only when the head of the answer has been sent: clients that read the head through a buffer
+/// Starts the program only when the head of the answer has been sent and read: clients that read the head through a buffer
 /// (docker-py) lose what comes in the same read.
 async fn hijack(
     engine: Engine,
@@ -94,7 +98,8 @@ async fn hijack(
     }
     let tty = options.tty.unwrap_or(false);
     tokio::spawn(async move {
-        let Some(mut connection) = own(upgrade).await else { return };
+        let Some(connection) = own(upgrade).await else { return };
+        let connection = connection.head_is_read().await;
         let told = match engine.containers().exec_start(&id, options).await {
             Ok(Some(stream)) => return hijacked(AttachStream { tty, ..stream }, connection).await,
             Ok(None) => Bytes::new(),
@@ -103,9 +108,7 @@ async fn hijack(
                 if tty { Bytes::from(text) } else { frame(OutputStream::Stdout, text.as_bytes()) }
             }
         };
-        // The client may have gone already: nothing is lost then.
-        connection.write_all(&told).await.ok();
-        connection.shutdown().await.ok();
+        connection.tell(&told).await;
     });
     Ok(switching(content_type(tty, version)))
 }

@@ -5,13 +5,15 @@ use crate::error::ApiResult;
 use crate::params::Params;
 use crate::spec;
 use crate::time::rfc3339;
+use crate::version::ApiVersion;
 use axum::extract::{Path, State};
 use axum::routing::get;
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use berth_engine::Engine;
 use berth_engine::containers::{Inspect, State as ContainerState, StateWord, Why};
 use berth_engine::networks::Endpoint;
 use berth_types::mount::Rootfs;
+use berth_types::spec::NetworkMode;
 use serde_json::{Map, Value, json};
 
 pub(super) fn router() -> Router<Engine> {
@@ -22,8 +24,13 @@ pub(super) fn router() -> Router<Engine> {
 }
 
 /// `GET /containers/{id}/json`
-async fn inspect(State(engine): State<Engine>, Path(id): Path<String>, params: Params) -> ApiResult<Json<Value>> {
-    Ok(Json(render(&engine.containers().inspect(&id, params.flag("size")).await?)))
+async fn inspect(
+    State(engine): State<Engine>,
+    Path(id): Path<String>,
+    Extension(version): Extension<ApiVersion>,
+    params: Params,
+) -> ApiResult<Json<Value>> {
+    Ok(Json(render(&engine.containers().inspect(&id, params.flag("size")).await?, version)))
 }
 
 /// `GET /containers/{id}/top`
@@ -79,15 +86,17 @@ fn graph_driver(rootfs: Option<&Rootfs>) -> Value {
     }
 }
 
-fn network_settings(inspect: &Inspect) -> Value {
+fn network_settings(inspect: &Inspect, version: ApiVersion) -> Value {
     let mut ports: Map<String, Value> = inspect
         .network
         .ports
         .iter()
         .map(|(port, bindings)| {
+            // 0: open at the container's own address, not at one of the host's.
+            let text = |number: u16| if number == 0 { String::new() } else { number.to_string() };
             let list: Vec<Value> = bindings
                 .iter()
-                .map(|(address, number)| json!({"HostIp": address.to_string(), "HostPort": number.to_string()}))
+                .map(|&(address, number)| json!({"HostIp": address.to_string(), "HostPort": text(number)}))
                 .collect();
             (port.to_string(), if list.is_empty() { Value::Null } else { json!(list) })
         })
@@ -98,12 +107,19 @@ fn network_settings(inspect: &Inspect) -> Value {
         }
         ports.sort_keys();
     }
+    let sandbox = if inspect.network.netns.as_os_str().is_empty() { "" } else { inspect.id.as_str() };
+    let networks = networks(inspect, version);
+    if !version.before(52) {
+        return json!({
+            "SandboxID": sandbox, "SandboxKey": inspect.network.netns, "Ports": ports, "Networks": networks,
+        });
+    }
     let empty = Endpoint::default();
     // The old fields show the default bridge's endpoint only.
-    let bridge = inspect.network.endpoints.get("bridge").unwrap_or(&empty);
+    let bridge = inspect.network.endpoints.get("bridge").map_or(&empty, |endpoint| &**endpoint);
     let text = |address: Option<String>| address.unwrap_or_default();
     json!({
-        "Bridge": "", "SandboxID": if inspect.network.netns.as_os_str().is_empty() { "" } else { inspect.id.as_str() },
+        "Bridge": "", "SandboxID": sandbox,
         "SandboxKey": inspect.network.netns, "Ports": ports, "HairpinMode": false, "LinkLocalIPv6Address": "",
         "LinkLocalIPv6PrefixLen": 0, "SecondaryIPAddresses": null, "SecondaryIPv6Addresses": null,
         "EndpointID": bridge.endpoint_id, "Gateway": text(bridge.gateway.map(|a| a.to_string())),
@@ -112,11 +128,53 @@ fn network_settings(inspect: &Inspect) -> Value {
         "IPAddress": text(bridge.ipv4.map(|(a, _)| a.to_string())),
         "IPPrefixLen": bridge.ipv4.map_or(0, |(_, bits)| bits),
         "IPv6Gateway": text(bridge.ipv6_gateway.map(|a| a.to_string())), "MacAddress": bridge.mac_address,
-        "Networks": endpoints(&inspect.networks),
+        "Networks": networks,
     })
 }
 
-fn render(inspect: &Inspect) -> Value {
+/// Before 1.45 the short id and the host name stood among the aliases.
+fn networks(inspect: &Inspect, version: ApiVersion) -> Map<String, Value> {
+    let mut all = endpoints(&inspect.networks);
+    if !version.before(45) {
+        return all;
+    }
+    for (name, endpoint) in &mut all {
+        if matches!(name.as_str(), "bridge" | "host" | "none") {
+            continue;
+        }
+        let mut aliases: Vec<String> = serde_json::from_value(endpoint["Aliases"].take()).unwrap_or_default();
+        for alias in [inspect.id.short(), &inspect.spec.config.hostname] {
+            if !alias.is_empty() && !aliases.iter().any(|known| known == alias) {
+                aliases.push(alias.to_owned());
+            }
+        }
+        endpoint["Aliases"] = json!(aliases);
+    }
+    all
+}
+
+/// `Config`; up to 1.51 with the hardware address of the network that the container starts on.
+fn config(inspect: &Inspect, version: ApiVersion) -> Value {
+    let mut config = spec::config(&inspect.spec.config);
+    let Value::Object(map) = &mut config else { return config };
+    if !version.before(52) {
+        if inspect.spec.config.on_build.as_ref().is_none_or(Vec::is_empty) {
+            map.shift_remove("OnBuild");
+        }
+        return config;
+    }
+    let primary = match &inspect.spec.host.network_mode {
+        NetworkMode::Default => "bridge",
+        NetworkMode::Named(name) => name,
+        NetworkMode::None | NetworkMode::Host | NetworkMode::Container(_) => return config,
+    };
+    if let Some(wanted) = inspect.networks.get(primary).filter(|endpoint| !endpoint.spec.mac_address.is_empty()) {
+        map.insert("MacAddress".to_owned(), json!(wanted.spec.mac_address));
+    }
+    config
+}
+
+fn render(inspect: &Inspect, version: ApiVersion) -> Value {
     let execs: Vec<String> = inspect.exec_ids.iter().map(|id| id.to_string()).collect();
     let mut value = json!({
         "Id": inspect.id.to_string(), "Created": rfc3339(inspect.created_unix_nanos), "Path": inspect.path,
@@ -137,7 +195,7 @@ fn render(inspect: &Inspect) -> Value {
     }
     let rest = json!({
         "Mounts": inspect.mounts.iter().map(render_mount).collect::<Vec<_>>(),
-        "Config": spec::config(&inspect.spec.config), "NetworkSettings": network_settings(inspect),
+        "Config": config(inspect, version), "NetworkSettings": network_settings(inspect, version),
     });
     if let (Value::Object(value), Value::Object(rest)) = (&mut value, rest) {
         value.extend(rest);

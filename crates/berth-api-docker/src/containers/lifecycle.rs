@@ -4,11 +4,12 @@ use super::stream_body;
 use crate::error::{ApiResult, message};
 use crate::events::IntoResponseOk;
 use crate::params::Params;
-use axum::Router;
+use crate::version::ApiVersion;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use axum::routing::post;
+use axum::{Extension, Router};
 use berth_engine::Engine;
 use berth_engine::containers::{Outcome, StopOptions, WaitCondition};
 use berth_types::Error;
@@ -39,26 +40,38 @@ fn outcome(outcome: Outcome) -> StatusCode {
     }
 }
 
-fn stop_options(params: &Params) -> Result<StopOptions, Error> {
-    Ok(StopOptions { timeout_seconds: params.int("t")?, signal: params.filled("signal").map(str::to_owned) })
+fn stop_options(params: &Params, version: ApiVersion) -> Result<StopOptions, Error> {
+    // The parameter came with 1.42.
+    let signal = params.filled("signal").filter(|_| !version.before(42));
+    Ok(StopOptions { timeout_seconds: params.int("t")?, signal: signal.map(str::to_owned) })
 }
 
 /// `POST /containers/{id}/start`: 204, 304 when it already runs.
 async fn start(State(engine): State<Engine>, Path(id): Path<String>, params: Params) -> ApiResult<StatusCode> {
     if params.filled("checkpoint").is_some() {
-        return Err(Error::not_implemented("starting from a checkpoint is not supported by this engine").into());
+        return Err(Error::invalid("checkpoint is only supported in experimental mode").into());
     }
     Ok(outcome(engine.containers().start(&id).await?))
 }
 
 /// `POST /containers/{id}/stop`: 204 when it stopped, 304 when it already had.
-async fn stop(State(engine): State<Engine>, Path(id): Path<String>, params: Params) -> ApiResult<StatusCode> {
-    Ok(outcome(engine.containers().stop(&id, stop_options(&params)?).await?))
+async fn stop(
+    State(engine): State<Engine>,
+    Path(id): Path<String>,
+    Extension(version): Extension<ApiVersion>,
+    params: Params,
+) -> ApiResult<StatusCode> {
+    Ok(outcome(engine.containers().stop(&id, stop_options(&params, version)?).await?))
 }
 
 /// `POST /containers/{id}/restart`: 204
-async fn restart(State(engine): State<Engine>, Path(id): Path<String>, params: Params) -> ApiResult<StatusCode> {
-    engine.containers().restart(&id, stop_options(&params)?).await?;
+async fn restart(
+    State(engine): State<Engine>,
+    Path(id): Path<String>,
+    Extension(version): Extension<ApiVersion>,
+    params: Params,
+) -> ApiResult<StatusCode> {
+    engine.containers().restart(&id, stop_options(&params, version)?).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -131,8 +144,14 @@ async fn resize(State(engine): State<Engine>, Path(id): Path<String>, params: Pa
 }
 
 /// `POST /containers/{id}/wait`: the head at once, so that a client knows it waits; the body when it is over.
-async fn wait(State(engine): State<Engine>, Path(id): Path<String>, params: Params) -> ApiResult<Response> {
-    let condition = match params.get("condition").unwrap_or("") {
+async fn wait(
+    State(engine): State<Engine>,
+    Path(id): Path<String>,
+    Extension(version): Extension<ApiVersion>,
+    params: Params,
+) -> ApiResult<Response> {
+    // The parameter came with 1.30.
+    let condition = match params.get("condition").filter(|_| !version.before(30)).unwrap_or("") {
         "" | "not-running" => WaitCondition::NotRunning,
         "next-exit" => WaitCondition::NextExit,
         "removed" => WaitCondition::Removed,

@@ -31,6 +31,9 @@ async fn logs(
     if !stdout && !stderr {
         return Err(Error::invalid("Bad parameters: you must choose at least one stream").into());
     }
+    if params.filled("format").is_some() {
+        return Err(Error::invalid("unsupported log format").into());
+    }
     let now = now_unix_nanos();
     let options = LogOptions {
         follow: params.flag("follow"),

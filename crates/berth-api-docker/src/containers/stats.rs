@@ -5,10 +5,11 @@ use crate::error::ApiResult;
 use crate::events::IntoResponseOk;
 use crate::params::Params;
 use crate::time::rfc3339;
-use axum::Router;
+use crate::version::ApiVersion;
 use axum::extract::{Path, State};
 use axum::response::Response;
 use axum::routing::get;
+use axum::{Extension, Router};
 use berth_engine::Engine;
 use berth_engine::containers::{Stats, StatsOptions, StatsSample};
 use bytes::Bytes;
@@ -19,13 +20,19 @@ pub(super) fn router() -> Router<Engine> {
 }
 
 /// `GET /containers/{id}/stats`
-async fn stats(State(engine): State<Engine>, Path(id): Path<String>, params: Params) -> ApiResult<Response> {
-    let options = StatsOptions { stream: params.flag_or("stream", true), one_shot: params.flag("one-shot") };
+async fn stats(
+    State(engine): State<Engine>,
+    Path(id): Path<String>,
+    Extension(version): Extension<ApiVersion>,
+    params: Params,
+) -> ApiResult<Response> {
+    let one_shot = !version.before(41) && params.flag("one-shot");
+    let options = StatsOptions { stream: params.flag_or("stream", true), one_shot };
     if options.stream && options.one_shot {
         return Err(berth_types::Error::invalid("cannot have stream=true and one-shot=true").into());
     }
     let mut stream = engine.containers().stats(&id, options).await?;
-    let body = stream_body(|sender| async move {
+    let body = stream_body(move |sender| async move {
         loop {
             let next = tokio::select! {
                 next = stream.next() => next,
@@ -36,7 +43,7 @@ async fn stats(State(engine): State<Engine>, Path(id): Path<String>, params: Par
                 Some(Err(error)) => return tracing::warn!(container = id, %error, "cannot read meters on"),
                 None => return,
             };
-            if sender.send(Bytes::from(format!("{}\n", render(&stats)))).await.is_err() {
+            if sender.send(Bytes::from(format!("{}\n", render(&stats, version)))).await.is_err() {
                 return;
             }
         }
@@ -74,7 +81,7 @@ fn io(entries: &[(u64, u64, String, u64)]) -> Value {
     entries.iter().map(entry).collect()
 }
 
-fn render(stats: &Stats) -> Value {
+fn render(stats: &Stats, version: ApiVersion) -> Value {
     let now = &stats.now;
     let mut pids = Map::new();
     for (key, number) in [("current", now.pids_current), ("limit", now.pids_limit)] {
@@ -107,6 +114,9 @@ fn render(stats: &Stats) -> Value {
         "num_procs": 0, "storage_stats": {}, "cpu_stats": cpu(now), "precpu_stats": cpu(&stats.before),
         "memory_stats": memory,
     });
+    if !version.before(52) {
+        value["os_type"] = json!("linux");
+    }
     if !now.networks.is_empty() {
         let networks: Map<String, Value> = now
             .networks

@@ -1,13 +1,14 @@
 //! A container in a list.
 
-use berth_engine::containers::{MountPoint, Summary};
+use crate::version::ApiVersion;
+use berth_engine::containers::{MountPoint, StateWord, Summary};
 use berth_engine::networks::Endpoint;
 use berth_types::spec::MountKind;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
 /// One entry of `GET /containers/json`.
-pub(crate) fn render_summary(summary: &Summary, now_unix_nanos: i64) -> Value {
+pub(crate) fn render_summary(summary: &Summary, now_unix_nanos: i64, version: ApiVersion) -> Value {
     let mut value = json!({
         "Id": summary.id.to_string(),
         "Names": [format!("/{}", summary.name)],
@@ -22,18 +23,34 @@ pub(crate) fn render_summary(summary: &Summary, now_unix_nanos: i64) -> Value {
             value[key] = json!(bytes);
         }
     }
+    let mut host = json!({"NetworkMode": summary.network_mode});
+    if !version.before(46) && !summary.annotations.is_empty() {
+        host["Annotations"] = json!(summary.annotations);
+    }
     let rest = json!({
         "Labels": summary.labels,
         "State": summary.state.word().as_str(),
         "Status": summary.state.status_text(now_unix_nanos),
-        "HostConfig": {"NetworkMode": summary.network_mode},
+        "HostConfig": host,
         "NetworkSettings": {"Networks": endpoints(&summary.networks)},
         "Mounts": summary.mounts.iter().map(render_mount).collect::<Vec<_>>(),
     });
     if let (Value::Object(value), Value::Object(rest)) = (&mut value, rest) {
         value.extend(rest);
     }
+    if !version.before(52) {
+        value["Health"] = health(summary);
+    }
     value
+}
+
+/// `none` for those that have no check or do not run.
+fn health(summary: &Summary) -> Value {
+    let runs = matches!(summary.state.word(), StateWord::Running | StateWord::Paused);
+    match summary.state.health.as_ref().filter(|_| runs) {
+        Some(health) => json!({"Status": health.status, "FailingStreak": health.failing_streak}),
+        None => json!({"Status": "none", "FailingStreak": 0}),
+    }
 }
 
 /// Program and arguments as dockerd joins them: those with blanks quoted.
@@ -48,11 +65,16 @@ fn command(words: &[String]) -> String {
 fn ports(summary: &Summary) -> Vec<Value> {
     let mut ports = Vec::new();
     for (port, bindings) in &summary.network.ports {
-        for (address, public) in bindings {
-            ports.push(json!({
+        // 0: open at the container's own address, not at one of the host's.
+        let published = bindings.iter().filter(|(_, public)| *public != 0);
+        ports.extend(published.clone().map(|(address, public)| {
+            json!({
                 "IP": address.to_string(), "PrivatePort": port.port, "PublicPort": public,
                 "Type": port.protocol.as_str(),
-            }));
+            })
+        }));
+        if published.count() == 0 && !bindings.is_empty() {
+            ports.push(json!({"PrivatePort": port.port, "Type": port.protocol.as_str()}));
         }
     }
     // Shown once the container has a network to have them on.
@@ -66,20 +88,16 @@ fn ports(summary: &Summary) -> Vec<Value> {
 }
 
 pub(crate) fn render_mount(mount: &MountPoint) -> Value {
-    let kind = match mount.kind {
-        MountKind::Bind => "bind",
-        MountKind::Volume => "volume",
-        MountKind::Tmpfs => "tmpfs",
-        MountKind::Image => "image",
-    };
     // In dockerd's order, which `docker inspect` prints.
-    let mut value = json!({"Type": kind});
+    let mut value = json!({"Type": mount.kind.as_str()});
     if !mount.name.is_empty() {
         value["Name"] = json!(mount.name);
     }
-    value["Source"] = json!(mount.source);
+    // Where the engine keeps a secret is nobody's business.
+    let hidden = matches!(mount.kind, MountKind::Secret | MountKind::Config);
+    value["Source"] = if hidden { json!("") } else { json!(mount.source) };
     value["Destination"] = json!(mount.target);
-    if !mount.driver.is_empty() {
+    if !mount.driver.is_empty() && !hidden {
         value["Driver"] = json!(mount.driver);
     }
     value["Mode"] = json!(mount.mode);
@@ -89,7 +107,7 @@ pub(crate) fn render_mount(mount: &MountPoint) -> Value {
 }
 
 /// `NetworkSettings.Networks`
-pub(crate) fn endpoints(networks: &BTreeMap<String, Endpoint>) -> Map<String, Value> {
+pub(crate) fn endpoints(networks: &BTreeMap<String, Box<Endpoint>>) -> Map<String, Value> {
     networks.iter().map(|(name, endpoint)| (name.clone(), render_endpoint(name, endpoint))).collect()
 }
 

@@ -7,8 +7,10 @@ use base64::Engine as _;
 use berth_engine::images::Credentials;
 use berth_types::{Error, Result};
 use serde_json::Value;
+use std::collections::BTreeMap;
 
 const HEADER: &str = "x-registry-auth";
+const HEADER_ALL: &str = "x-registry-config";
 /// More than any token needs.
 const BYTES_MAX: usize = 64 << 10;
 
@@ -53,6 +55,29 @@ pub(super) fn from_headers(headers: &HeaderMap) -> Result<Option<Credentials>> {
         Some(entry) => Ok(credentials(&entry)),
         None => Err(Error::invalid("invalid X-Registry-Auth header: base64url of JSON is needed")),
     }
+}
+
+/// All that came along, by domain as image names have it: `X-Registry-Config`.
+pub(crate) fn all_from_headers(headers: &HeaderMap) -> Result<BTreeMap<String, Credentials>> {
+    let Some(text) = headers.get(HEADER_ALL).and_then(|value| value.to_str().ok()).filter(|text| !text.is_empty())
+    else {
+        return Ok(BTreeMap::new());
+    };
+    let entries = decode(text).ok_or_else(|| Error::invalid("invalid X-Registry-Config header"))?;
+    Ok(by_domain(&entries))
+}
+
+/// `{"https://index.docker.io/v1/": {...}, "host:5000": {...}}`
+pub(crate) fn by_domain(entries: &Value) -> BTreeMap<String, Credentials> {
+    let domain = |server: &str| {
+        let bare = server.trim_start_matches("https://").trim_start_matches("http://");
+        match bare.split('/').next().unwrap_or_default() {
+            "" | "index.docker.io" | "registry-1.docker.io" => "docker.io".to_owned(),
+            host => host.to_owned(),
+        }
+    };
+    let entries = entries.as_object().into_iter().flatten();
+    entries.filter_map(|(server, entry)| Some((domain(server), credentials(entry)?))).collect()
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Looking at images, naming and removing them, and making one of a container.
 
-use super::{repo_and_tag, wire};
+use super::{repo_and_tag, transfer, wire};
 use crate::error::ApiResult;
 use crate::json::{Fields, JsonBody};
 use crate::params::Params;
@@ -27,6 +27,10 @@ pub(super) async fn list(
     {
         filters = filters.with("reference", name);
     }
+    let (manifests, identity) = (params.flag("manifests"), params.flag("identity"));
+    if identity && !manifests && !version.before(54) {
+        return Err(Error::invalid("conflicting options: identity requires manifests=1").into());
+    }
     let options = ListOptions {
         all: params.flag("all"),
         shared_size: version.0 >= 42 && params.flag("shared-size"),
@@ -42,11 +46,24 @@ pub(super) async fn inspect(engine: &Engine, version: ApiVersion, name: &str, pa
     if params.flag("manifests") && params.filled("platform").is_some() {
         return Err(Error::invalid("conflicting options: manifests and platform options cannot both be set").into());
     }
+    let wanted = transfer::one_platform(params, "platform", !version.before(49))?;
+    engine.images().check_platform(name, wanted.as_deref()).await?;
     Ok(Json(wire::inspect(&engine.images().inspect(name).await?, version)).into_response())
 }
 
+/// `GET /images/{name}/attestations`: what is unpacked here has none; an index that had some is not kept.
+pub(super) async fn attestations(engine: &Engine, name: &str, params: &Params) -> ApiResult {
+    let wanted = transfer::one_platform(params, "platform", true)
+        .map_err(|_| Error::invalid("only one platform value is currently supported"))?;
+    engine.images().check_platform(name, wanted.as_deref()).await?;
+    engine.images().inspect(name).await?;
+    Err(Error::not_implemented("this image store does not support attestations").into())
+}
+
 /// `GET /images/{name}/history`
-pub(super) async fn history(engine: &Engine, name: &str) -> ApiResult {
+pub(super) async fn history(engine: &Engine, version: ApiVersion, name: &str, params: &Params) -> ApiResult {
+    let wanted = transfer::one_platform(params, "platform", !version.before(48))?;
+    engine.images().check_platform(name, wanted.as_deref()).await?;
     let entries = engine.images().history(name).await?;
     Ok(Json(entries.iter().map(wire::history).collect::<Value>()).into_response())
 }
@@ -59,10 +76,17 @@ pub(super) async fn tag(engine: &Engine, name: &str, params: &Params) -> ApiResu
 }
 
 /// `DELETE /images/{name}`
-pub(super) async fn remove(State(engine): State<Engine>, Path(name): Path<String>, params: Params) -> ApiResult {
+pub(super) async fn remove(
+    State(engine): State<Engine>,
+    Extension(version): Extension<ApiVersion>,
+    Path(name): Path<String>,
+    params: Params,
+) -> ApiResult {
     if name.trim().is_empty() {
         return Err(Error::invalid("image name cannot be blank").into());
     }
+    let wanted = transfer::one_platform(&params, "platforms", !version.before(50))?;
+    engine.images().check_platform(&name, wanted.as_deref()).await?;
     let options = RemoveOptions { force: params.flag("force"), no_prune: params.flag("noprune") };
     let removed = engine.images().remove(&name, options).await?;
     Ok(Json(removed.iter().map(wire::removed).collect::<Value>()).into_response())

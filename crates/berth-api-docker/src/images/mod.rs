@@ -3,7 +3,7 @@
 //! Image names have slashes: `/images/{*rest}` catches them, and [`split_action`] tells name from action.
 //! What comes from registries and goes there is in `registry.rs`, `/auth` and `/distribution` too.
 
-mod auth;
+pub(crate) mod auth;
 mod bootstrap;
 mod manage;
 mod messages;
@@ -13,7 +13,7 @@ mod transfer;
 mod wire;
 
 pub(crate) use registry::config as registry_config;
-pub(crate) use wire::disk_usage;
+pub(crate) use wire::summary;
 
 use crate::error::{ApiResult, plain};
 use crate::params::Params;
@@ -54,17 +54,18 @@ pub(crate) fn split_action<'a>(rest: &'a str, actions: &[&'a str]) -> (&'a str, 
     }
 }
 
-/// `GET /images/{name}/json`, `/history`, `/get`
+/// `GET /images/{name}/json`, `/history`, `/get`, `/attestations`
 async fn read(
     State(engine): State<Engine>,
     Extension(version): Extension<ApiVersion>,
     Path(rest): Path<String>,
     params: Params,
 ) -> ApiResult {
-    match split_action(&rest, &["json", "history", "get"]) {
+    match split_action(&rest, &["json", "history", "get", "attestations"]) {
         (name, "json") => manage::inspect(&engine, version, name, &params).await,
-        (name, "history") => manage::history(&engine, name).await,
-        (name, "get") => transfer::save_names(&engine, &[name.to_owned()]).await,
+        (name, "history") => manage::history(&engine, version, name, &params).await,
+        (name, "get") => transfer::save_names(&engine, version, &[name.to_owned()], &params).await,
+        (name, "attestations") => manage::attestations(&engine, name, &params).await,
         _ => Ok(plain(StatusCode::NOT_FOUND, "page not found")),
     }
 }

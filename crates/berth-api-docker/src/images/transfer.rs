@@ -4,13 +4,15 @@ use super::{messages, registry, repo_and_tag};
 use crate::containers::{archive_body, byte_source};
 use crate::error::ApiResult;
 use crate::params::Params;
+use crate::version::ApiVersion;
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::IntoResponse;
 use berth_engine::Engine;
 use berth_engine::images::{ImportOptions, LoadOptions};
-use berth_types::{Error, ErrorKind};
+use berth_types::Error;
 
 /// `POST /images/create`: import from the body, or a pull.
 pub(super) async fn create(State(engine): State<Engine>, params: Params, headers: HeaderMap, body: Body) -> ApiResult {
@@ -21,17 +23,12 @@ pub(super) async fn create(State(engine): State<Engine>, params: Params, headers
     // From here on a refusal must not cut off a client that still sends.
     let archive = byte_source(body);
     let name = repo_and_tag(&params)?;
-    if source != "-" {
-        return Err(Error::new(
-            ErrorKind::NotImplemented,
-            format!("cannot import from {source:?}: only from a request's body"),
-        )
-        .with_hint("download it first, then docker import FILE")
-        .into());
+    if source.is_empty() {
+        return Err(Error::invalid("nothing to pull or import: neither fromImage nor fromSrc is given").into());
     }
     let message = match params.filled("message") {
         Some(message) => message.to_owned(),
-        None => "Imported from -".to_owned(),
+        None => format!("Imported from {source}"),
     };
     let options = ImportOptions {
         name,
@@ -39,14 +36,22 @@ pub(super) async fn create(State(engine): State<Engine>, params: Params, headers
         changes: params.all("changes").map(str::to_owned).collect(),
         platform: params.filled("platform").map(str::to_owned),
     };
-    let id = engine.images().import(archive, options).await?;
+    let id = match source {
+        "-" => engine.images().import(archive, options).await?,
+        url => engine.images().import_from(url, options).await?,
+    };
     Ok(messages::whole(Body::from(messages::status(&id.to_string()))))
 }
 
 /// `POST /images/load`
-pub(super) async fn load(State(engine): State<Engine>, params: Params, body: Body) -> ApiResult {
+pub(super) async fn load(
+    State(engine): State<Engine>,
+    Extension(version): Extension<ApiVersion>,
+    params: Params,
+    body: Body,
+) -> ApiResult {
     let archive = byte_source(body);
-    let options = LoadOptions { platform: platform(&params)? };
+    let options = LoadOptions { platform: archive_platform(&params, version)? };
     let stream = engine.images().load(archive, options).await?;
     // As dockerd: the answer has begun, and a bad archive is told in its stream, where clients look for it.
     Ok(messages::answer(stream, params.flag("quiet"))
@@ -54,15 +59,34 @@ pub(super) async fn load(State(engine): State<Engine>, params: Params, body: Bod
         .unwrap_or_else(|error| messages::whole(Body::from(messages::failure(&error)))))
 }
 
-/// `platform` is a text before 1.48, JSON `{"os", "architecture", "variant"}` since.
-fn platform(params: &Params) -> Result<Option<String>, Error> {
-    let mut all = params.all("platform").filter(|text| !text.is_empty());
-    let Some(text) = all.next() else { return Ok(None) };
-    if all.next().is_some() {
-        return Err(Error::invalid("specifying multiple platforms is not supported"));
+/// The platform of an archive: several may be asked for since 1.52, but an image here has one.
+fn archive_platform(params: &Params, version: ApiVersion) -> Result<Option<String>, Error> {
+    let all: Vec<&str> = params.all("platform").filter(|text| !text.is_empty()).collect();
+    match all.as_slice() {
+        [] => Ok(None),
+        [one] => platform(one).map(Some),
+        _ if version.before(52) => Err(Error::invalid(
+            "multiple platform parameters are not supported in this API version; use API version 1.52 or later",
+        )),
+        _ => Err(Error::invalid("multiple platforms not supported for this image store")
+            .with_hint("an image here has one platform; ask for one at a time")),
     }
+}
+
+/// The one platform that `name` may ask for, where the client's version has it.
+pub(super) fn one_platform(params: &Params, name: &str, since: bool) -> Result<Option<String>, Error> {
+    let mut all = params.all(name).filter(|text| since && !text.is_empty());
+    let first = all.next();
+    if all.next().is_some() {
+        return Err(Error::invalid("multiple platforms are not supported"));
+    }
+    first.map(platform).transpose()
+}
+
+/// A text, or JSON `{"os", "architecture", "variant"}`.
+fn platform(text: &str) -> Result<String, Error> {
     if !text.starts_with('{') {
-        return Ok(Some(text.to_owned()));
+        return Ok(text.to_owned());
     }
     let value = crate::json::parse(text.as_bytes())?;
     let fields = crate::json::Fields::new(&value, "Platform")?;
@@ -72,16 +96,26 @@ fn platform(params: &Params) -> Result<Option<String>, Error> {
         platform.push('/');
         platform.push_str(&variant);
     }
-    Ok(Some(platform))
+    Ok(platform)
 }
 
 /// `GET /images/get?names=a&names=b`
-pub(super) async fn save(State(engine): State<Engine>, params: Params) -> ApiResult {
+pub(super) async fn save(
+    State(engine): State<Engine>,
+    Extension(version): Extension<ApiVersion>,
+    params: Params,
+) -> ApiResult {
     let names: Vec<String> = params.all("names").map(str::to_owned).collect();
-    save_names(&engine, &names).await
+    save_names(&engine, version, &names, &params).await
 }
 
-pub(super) async fn save_names(engine: &Engine, names: &[String]) -> ApiResult {
+pub(super) async fn save_names(engine: &Engine, version: ApiVersion, names: &[String], params: &Params) -> ApiResult {
+    if !version.before(48) {
+        let wanted = archive_platform(params, version)?;
+        for name in names.iter().filter(|_| wanted.is_some()) {
+            engine.images().check_platform(name, wanted.as_deref()).await?;
+        }
+    }
     let stream = engine.images().save(names).await?;
     Ok(([("content-type", "application/x-tar")], archive_body(stream)).into_response())
 }

@@ -2,7 +2,8 @@
 
 use crate::time::{NEVER, rfc3339};
 use crate::version::ApiVersion;
-use berth_engine::images::{DiskUsage, HistoryEntry, Inspect, Removed, Summary};
+use berth_engine::images::{HistoryEntry, Inspect, Removed, Summary};
+use berth_types::ImageName;
 use berth_types::mount::Rootfs;
 use berth_types::spec::Config;
 use serde_json::{Value, json};
@@ -11,7 +12,7 @@ fn seconds(unix_nanos: i64) -> i64 {
     unix_nanos.div_euclid(1_000_000_000)
 }
 
-pub(super) fn summary(image: &Summary, version: ApiVersion) -> Value {
+pub(crate) fn summary(image: &Summary, version: ApiVersion) -> Value {
     let untagged = image.repo_tags.is_empty() && image.repo_digests.is_empty();
     let list = |names: &[String]| match names.is_empty() && version.0 < 43 {
         true => Value::Null,
@@ -42,19 +43,22 @@ pub(super) fn inspect(image: &Inspect, version: ApiVersion) -> Value {
         nanos => rfc3339(nanos),
     };
     let text = |text: &str| if text.is_empty() { None } else { Some(json!(text)) };
+    // Since 1.52 left out where empty.
+    let filled = |text: &str| if text.is_empty() && !version.before(52) { None } else { Some(json!(text)) };
     let old = |before: u32, value: Value| (version.0 < before).then_some(value);
     // In dockerd's order, which `docker inspect` shows as it comes.
     let fields = [
         ("Id", Some(json!(image.id))),
         ("RepoTags", Some(json!(image.repo_tags))),
         ("RepoDigests", Some(json!(image.repo_digests))),
-        ("Parent", Some(json!(image.parent.map_or(String::new(), |parent| parent.to_string())))),
-        ("Comment", Some(json!(image.comment))),
+        ("Identity", if version.before(53) { None } else { identity(image) }),
+        ("Parent", filled(&image.parent.map_or(String::new(), |parent| parent.to_string()))),
+        ("Comment", filled(&image.comment)),
         ("Created", text(&created)),
         ("Container", old(45, json!(""))),
         ("ContainerConfig", old(45, config(&Config::default(), version))),
-        ("DockerVersion", Some(json!(image.docker_version))),
-        ("Author", Some(json!(image.author))),
+        ("DockerVersion", filled(&image.docker_version)),
+        ("Author", filled(&image.author)),
         ("Architecture", Some(json!(image.architecture))),
         ("Variant", text(&image.variant)),
         ("Os", Some(json!(image.os))),
@@ -69,7 +73,22 @@ pub(super) fn inspect(image: &Inspect, version: ApiVersion) -> Value {
     Value::Object(fields.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))).collect())
 }
 
-/// Since 1.50 only what an image can say; before, the whole of a container's configuration.
+/// Where it came from: the repositories that it was pulled from or pushed to.
+fn identity(image: &Inspect) -> Option<Value> {
+    let mut repositories: Vec<String> = image
+        .repo_digests
+        .iter()
+        .filter_map(|name| name.parse::<ImageName>().ok())
+        .map(|name| format!("{}/{}", name.domain(), name.path()))
+        .collect();
+    repositories.sort();
+    repositories.dedup();
+    let pull: Vec<Value> = repositories.into_iter().map(|name| json!({"Repository": name})).collect();
+    (!pull.is_empty()).then(|| json!({ "Pull": pull }))
+}
+
+/// Since 1.50 only what an image can say; before, the whole of a container's configuration. Since 1.52 what it does
+/// not say is left out.
 fn config(config: &Config, version: ApiVersion) -> Value {
     let mut value = crate::spec::config(config);
     for (key, empty) in [("Env", config.env.is_empty()), ("Labels", config.labels.is_empty())] {
@@ -91,9 +110,19 @@ fn config(config: &Config, version: ApiVersion) -> Value {
         "StopTimeout",
         "Tty",
     ];
+    let empty = |value: &Value| match value {
+        Value::Null => true,
+        Value::String(text) => text.is_empty(),
+        Value::Array(list) => list.is_empty(),
+        Value::Object(map) => map.is_empty(),
+        Value::Bool(_) | Value::Number(_) => false,
+    };
     // dockerd sorts the keys here.
-    let sorted: std::collections::BTreeMap<String, Value> =
-        map.into_iter().filter(|(key, _)| version.0 < 50 || !container_only.contains(&key.as_str())).collect();
+    let sorted: std::collections::BTreeMap<String, Value> = map
+        .into_iter()
+        .filter(|(key, _)| version.before(50) || !container_only.contains(&key.as_str()))
+        .filter(|(key, value)| version.before(52) || key == "Healthcheck" || !empty(value))
+        .collect();
     Value::Object(sorted.into_iter().collect())
 }
 
@@ -140,9 +169,4 @@ pub(super) fn removed(removed: &Removed) -> Value {
         Removed::Untagged(name) => json!({ "Untagged": name }),
         Removed::Deleted(id) => json!({ "Deleted": id }),
     }
-}
-
-/// The images' part of `/system/df`: the sum and the list.
-pub(crate) fn disk_usage(usage: &DiskUsage, version: ApiVersion) -> (Value, Value) {
-    (json!(usage.layers_bytes), usage.images.iter().map(|image| summary(image, version)).collect())
 }

@@ -9,11 +9,12 @@ mod wire;
 use crate::error::ApiResult;
 use crate::json::RawBody;
 use crate::params::Params;
+use crate::version::ApiVersion;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use berth_engine::Engine;
 use berth_types::Error;
 use serde::de::DeserializeOwned;
@@ -39,19 +40,35 @@ fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Error> {
 }
 
 /// `GET /networks`.
-async fn list(State(engine): State<Engine>, params: Params) -> ApiResult<Json<Vec<NetworkJson>>> {
+async fn list(
+    State(engine): State<Engine>,
+    Extension(version): Extension<ApiVersion>,
+    params: Params,
+) -> ApiResult<Json<Vec<NetworkJson>>> {
     let views = engine.networks().list(&params.filters()?)?;
-    Ok(Json(views.iter().map(NetworkJson::without_containers).collect()))
+    // Before 1.28 lists showed who is on each.
+    let render = if version.before(28) { NetworkJson::from } else { NetworkJson::without_containers };
+    Ok(Json(views.iter().map(render).collect()))
 }
 
 /// `GET /networks/{id}`.
-async fn inspect(State(engine): State<Engine>, Path(network): Path<String>) -> ApiResult<Json<NetworkJson>> {
-    Ok(Json(NetworkJson::from(&engine.networks().inspect(&network)?)))
+async fn inspect(
+    State(engine): State<Engine>,
+    Extension(version): Extension<ApiVersion>,
+    Path(network): Path<String>,
+) -> ApiResult<Json<NetworkJson>> {
+    let view = engine.networks().inspect(&network)?;
+    let json = NetworkJson::from(&view);
+    Ok(Json(if version.before(52) { json } else { json.with_status(&view) }))
 }
 
 /// `POST /networks/create`.
-async fn create(State(engine): State<Engine>, RawBody(body): RawBody) -> ApiResult {
-    let spec = parse::<CreateBody>(&body)?.into_spec()?;
+async fn create(
+    State(engine): State<Engine>,
+    Extension(version): Extension<ApiVersion>,
+    RawBody(body): RawBody,
+) -> ApiResult {
+    let spec = parse::<CreateBody>(&body)?.into_spec(version)?;
     let id = engine.networks().create(spec).await?;
     let answer = serde_json::json!({ "Id": id.as_str(), "Warning": "" });
     Ok((StatusCode::CREATED, Json(answer)).into_response())

@@ -1,6 +1,8 @@
 //! Networks as JSON, in Docker's words.
 
 use crate::time::rfc3339_nano;
+use crate::version::ApiVersion;
+use berth_engine::networks::Subnet;
 use berth_engine::networks::{AddressBlock, BlockSpec, Endpoint, NetworkSpec, NetworkView};
 use berth_types::spec::EndpointSpec;
 use berth_types::{ContainerId, Error, Result};
@@ -39,6 +41,28 @@ pub(super) struct NetworkJson {
     containers: BTreeMap<String, ContainerJson>,
     options: BTreeMap<String, String>,
     labels: BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<StatusJson>,
+}
+
+#[derive(Debug, Serialize)]
+struct StatusJson {
+    #[serde(rename = "IPAM")]
+    ipam: IpamStatusJson,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct IpamStatusJson {
+    subnets: BTreeMap<String, SubnetStatusJson>,
+}
+
+#[derive(Debug, Serialize)]
+struct SubnetStatusJson {
+    #[serde(rename = "IPsInUse")]
+    in_use: u64,
+    #[serde(rename = "DynamicIPsAvailable")]
+    available: u64,
 }
 
 #[derive(Debug, Default, Serialize)]
@@ -61,7 +85,7 @@ struct IpamBlockJson {
     subnet: String,
     #[serde(rename = "IPRange", skip_serializing_if = "String::is_empty")]
     range: String,
-    #[serde(rename = "Gateway")]
+    #[serde(rename = "Gateway", skip_serializing_if = "String::is_empty")]
     gateway: String,
     #[serde(rename = "AuxiliaryAddresses", skip_serializing_if = "BTreeMap::is_empty")]
     auxiliary: BTreeMap<String, String>,
@@ -86,7 +110,7 @@ impl From<&AddressBlock> for IpamBlockJson {
         IpamBlockJson {
             subnet: block.subnet.to_string(),
             range: block.range.map(|range| range.to_string()).unwrap_or_default(),
-            gateway: block.gateway.to_string(),
+            gateway: block.gateway.map(|address| address.to_string()).unwrap_or_default(),
             auxiliary: block.auxiliary.iter().map(|(name, address)| (name.clone(), address.to_string())).collect(),
         }
     }
@@ -117,7 +141,7 @@ impl NetworkJson {
             created: rfc3339_nano(network.created_unix_nanos),
             scope: "local",
             driver: network.driver.as_str(),
-            enable_ipv4: true,
+            enable_ipv4: network.blocks.is_empty() || network.blocks.iter().any(|b| b.subnet.address.is_ipv4()),
             enable_ipv6: network.enable_ipv6,
             ipam: IpamJson {
                 driver: "default",
@@ -132,7 +156,18 @@ impl NetworkJson {
             containers: containers.iter().map(container).collect(),
             options: network.options.clone(),
             labels: network.labels.clone(),
+            status: None,
         }
+    }
+
+    /// How full its subnets are.
+    pub(super) fn with_status(mut self, view: &NetworkView) -> NetworkJson {
+        let subnet = |&(subnet, in_use, available): &(Subnet, u64, u64)| {
+            (subnet.to_string(), SubnetStatusJson { in_use, available })
+        };
+        let subnets = view.usage.iter().map(subnet).collect();
+        self.status = Some(StatusJson { ipam: IpamStatusJson { subnets } });
+        self
     }
 }
 
@@ -201,12 +236,14 @@ fn optional<T: FromStr>(what: &str, text: &str) -> Result<Option<T>> {
 }
 
 impl CreateBody {
-    pub(super) fn into_spec(self) -> Result<NetworkSpec> {
+    pub(super) fn into_spec(mut self, version: ApiVersion) -> Result<NetworkSpec> {
+        if version.before(48) {
+            self.enable_ipv4 = None;
+        }
         for (asked, what) in [
             (self.ingress, "ingress networks need a swarm"),
             (self.config_only, "configuration-only networks need a swarm"),
             (!matches!(self.scope.as_str(), "" | "local"), "networks wider than this host need a swarm"),
-            (self.enable_ipv4 == Some(false), "networks without IPv4"),
             (!matches!(self.ipam.driver.as_str(), "" | "default"), "address management by plugins"),
         ] {
             if asked {
@@ -231,6 +268,7 @@ impl CreateBody {
             blocks: self.ipam.config.into_iter().map(block).collect::<Result<_>>()?,
             internal: self.internal,
             attachable: self.attachable,
+            enable_ipv4: self.enable_ipv4,
             enable_ipv6: self.enable_ipv6,
             labels: self.labels,
             options: self.options,
@@ -300,25 +338,24 @@ impl EndpointBody {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::version::CURRENT;
 
     #[test]
     fn what_dockers_client_sends_for_a_plain_network_is_understood() {
         let body = r#"{"Name":"n","Driver":"bridge","Scope":"","EnableIPv6":false,"IPAM":{"Driver":"default",
             "Options":{},"Config":[{"Subnet":"10.9.0.0/24","Gateway":"10.9.0.1"}]},"Internal":false,"Attachable":false,
             "Ingress":false,"ConfigOnly":false,"ConfigFrom":null,"Options":{},"Labels":{"a":"b"}}"#;
-        let spec = serde_json::from_str::<CreateBody>(body).unwrap().into_spec().unwrap();
+        let spec = serde_json::from_str::<CreateBody>(body).unwrap().into_spec(CURRENT).unwrap();
         assert_eq!(spec.blocks[0].gateway, Some("10.9.0.1".parse().unwrap()));
         assert_eq!(spec.labels["a"], "b");
         let wrong = r#"{"Name":"n","IPAM":{"Config":[{"Subnet":"10.9.0.0/99"}]}}"#;
-        assert!(serde_json::from_str::<CreateBody>(wrong).unwrap().into_spec().is_err());
+        assert!(serde_json::from_str::<CreateBody>(wrong).unwrap().into_spec(CURRENT).is_err());
     }
 
     #[test]
     fn nothing_that_is_asked_for_is_silently_dropped() {
-        for body in
-            [r#"{"Name":"n","Ingress":true}"#, r#"{"Name":"n","EnableIPv4":false}"#, r#"{"Name":"n","Scope":"swarm"}"#]
-        {
-            assert!(serde_json::from_str::<CreateBody>(body).unwrap().into_spec().is_err(), "{body}");
+        for body in [r#"{"Name":"n","Ingress":true}"#, r#"{"Name":"n","Scope":"swarm"}"#] {
+            assert!(serde_json::from_str::<CreateBody>(body).unwrap().into_spec(CURRENT).is_err(), "{body}");
         }
     }
 }

@@ -1,7 +1,8 @@
 //! The body of `POST /containers/create`.
 
-use super::{refuse_if, resources, restart_policy};
+use super::{refuse_if, resources, restart_policy, versions};
 use crate::json::Fields;
+use crate::version::ApiVersion;
 use berth_types::Error;
 use berth_types::spec::*;
 use serde_json::Value;
@@ -9,8 +10,8 @@ use std::collections::BTreeMap;
 
 type Result<T> = std::result::Result<T, Error>;
 
-/// Reads the whole body.
-pub(crate) fn create_body(body: &Value) -> Result<ContainerSpec> {
+/// Reads the whole body as `version` means it. Answers warnings beside it.
+pub(crate) fn create_body(body: &Value, version: ApiVersion) -> Result<(ContainerSpec, Vec<String>)> {
     let fields = Fields::new(body, "CreateRequest")?;
     let config = config(&Fields::new(body, "Config")?)?;
     let host = host_config(&fields.object("HostConfig", "HostConfig")?)?;
@@ -21,22 +22,9 @@ pub(crate) fn create_body(body: &Value) -> Result<ContainerSpec> {
         let name = if name == "default" { "bridge" } else { name };
         endpoints.insert(name.to_owned(), endpoint(&Fields::new(value, "EndpointSettings")?)?);
     }
-    // Before 1.44 the address stood in Config; it belongs to the primary network.
-    let mac_address = fields.text("MacAddress")?;
-    if !mac_address.is_empty() {
-        let primary = match &host.network_mode {
-            NetworkMode::Default => "bridge".to_owned(),
-            NetworkMode::Named(name) => name.clone(),
-            NetworkMode::None | NetworkMode::Host | NetworkMode::Container(_) => {
-                return Err(Error::invalid("conflicting options: mac-address and the network mode"));
-            }
-        };
-        let endpoint: &mut EndpointSpec = endpoints.entry(primary).or_default();
-        if endpoint.mac_address.is_empty() {
-            endpoint.mac_address = mac_address;
-        }
-    }
-    for (name, endpoint) in &endpoints {
+    let mut spec = ContainerSpec { config, host, endpoints, platform: None };
+    let warnings = versions::adapt(&mut spec, fields.text("MacAddress")?, version)?;
+    for (name, endpoint) in &spec.endpoints {
         let mac = &endpoint.mac_address;
         let parts: Vec<&str> = mac.split([':', '-']).collect();
         let valid =
@@ -45,10 +33,11 @@ pub(crate) fn create_body(body: &Value) -> Result<ContainerSpec> {
             return Err(Error::invalid(format!("invalid config for network {name}: invalid MAC address {mac}")));
         }
     }
+    let config = &spec.config;
     if config.image.is_empty() && config.cmd.is_none() && config.entrypoint.is_none() {
         return Err(Error::invalid("no command specified"));
     }
-    Ok(ContainerSpec { config, host, endpoints, platform: None })
+    Ok((spec, warnings))
 }
 
 pub(crate) fn config(f: &Fields<'_>) -> Result<Config> {
@@ -74,7 +63,7 @@ pub(crate) fn config(f: &Fields<'_>) -> Result<Config> {
         env: f.texts("Env")?,
         cmd: f.text_or_texts("Cmd")?,
         entrypoint: f.text_or_texts("Entrypoint")?,
-        healthcheck: f.object_or_none("Healthcheck", "HealthcheckConfig")?.map(|f| healthcheck(&f)).transpose()?,
+        healthcheck: healthcheck(f)?,
         volumes: f.entries("Volumes")?.map(|(path, _)| path.clone()).collect(),
         working_dir: f.text("WorkingDir")?,
         network_disabled: f.flag("NetworkDisabled")?,
@@ -100,8 +89,9 @@ fn ports(text: &str) -> Result<Vec<PortProto>> {
     Ok((first.port..=last.port).map(|port| PortProto { port, protocol: first.protocol }).collect())
 }
 
-fn healthcheck(f: &Fields<'_>) -> Result<Healthcheck> {
-    Ok(Healthcheck {
+pub(crate) fn healthcheck(f: &Fields<'_>) -> Result<Option<Healthcheck>> {
+    let Some(f) = f.object_or_none("Healthcheck", "HealthcheckConfig")? else { return Ok(None) };
+    Ok(Some(Healthcheck {
         test: f.texts("Test")?,
         interval_nanos: f.int("Interval")?,
         timeout_nanos: f.int("Timeout")?,
@@ -111,7 +101,12 @@ fn healthcheck(f: &Fields<'_>) -> Result<Healthcheck> {
             retries if retries < 0 => return Err(Error::invalid("Retries in Healthcheck cannot be negative")),
             retries => u32::try_from(retries).unwrap_or(u32::MAX),
         },
-    })
+    }))
+}
+
+pub(crate) fn log_config(f: &Fields<'_>) -> Result<Option<LogConfig>> {
+    let Some(log) = f.object_or_none("LogConfig", "LogConfig")? else { return Ok(None) };
+    Ok(Some(LogConfig { driver: log.text("Type")?, options: log.text_map("Config")? }))
 }
 
 fn host_config(f: &Fields<'_>) -> Result<HostConfig> {
@@ -120,10 +115,9 @@ fn host_config(f: &Fields<'_>) -> Result<HostConfig> {
     refuse_if(f.raw("Capabilities").is_some(), "HostConfig.Capabilities")?;
     refuse_if(f.int("DiskQuota")? != 0, "HostConfig.DiskQuota")?;
     let isolation = f.text("Isolation")?;
-    if !matches!(isolation.as_str(), "" | "default") {
-        return Err(Error::invalid(format!("invalid isolation ({isolation}): linux only supports 'default'")));
+    if !matches!(isolation.as_str(), "" | "default" | "vm") {
+        return Err(Error::invalid(format!("invalid isolation ({isolation}): linux only supports 'default' and 'vm'")));
     }
-    let log = f.object("LogConfig", "LogConfig")?;
     Ok(HostConfig {
         binds: f.texts("Binds")?,
         mounts: f.objects("Mounts", "Mount")?.iter().map(mount).collect::<Result<_>>()?,
@@ -131,7 +125,7 @@ fn host_config(f: &Fields<'_>) -> Result<HostConfig> {
         volume_driver: f.text("VolumeDriver")?,
         tmpfs: f.text_map("Tmpfs")?,
         container_id_file: f.text("ContainerIDFile")?,
-        log: LogConfig { driver: log.text("Type")?, options: log.text_map("Config")? },
+        log: log_config(f)?.unwrap_or_default(),
         restart: restart_policy(f)?.unwrap_or_default(),
         auto_remove: f.flag("AutoRemove")?,
         console_size: console_size(f, "ConsoleSize")?.unwrap_or((0, 0)),
@@ -216,7 +210,7 @@ fn ipc_mode(text: &str) -> Result<IpcMode> {
     })
 }
 
-fn port_bindings(f: &Fields<'_>) -> Result<BTreeMap<PortProto, Vec<PortBinding>>> {
+pub(crate) fn port_bindings(f: &Fields<'_>) -> Result<BTreeMap<PortProto, Vec<PortBinding>>> {
     let mut all = BTreeMap::new();
     for (port, value) in f.entries("PortBindings")? {
         let port: PortProto = port.parse().map_err(|cause| Error::invalid(format!("{cause}")))?;
@@ -260,6 +254,8 @@ fn mount(f: &Fields<'_>) -> Result<MountSpec> {
         "volume" => MountKind::Volume,
         "tmpfs" => MountKind::Tmpfs,
         "image" => MountKind::Image,
+        "secret" => MountKind::Secret,
+        "config" => MountKind::Config,
         other => return Err(Error::invalid(format!("invalid mount config for type {other:?}: mount type unknown"))),
     };
     let bind = f.object_or_none("BindOptions", "BindOptions")?;
@@ -310,6 +306,17 @@ fn mount(f: &Fields<'_>) -> Result<MountSpec> {
             })
             .transpose()?,
         image_subpath: f.object("ImageOptions", "ImageOptions")?.text("Subpath")?,
+        file: f
+            .object_or_none("FileOptions", "FileOptions")?
+            .map(|f| {
+                let default = FileOptions::default();
+                Ok::<_, Error>(FileOptions {
+                    uid: f.int_or_none("UID", "uint32")?.unwrap_or(default.uid),
+                    gid: f.int_or_none("GID", "uint32")?.unwrap_or(default.gid),
+                    mode: f.int_or_none("Mode", "uint32")?.unwrap_or(default.mode),
+                })
+            })
+            .transpose()?,
     })
 }
 
@@ -332,6 +339,7 @@ fn endpoint(f: &Fields<'_>) -> Result<EndpointSpec> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::version::CURRENT;
     use proptest::prelude::*;
     use serde_json::json;
 
@@ -345,7 +353,7 @@ mod tests {
                 "NetworkMode": "container:db", "PidMode": "host", "CapAdd": ["NET_ADMIN"],
             },
         });
-        let spec = create_body(&body).unwrap();
+        let spec = create_body(&body, CURRENT).unwrap().0;
         assert_eq!(spec.config.cmd.as_deref(), Some(&["ls".to_owned()][..]));
         let host = super::super::host_config(&spec.host);
         for key in ["Memory", "RestartPolicy", "PortBindings", "NetworkMode", "PidMode", "CapAdd"] {
@@ -365,7 +373,7 @@ mod tests {
             json!({"Memory": 1e300}),
             json!({"Binds": "a"}),
         ] {
-            assert!(create_body(&json!({"Image": "a", "HostConfig": host})).is_err(), "{host}");
+            assert!(create_body(&json!({"Image": "a", "HostConfig": host}), CURRENT).is_err(), "{host}");
         }
     }
 
@@ -398,10 +406,10 @@ mod tests {
         });
         let refused = ["Cgroup", "CpuCount", "CpuPercent", "IOMaximumIOps", "IOMaximumBandwidth", "KernelMemoryTCP"];
         for (key, value) in keys.as_object().unwrap() {
-            let parsed = create_body(&json!({"Image": "a", "HostConfig": {key: value}}));
+            let parsed = create_body(&json!({"Image": "a", "HostConfig": {key: value}}), CURRENT);
             match refused.contains(&key.as_str()) {
                 true => assert!(parsed.is_err(), "{key}"),
-                false => assert_eq!(&super::super::host_config(&parsed.unwrap().host)[key], value, "{key}"),
+                false => assert_eq!(&super::super::host_config(&parsed.unwrap().0.host)[key], value, "{key}"),
             }
         }
     }
@@ -431,7 +439,7 @@ mod tests {
             top in prop::sample::select(vec!["Cmd", "Healthcheck", "ExposedPorts", "Volumes", "NetworkingConfig", "StopTimeout"]),
             value in any_json(),
         ) {
-            if let Ok(spec) = create_body(&json!({"Image": "a", top: value.clone(), "HostConfig": {key: value}})) {
+            if let Ok((spec, _)) = create_body(&json!({"Image": "a", top: value.clone(), "HostConfig": {key: value}}), CURRENT) {
                 super::super::config(&spec.config);
                 super::super::host_config(&spec.host);
             }

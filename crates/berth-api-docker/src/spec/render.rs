@@ -212,13 +212,7 @@ const HOST_CONFIG_FIRST: &[&str] = &[
 const HOST_CONFIG_LAST: &[&str] = &["Mounts", "MaskedPaths", "ReadonlyPaths", "Init"];
 
 fn mount(mount: &MountSpec) -> Value {
-    let kind = match mount.kind {
-        MountKind::Bind => "bind",
-        MountKind::Volume => "volume",
-        MountKind::Tmpfs => "tmpfs",
-        MountKind::Image => "image",
-    };
-    let mut value = json!({"Type": kind, "Target": mount.target});
+    let mut value = json!({"Type": mount.kind.as_str(), "Target": mount.target});
     if !mount.source.is_empty() {
         value["Source"] = json!(mount.source);
     }
@@ -246,6 +240,9 @@ fn mount(mount: &MountSpec) -> Value {
     if let Some(tmpfs) = &mount.tmpfs {
         value["TmpfsOptions"] =
             filled(json!({"SizeBytes": tmpfs.size_bytes, "Mode": tmpfs.mode, "Options": tmpfs.options}));
+    }
+    if let Some(file) = &mount.file {
+        value["FileOptions"] = json!({"UID": file.uid, "GID": file.gid, "Mode": file.mode});
     }
     if !mount.image_subpath.is_empty() {
         value["ImageOptions"] = json!({"Subpath": mount.image_subpath});

@@ -2,6 +2,8 @@
 
 use super::refuse_if;
 use crate::json::Fields;
+use crate::version::ApiVersion;
+use berth_engine::containers::DiskLimits;
 use berth_types::Error;
 use berth_types::spec::{DeviceMapping, DeviceRequest, Resources, RestartPolicy, ThrottleDevice, Ulimit, WeightDevice};
 
@@ -30,13 +32,7 @@ pub(crate) fn resources(host: &Fields<'_>) -> Result<Resources> {
         cpuset_mems: host.text("CpusetMems")?,
         pids_limit: host.int_or_none("PidsLimit", "int64")?,
         blkio_weight: host.int_or_none("BlkioWeight", "uint16")?.unwrap_or(0),
-        blkio_weight_device: host
-            .objects("BlkioWeightDevice", "WeightDevice")?
-            .iter()
-            .map(|f| {
-                Ok(WeightDevice { path: f.text("Path")?, weight: f.int_or_none("Weight", "uint16")?.unwrap_or(0) })
-            })
-            .collect::<Result<_>>()?,
+        blkio_weight_device: weights(host)?,
         blkio_read_bps: throttles(host, "BlkioDeviceReadBps")?,
         blkio_write_bps: throttles(host, "BlkioDeviceWriteBps")?,
         blkio_read_iops: throttles(host, "BlkioDeviceReadIOps")?,
@@ -65,6 +61,29 @@ pub(crate) fn resources(host: &Fields<'_>) -> Result<Resources> {
             .collect::<Result<_>>()?,
         cgroup_parent: host.text("CgroupParent")?,
     })
+}
+
+/// The lists of block devices of an update: absent and `null` leave what is, empty ends it. Before 1.55 they were
+/// not looked at.
+pub(crate) fn disk_limits(update: &Fields<'_>, version: ApiVersion) -> Result<DiskLimits> {
+    if version.before(55) {
+        return Ok(DiskLimits::default());
+    }
+    let given = |key| update.raw(key).map(|_| throttles(update, key)).transpose();
+    Ok(DiskLimits {
+        weight: update.raw("BlkioWeightDevice").map(|_| weights(update)).transpose()?,
+        read_bps: given("BlkioDeviceReadBps")?,
+        write_bps: given("BlkioDeviceWriteBps")?,
+        read_iops: given("BlkioDeviceReadIOps")?,
+        write_iops: given("BlkioDeviceWriteIOps")?,
+    })
+}
+
+fn weights(host: &Fields<'_>) -> Result<Vec<WeightDevice>> {
+    host.objects("BlkioWeightDevice", "WeightDevice")?
+        .iter()
+        .map(|f| Ok(WeightDevice { path: f.text("Path")?, weight: f.int_or_none("Weight", "uint16")?.unwrap_or(0) }))
+        .collect()
 }
 
 fn throttles(host: &Fields<'_>, key: &str) -> Result<Vec<ThrottleDevice>> {

@@ -1,17 +1,20 @@
 //! A wish for a new instance, and the specification that it becomes.
 
 use super::instances::{Created, may, parse_restart};
+use super::projects::settle;
 use super::render::{Texts, texts};
 use crate::Api;
 use crate::error::ApiResult;
 use crate::extract::Json;
 use crate::guard::Target;
 use crate::identity::Who;
+use crate::quota::{Need, room};
 use crate::schema::requests;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use berth_types::spec::{
-    ContainerSpec, EndpointSpec, Healthcheck, MountKind, MountSpec, NetworkMode, PortBinding, PortProto, Protocol,
+    ContainerSpec, EndpointSpec, Healthcheck, HostConfig, MountKind, MountSpec, NetworkMode, PortBinding, PortProto,
+    Protocol,
 };
 use berth_types::{Error, Result};
 use std::collections::BTreeMap;
@@ -19,6 +22,8 @@ use std::collections::BTreeMap;
 requests! {
     /// What a new instance is to be.
     CreateInstance {
+        /// Empty: in none, or in the only one that its maker has.
+        project: String,
         /// Empty: chosen by the engine.
         name: String,
         image: String,
@@ -50,6 +55,8 @@ requests! {
         init: bool,
         read_only: bool,
         privileged: bool,
+        /// vm: in a machine with a kernel of its own; empty: a container.
+        isolation: String,
         /// Start it at once.
         start: bool,
     }
@@ -109,8 +116,11 @@ impl MountWish {
             "volume" => MountKind::Volume,
             "bind" => MountKind::Bind,
             "tmpfs" => MountKind::Tmpfs,
+            "secret" => MountKind::Secret,
+            "config" => MountKind::Config,
             other => {
-                return Err(Error::invalid(format!("unknown kind of mount {other:?}: must be volume, bind or tmpfs")));
+                let kinds = "volume, bind, tmpfs, secret or config";
+                return Err(Error::invalid(format!("unknown kind of mount {other:?}: must be {kinds}")));
             }
         };
         if kind == MountKind::Volume && self.source.contains('/') {
@@ -126,6 +136,7 @@ impl MountWish {
             volume: None,
             tmpfs: None,
             image_subpath: String::new(),
+            file: None,
         })
     }
 }
@@ -184,6 +195,11 @@ impl CreateInstance {
         host.init = self.init.then_some(true);
         host.readonly_rootfs = self.read_only;
         host.privileged = self.privileged;
+        host.isolation = match self.isolation.as_str() {
+            "" | "container" => String::new(),
+            "vm" => "vm".to_owned(),
+            other => return Err(Error::invalid(format!("unknown isolation {other:?}: must be vm or empty"))),
+        };
         host.network_mode = match self.network.as_str() {
             "" | "bridge" | "default" => NetworkMode::Default,
             "none" => NetworkMode::None,
@@ -203,9 +219,18 @@ impl CreateInstance {
     }
 }
 
+/// `vm` or nothing.
+pub(crate) fn isolation(host: &HostConfig) -> &'static str {
+    if host.isolation == "vm" || host.runtime == "vm" { "vm" } else { "" }
+}
+
 pub(crate) async fn create(State(api): State<Api>, who: Who, Json(body): Json<CreateInstance>) -> ApiResult<Response> {
-    let spec = body.spec()?;
+    let mut spec = body.spec()?;
     may(&who, &spec, "make")?;
+    super::saved::check(&api, &who, &spec.config.image)?;
+    let project = who.place(&body.project)?;
+    let _turn = room(&api, project.as_deref(), &[Need::of(&spec.host.resources)], &[]).await?;
+    settle(&api, &who, &mut spec, project.as_deref()).await?;
     let name = (!body.name.is_empty()).then_some(body.name.as_str());
     let made = api.engine.containers().create(name, spec).await?;
     let mut warnings = made.warnings;
@@ -260,6 +285,7 @@ mod tests {
             r#"{"image": "x", "ports": [{"port": 1, "address": "nowhere"}]}"#,
             r#"{"image": "x", "mounts": [{"kind": "volume", "source": "/etc", "target": "/x"}]}"#,
             r#"{"image": "x", "restart": "maybe"}"#,
+            r#"{"image": "x", "isolation": "hyperv"}"#,
             r#"{"image": "x", "network": "container:other"}"#,
         ] {
             assert!(serde_json::from_str::<CreateInstance>(bad).unwrap().spec().is_err(), "{bad}");

@@ -1,11 +1,12 @@
 //! Images: what there is, who uses it, how to get another.
 
 use super::Done;
+use super::instances::hidden;
 use crate::Api;
 use crate::error::ApiResult;
 use crate::extract::{Json, Query};
 use crate::guard::Target;
-use crate::identity::Who;
+use crate::identity::{Role, Who};
 use crate::schema::{answers, requests};
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
@@ -61,17 +62,18 @@ requests! {
     }
 }
 
-pub(crate) async fn list(State(api): State<Api>) -> ApiResult<axum::Json<Vec<ImageRow>>> {
+pub(crate) async fn list(State(api): State<Api>, who: Who) -> ApiResult<axum::Json<Vec<ImageRow>>> {
     let options = ListOptions { shared_size: true, ..ListOptions::default() };
     let images = api.engine.images().list(&options).await?;
     let all = berth_engine::containers::ListOptions { all: true, ..Default::default() };
     let mut users: HashMap<String, Vec<String>> = HashMap::new();
     for container in api.engine.containers().list(&all).await? {
-        if let Some(image) = container.image_id {
+        if let Some(image) = container.image_id.filter(|_| who.sees(&container.labels)) {
             users.entry(image.to_string()).or_default().push(container.name);
         }
     }
-    let rows = images.into_iter().map(|image| {
+    let open = images.into_iter().filter(|image| super::saved::is_open_to(&who, &image.labels));
+    let rows = open.map(|image| {
         let id = image.id.to_string();
         ImageRow {
             used_by: users.get(&id).cloned().unwrap_or_default(),
@@ -86,7 +88,12 @@ pub(crate) async fn list(State(api): State<Api>) -> ApiResult<axum::Json<Vec<Ima
     Ok(axum::Json(rows.collect()))
 }
 
-pub(crate) async fn inspect(State(api): State<Api>, Path(id): Path<String>) -> ApiResult<axum::Json<ImageDetail>> {
+pub(crate) async fn inspect(
+    State(api): State<Api>,
+    who: Who,
+    Path(id): Path<String>,
+) -> ApiResult<axum::Json<ImageDetail>> {
+    super::saved::check(&api, &who, &id)?;
     let image = api.engine.images().inspect(&id).await?;
     let history = api.engine.images().history(&id).await?;
     let step = |entry: berth_engine::images::HistoryEntry| Step {
@@ -100,7 +107,11 @@ pub(crate) async fn inspect(State(api): State<Api>, Path(id): Path<String>) -> A
         platform: format!("{}/{}", image.os, image.architecture),
         size_bytes: image.size_bytes,
         created_unix_millis: image.created_unix_nanos / 1_000_000,
-        env: image.config.env,
+        // Of a snapshot it is an instance's, whose values a viewer does not see either.
+        env: match image.config.labels.contains_key(super::saved::OF) && who.best() < Role::Operator {
+            true => image.config.env.iter().map(|entry| hidden(entry)).collect(),
+            false => image.config.env,
+        },
         command: image.config.cmd.unwrap_or_default(),
         entrypoint: image.config.entrypoint.unwrap_or_default(),
         user: image.config.user,
@@ -126,7 +137,8 @@ pub(crate) async fn remove(
     Ok(Done::plainly())
 }
 
-fn image_name(text: &str) -> berth_types::Result<ImageName> {
+/// A name with its tag.
+pub(crate) fn image_name(text: &str) -> berth_types::Result<ImageName> {
     let name: std::result::Result<ImageName, _> = text.trim().parse();
     let name = name.map_err(|cause| {
         Error::because(berth_types::ErrorKind::InvalidArgument, format!("{text:?} is no image's name"), &cause)

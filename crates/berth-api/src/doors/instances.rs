@@ -6,13 +6,14 @@ use crate::error::{ApiError, ApiResult};
 use crate::extract::{Json, Query};
 use crate::guard::Target;
 use crate::identity::{Role, Who};
+use crate::quota::{Need, room};
 use crate::schema::{answers, requests};
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use berth_engine::containers::{
     ChangeKind, Inspect, ListOptions, MountPoint, RemoveOptions, State as Phase, StopOptions, Summary,
 };
-use berth_types::spec::{ContainerSpec, IpcMode, NamespaceMode, NetworkMode, Resources, RestartPolicy};
+use berth_types::spec::{ContainerSpec, Healthcheck, IpcMode, NamespaceMode, NetworkMode, Resources, RestartPolicy};
 use berth_types::{Error, Result};
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -91,6 +92,8 @@ answers! {
         /// What makes it equal to root on the host; empty for a well confined one.
         unconfined: Vec<String>,
         platform: String,
+        /// vm: it runs in a machine of its own; empty: a container.
+        isolation: String,
         /// Its settings as command, call and compose text; absent for viewers.
         texts: Option<super::render::Texts>,
     }
@@ -121,6 +124,10 @@ requests! {
         cpus: Option<f64>,
         processes: Option<i64>,
         restart: Option<String>,
+        /// All published ports anew; those that stay are not interrupted.
+        ports: Option<Vec<super::create::PortWish>>,
+        /// An empty command ends its health check.
+        health: Option<super::create::HealthWish>,
     }
     Rename { name: String }
     Bulk {
@@ -172,7 +179,7 @@ fn instance(parts: Parts<'_>) -> Instance {
         .as_ref()
         .and_then(|health| serde_json::to_value(health.status).ok().and_then(|word| word.as_str().map(str::to_owned)));
     let ports = parts.network.ports.iter().flat_map(|(port, listeners)| {
-        listeners.iter().map(|(address, host_port)| Port {
+        listeners.iter().filter(|(_, host_port)| *host_port != 0).map(|(address, host_port)| Port {
             address: address.to_string(),
             host_port: *host_port,
             port: port.port,
@@ -292,13 +299,14 @@ pub(crate) fn may(who: &Who, spec: &ContainerSpec, action: &str) -> ApiResult<()
     .into())
 }
 
-pub(crate) async fn list(State(api): State<Api>) -> ApiResult<axum::Json<Vec<Instance>>> {
+pub(crate) async fn list(State(api): State<Api>, who: Who) -> ApiResult<axum::Json<Vec<Instance>>> {
     let options = ListOptions { all: true, ..ListOptions::default() };
-    Ok(axum::Json(api.engine.containers().list(&options).await?.iter().map(row).collect()))
+    let all = api.engine.containers().list(&options).await?;
+    Ok(axum::Json(all.iter().filter(|one| who.sees(&one.labels)).map(row).collect()))
 }
 
 /// The variable's name alone.
-fn hidden(entry: &str) -> String {
+pub(crate) fn hidden(entry: &str) -> String {
     entry.split_once('=').map_or_else(|| entry.to_owned(), |(name, _)| format!("{name}="))
 }
 
@@ -312,7 +320,7 @@ fn network_mode(mode: &NetworkMode) -> String {
     }
 }
 
-fn cpus(resources: &Resources) -> f64 {
+pub(crate) fn cpus(resources: &Resources) -> f64 {
     match (resources.nano_cpus, resources.cpu_quota_micros, resources.cpu_period_micros) {
         (nano, ..) if nano > 0 => nano as f64 / 1e9,
         (_, quota, period) if quota > 0 => quota as f64 / (if period > 0 { period } else { 100_000 }) as f64,
@@ -328,7 +336,7 @@ pub(crate) async fn inspect(
     let found = api.engine.containers().inspect(&id, false).await?;
     let why = api.engine.containers().why(&id).await?;
     let Inspect { spec, .. } = &found;
-    let texts = match who.role {
+    let texts = match who.here {
         Role::Viewer => None,
         _ => Some(super::render::texts(&super::remake::wish(&api, &found))),
     };
@@ -358,7 +366,7 @@ pub(crate) async fn inspect(
             cpus: cpus(&spec.host.resources),
             processes: spec.host.resources.pids_limit.unwrap_or(0).max(0),
         },
-        env: match who.role {
+        env: match who.here {
             Role::Viewer => spec.config.env.iter().map(|entry| hidden(entry)).collect(),
             _ => spec.config.env.clone(),
         },
@@ -382,6 +390,7 @@ pub(crate) async fn inspect(
         read_only: spec.host.readonly_rootfs,
         unconfined: unconfined(spec),
         platform: found.platform.clone(),
+        isolation: super::create::isolation(&spec.host).to_owned(),
         texts,
     };
     Ok(axum::Json(detail))
@@ -402,7 +411,8 @@ pub(crate) async fn update(
     Path(id): Path<String>,
     Json(body): Json<Update>,
 ) -> ApiResult<Response> {
-    let now = api.engine.containers().inspect(&id, false).await?.spec.host.resources;
+    let found = api.engine.containers().inspect(&id, false).await?;
+    let now = found.spec.host.resources;
     let mut resources = Resources::default();
     let mut said = Vec::new();
     if let Some(bytes) = body.memory_bytes {
@@ -436,9 +446,22 @@ pub(crate) async fn update(
         resources.pids_limit = Some(if processes <= 0 { -1 } else { processes });
         said.push(format!("processes {processes}"));
     }
+    let mut need = Need::of(&now);
+    need.cpus = body.cpus.unwrap_or(need.cpus);
+    need.memory_bytes = body.memory_bytes.map_or(need.memory_bytes, |bytes| bytes.max(0).unsigned_abs());
+    let project = crate::identity::projects::of(&found.spec.config.labels).filter(|_| need != Need::of(&now));
+    let _turn = room(&api, project, &[need], &[found.id.as_str()]).await?;
     let restart = body.restart.as_deref().map(parse_restart).transpose()?;
     said.extend(body.restart.map(|policy| format!("restart {policy}")));
-    let warnings = api.engine.containers().update(&id, berth_engine::containers::Update { resources, restart }).await?;
+    let ports = body.ports.as_deref().map(super::create::ports).transpose()?;
+    said.extend(ports.as_ref().map(|ports| format!("{} published ports", ports.len())));
+    let healthcheck = body.health.map(|health| match health.command.trim() {
+        "" => Healthcheck { test: vec!["NONE".to_owned()], ..Healthcheck::default() },
+        _ => health.parse(),
+    });
+    said.extend(healthcheck.as_ref().map(|_| "health check".to_owned()));
+    let update = berth_engine::containers::Update { resources, restart, ports, healthcheck, ..Default::default() };
+    let warnings = api.engine.containers().update(&id, update).await?;
     let mut response = axum::Json(Done { warnings }).into_response();
     response.extensions_mut().insert(Target(said.join(", ")));
     Ok(response)
@@ -515,7 +538,15 @@ pub(crate) async fn bulk(State(api): State<Api>, who: Who, Json(body): Json<Bulk
     let containers = api.engine.containers();
     let mut names = Vec::new();
     for id in &body.ids {
-        names.push(containers.inspect(id, false).await?.name);
+        let found = containers.inspect(id, false).await?;
+        let role = who.role_on(crate::identity::projects::of(&found.spec.config.labels));
+        if role < Role::Viewer {
+            return Err(Error::not_found(format!("there is nothing called {id} here")).into());
+        }
+        if role < Role::Operator {
+            return Err(ApiError::forbidden(format!("{} is a {} of {}", who.user, role.as_str(), found.name)));
+        }
+        names.push(found.name);
     }
     let target = match names.as_slice() {
         [one] => one.clone(),

@@ -6,14 +6,17 @@ use super::Done;
 use crate::error::ApiResult;
 use crate::extract::{Json, Query};
 use crate::guard::Target;
-use crate::routes::{ADMIN, OPERATOR, Table, VIEWER};
+use crate::identity::Who;
+use crate::routes::{ADMIN, OPERATOR, SOME_VIEWER, Table, VIEWER};
 use crate::schema::{answers, requests};
 use axum::extract::{FromRef, Path, State};
 use axum::http::{Method, header};
 use axum::response::{IntoResponse, Response};
 use berth_engine::Engine;
 use berth_engine::containers::StopOptions;
-use berth_engine::machines::{CreateMachine, DirectKernel, Display, FirmwareKind, MachineView, NewDisk, UpdateMachine};
+use berth_engine::machines::{
+    CreateMachine, DirectKernel, Display, FirmwareKind, MachineView, NewDisk, Seed, UpdateMachine,
+};
 use berth_types::spec::{EndpointSpec, NetworkMode, PortBinding, PortProto, RestartPolicy};
 use berth_types::{Error, Result};
 use serde::Deserialize;
@@ -48,6 +51,8 @@ answers! {
         display: String,
         /// Only there to be cloned.
         template: bool,
+        /// Its next start goes on from a saved moment; a template's forks do.
+        resumes: bool,
         /// How many snapshots it has.
         snapshots: u64,
         disks: Vec<MachineDisk>,
@@ -77,7 +82,11 @@ answers! {
         created_unix_millis: i64,
         /// What the disks hold now came after this one.
         current: bool,
+        /// State and memory are part of it: a revert goes on from there.
+        memory: bool,
     }
+    /// Machines that now run.
+    Forked { ids: Vec<String> }
     /// A machine that now exists.
     MachineMade { id: String, warnings: Vec<String> }
 }
@@ -98,6 +107,8 @@ requests! {
         cdroms: Vec<String>,
         /// none or vnc.
         display: String,
+        /// For an image with cloud-init: what it is told at its first start.
+        cloud_init: Option<NewSeed>,
         /// Empty: the default bridge; none.
         network: String,
         /// host port, container port, protocol: `8080:80/tcp`, `127.0.0.1:8080:80`.
@@ -108,12 +119,19 @@ requests! {
         /// Start it at once.
         start: bool,
     }
+    /// cloud-init's NoCloud source; host name and network are always in it.
+    NewSeed {
+        /// `#cloud-config`, a script, ...; empty: none.
+        user_data: String,
+        /// Lines of authorized_keys for the image's user.
+        ssh_keys: Vec<String>,
+    }
     /// A kernel that is booted directly: paths on the engine's host.
     NewKernel { image: String, initrd: Option<String>, arguments: String }
     NewMachineDisk {
         /// A path on the engine's host; none: an empty disk.
         source: Option<String>,
-        /// raw or qcow2; none: by its first bytes.
+        /// raw, qcow2, vmdk, vdi, vhdx or ova; none: by its first bytes.
         format: Option<String>,
         /// 0: the source's own.
         size_bytes: u64,
@@ -127,7 +145,21 @@ requests! {
     }
     NewMachineName { name: String }
     /// Without a name it gets one of its own.
-    NewClone { name: String, start: bool }
+    NewClone {
+        name: String,
+        start: bool,
+        /// Its disks are copied whole: it stands on nothing that others have.
+        full: bool,
+        /// It begins with what this snapshot holds; empty: with what the disks hold now.
+        snapshot: String,
+    }
+    NewMachineSnapshot {
+        name: String,
+        /// Of a running machine, where it stands too.
+        memory: bool,
+    }
+    /// An empty name: one is made up.
+    NewForks { names: Vec<String> }
 }
 
 #[rustfmt::skip]
@@ -137,7 +169,7 @@ where
     Engine: FromRef<S>,
 {
     let (get, post, delete) = (Method::GET, Method::POST, Method::DELETE);
-    t.add::<(), Vec<Machine>, _, _>(get.clone(), "/machines", VIEWER, "", "All virtual machines", list);
+    t.add::<(), Vec<Machine>, _, _>(get.clone(), "/machines", SOME_VIEWER, "", "All virtual machines", list);
     // Whoever names a file of the host reads it by the machine: not for operators.
     t.add::<NewMachine, MachineMade, _, _>(post.clone(), "/machines", ADMIN, "machine.create", "Makes a virtual machine, and starts it where asked", create);
     t.add::<(), Machine, _, _>(get.clone(), "/machines/{id}", VIEWER, "", "Everything about one", inspect);
@@ -151,12 +183,17 @@ where
     t.add::<(), Done, _, _>(post.clone(), "/machines/{id}/pause", OPERATOR, "machine.pause", "Holds it still", pause);
     t.add::<(), Done, _, _>(post.clone(), "/machines/{id}/resume", OPERATOR, "machine.resume", "Lets it go on", resume);
     t.add::<NewMachineName, Done, _, _>(post.clone(), "/machines/{id}/rename", OPERATOR, "machine.rename", "Gives it another name", rename);
-    t.add::<(), Done, _, _>(post.clone(), "/machines/{id}/template", OPERATOR, "machine.template", "Makes it a template: only there to be cloned", template);
+    t.add::<(), Done, _, _>(post.clone(), "/machines/{id}/template", OPERATOR, "machine.template", "Makes it a template: only there to be cloned; ?running=true: of a running one, to be forked from where it stands", template);
+    t.add::<NewForks, Forked, _, _>(post.clone(), "/machines/{id}/fork", OPERATOR, "machine.fork", "Makes and starts machines that go on from where it stands, or where a template stood", fork);
     t.add::<NewClone, MachineMade, _, _>(post.clone(), "/machines/{id}/clone", OPERATOR, "machine.clone", "Makes another machine that begins with what its disks hold now", clone);
     t.add::<(), Vec<MachineSnapshot>, _, _>(get.clone(), "/machines/{id}/snapshots", VIEWER, "", "Its snapshots, oldest first", snapshots);
-    t.add::<NewMachineName, Done, _, _>(post.clone(), "/machines/{id}/snapshots", OPERATOR, "machine.snapshot", "Remembers what its disks hold now", snapshot);
-    t.add::<(), Done, _, _>(post, "/machines/{id}/snapshots/{snapshot}/revert", OPERATOR, "machine.revert", "Puts its disks back to a snapshot", revert);
+    t.add::<NewMachineSnapshot, Done, _, _>(post.clone(), "/machines/{id}/snapshots", OPERATOR, "machine.snapshot", "Remembers what its disks hold now, and where it stands", snapshot);
+    t.add::<(), Done, _, _>(post.clone(), "/machines/{id}/snapshots/{snapshot}/revert", OPERATOR, "machine.revert", "Puts it back to a snapshot; ?disks_only=true: without its memory", revert);
     t.add::<(), Done, _, _>(delete, "/machines/{id}/snapshots/{snapshot}", OPERATOR, "machine.snapshot.remove", "Forgets a snapshot", remove_snapshot);
+    t.add::<(), (), _, _>(get.clone(), "/machines/{id}/display", OPERATOR, "machine.display", "WebSocket (or Upgrade: tcp): its screen, keyboard and mouse as RFB (VNC)", super::machine_display::display);
+    t.add::<(), (), _, _>(get.clone(), "/machines/{id}/serial", OPERATOR, "machine.serial", "WebSocket: its serial line; what it wrote lately, then bytes both ways", super::machine_serial::serial);
+    t.add::<(), Done, _, _>(post, "/machines/{id}/flatten", OPERATOR, "machine.flatten", "Makes its disks stand on nothing that others have", flatten);
+    t.add::<(), (), _, _>(get.clone(), "/machines/{id}/export", OPERATOR, "machine.export", "Its disk as one file: ?format (qcow2, raw), ?disk; or all as an appliance: ?format=ova", super::machine_export::export);
     t.add::<(), (), _, _>(get, "/machines/{id}/screenshot", VIEWER, "", "Its screen as a PNG", screenshot);
 }
 
@@ -164,7 +201,8 @@ fn view(machine: MachineView) -> Machine {
     let network = machine.network;
     let text = |address: Option<String>| address.filter(|text| !text.is_empty());
     let ports = network.ports.iter().flat_map(|(inside, outside)| {
-        outside.iter().map(move |(address, port)| format!("{}->{inside}", std::net::SocketAddr::new(*address, *port)))
+        let published = outside.iter().filter(|(_, port)| *port != 0);
+        published.map(move |(address, port)| format!("{}->{inside}", std::net::SocketAddr::new(*address, *port)))
     });
     Machine {
         id: machine.id.to_string(),
@@ -183,6 +221,7 @@ fn view(machine: MachineView) -> Machine {
         accelerator: machine.accelerator.to_owned(),
         display: if machine.display { "vnc" } else { "none" }.to_owned(),
         template: machine.template,
+        resumes: machine.resumes,
         snapshots: machine.snapshots as u64,
         disks: machine
             .disks
@@ -211,8 +250,8 @@ fn view(machine: MachineView) -> Machine {
     }
 }
 
-async fn list(State(engine): State<Engine>) -> axum::Json<Vec<Machine>> {
-    axum::Json(engine.machines().list().into_iter().map(view).collect())
+async fn list(State(engine): State<Engine>, who: Who) -> axum::Json<Vec<Machine>> {
+    axum::Json(engine.machines().list().into_iter().filter(|one| who.sees(&one.labels)).map(view).collect())
 }
 
 async fn inspect(State(engine): State<Engine>, Path(id): Path<String>) -> ApiResult<axum::Json<Machine>> {
@@ -298,6 +337,7 @@ fn wish(new: NewMachine) -> Result<CreateMachine> {
             .collect(),
         cdroms: new.cdroms.into_iter().map(PathBuf::from).collect(),
         display,
+        seed: new.cloud_init.map(|seed| Seed { user_data: seed.user_data, ssh_keys: seed.ssh_keys }),
         network,
         endpoints,
         ports,
@@ -411,8 +451,35 @@ async fn update(
     Ok(axum::Json(Done { warnings }))
 }
 
-async fn template(State(engine): State<Engine>, Path(id): Path<String>) -> ApiResult<axum::Json<Done>> {
-    engine.machines().template(&id).await?;
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct TemplateQuery {
+    running: bool,
+}
+
+async fn template(
+    State(engine): State<Engine>,
+    Path(id): Path<String>,
+    Query(query): Query<TemplateQuery>,
+) -> ApiResult<axum::Json<Done>> {
+    match query.running {
+        true => engine.machines().template_running(&id).await?,
+        false => engine.machines().template(&id).await?,
+    }
+    Ok(Done::plainly())
+}
+
+async fn fork(
+    State(engine): State<Engine>,
+    Path(id): Path<String>,
+    Json(body): Json<NewForks>,
+) -> ApiResult<axum::Json<Forked>> {
+    let made = engine.machines().fork(&id, &body.names).await?;
+    Ok(axum::Json(Forked { ids: made.into_iter().map(|one| one.id.to_string()).collect() }))
+}
+
+async fn flatten(State(engine): State<Engine>, Path(id): Path<String>) -> ApiResult<axum::Json<Done>> {
+    engine.machines().flatten(&id).await?;
     Ok(Done::plainly())
 }
 
@@ -421,7 +488,14 @@ async fn clone(
     Path(id): Path<String>,
     Json(body): Json<NewClone>,
 ) -> ApiResult<Response> {
-    let made = engine.machines().clone_machine(&id, Some(body.name).filter(|name| !name.is_empty())).await?;
+    let made = {
+        let (name, from) = (Some(body.name), Some(body.snapshot.as_str()));
+        let filled = |text: &&str| !text.is_empty();
+        engine.machines().clone_machine(&id, name.filter(|name| !name.is_empty()), from.filter(filled)).await?
+    };
+    if body.full {
+        engine.machines().flatten(made.id.as_str()).await?;
+    }
     answer_made(&engine, made, body.start).await
 }
 
@@ -434,6 +508,7 @@ async fn snapshots(
         parent: one.parent,
         created_unix_millis: one.created_unix_nanos / 1_000_000,
         current: one.current,
+        memory: one.memory,
     };
     Ok(axum::Json(engine.machines().snapshots(&id)?.into_iter().map(view).collect()))
 }
@@ -441,17 +516,24 @@ async fn snapshots(
 async fn snapshot(
     State(engine): State<Engine>,
     Path(id): Path<String>,
-    Json(body): Json<NewMachineName>,
+    Json(body): Json<NewMachineSnapshot>,
 ) -> ApiResult<axum::Json<Done>> {
-    engine.machines().snapshot(&id, &body.name).await?;
+    engine.machines().snapshot(&id, &body.name, body.memory).await?;
     Ok(Done::plainly())
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct RevertQuery {
+    disks_only: bool,
 }
 
 async fn revert(
     State(engine): State<Engine>,
     Path((id, snapshot)): Path<(String, String)>,
+    Query(query): Query<RevertQuery>,
 ) -> ApiResult<axum::Json<Done>> {
-    engine.machines().revert(&id, &snapshot).await?;
+    engine.machines().revert(&id, &snapshot, query.disks_only).await?;
     Ok(Done::plainly())
 }
 

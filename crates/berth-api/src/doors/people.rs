@@ -19,6 +19,8 @@ answers! {
         name: String,
         role: String,
         created_unix_millis: i64,
+        /// A code is asked for when they sign in.
+        second_factor: bool,
     }
     TokenRow {
         id: String,
@@ -26,6 +28,8 @@ answers! {
         user: String,
         /// The most that it may do.
         role: String,
+        /// Where it is good only.
+        project: Option<String>,
         created_unix_millis: i64,
         expires_unix_millis: i64,
     }
@@ -38,11 +42,18 @@ answers! {
 
 requests! {
     NewUser { name: String, role: String, password: String }
-    ChangeUser { role: Option<String>, password: Option<String> }
+    ChangeUser {
+        role: Option<String>,
+        password: Option<String>,
+        /// false: forgets it, for somebody who has lost theirs.
+        second_factor: Option<bool>,
+    }
     NewToken {
         name: String,
         /// viewer, operator or admin; at most one's own.
         role: String,
+        /// Good there only; empty: wherever its user may do something.
+        project: String,
         days: i64,
     }
 }
@@ -52,6 +63,7 @@ pub(crate) async fn users(State(api): State<Api>) -> axum::Json<Vec<UserRow>> {
         name,
         role: user.role.as_str().to_owned(),
         created_unix_millis: user.created_unix * 1000,
+        second_factor: user.totp.is_some(),
     };
     axum::Json(api.identity.users().into_iter().map(row).collect())
 }
@@ -70,12 +82,17 @@ pub(crate) async fn change_user(
     Json(body): Json<ChangeUser>,
 ) -> ApiResult<Response> {
     let role = body.role.as_deref().map(Role::parse).transpose()?;
-    let what = match (role, &body.password) {
-        (Some(role), None) => format!("role {}", role.as_str()),
-        (Some(role), Some(_)) => format!("role {} and password", role.as_str()),
-        (None, _) => "password".to_owned(),
-    };
-    api.identity.change_user(&name, role, body.password, &who).await?;
+    if body.second_factor == Some(true) {
+        return Err(berth_types::Error::invalid("only its owner can set a second factor up").into());
+    }
+    let forget = body.second_factor.is_some();
+    let what = [
+        role.map(|role| format!("role {}", role.as_str())),
+        body.password.as_ref().map(|_| "password".to_owned()),
+        forget.then(|| "second factor forgotten".to_owned()),
+    ];
+    let what = what.into_iter().flatten().collect::<Vec<_>>().join(", ");
+    api.identity.change_user(&name, role, body.password, forget, &who).await?;
     let mut response = Done::plainly().into_response();
     response.extensions_mut().insert(Target(what));
     Ok(response)
@@ -93,6 +110,7 @@ pub(crate) async fn tokens(State(api): State<Api>, who: Who) -> axum::Json<Vec<T
         name: token.name,
         user: token.user,
         role: token.role.as_str().to_owned(),
+        project: token.project,
         created_unix_millis: token.created_unix * 1000,
         expires_unix_millis: token.expires_unix * 1000,
     });
@@ -100,7 +118,8 @@ pub(crate) async fn tokens(State(api): State<Api>, who: Who) -> axum::Json<Vec<T
 }
 
 pub(crate) async fn add_token(State(api): State<Api>, who: Who, Json(body): Json<NewToken>) -> ApiResult<Response> {
-    let (id, secret) = api.identity.add_token(&who, &body.name, Role::parse(&body.role)?, body.days).await?;
+    let project = (!body.project.is_empty()).then_some(body.project.as_str());
+    let (id, secret) = api.identity.add_token(&who, &body.name, Role::parse(&body.role)?, project, body.days).await?;
     let mut response = axum::Json(TokenSecret { id, secret }).into_response();
     response.extensions_mut().insert(Target(format!("{} as {} for {} days", body.name, body.role, body.days)));
     Ok(response)

@@ -3,13 +3,15 @@
 //! The engine's whole specification is copied, not the part that a form shows, so that nothing is lost on the
 //! way. What came from the image is taken out first: with another image, that image's own defaults apply.
 
-use super::create::{CreateInstance, HealthWish, MountWish, PortWish, ports};
+use super::create::{CreateInstance, HealthWish, MountWish, PortWish, isolation, ports};
 use super::instances::{Created, may, parse_restart, restart_text};
+use super::projects::settle;
 use crate::Api;
 use crate::error::ApiResult;
 use crate::extract::Json;
 use crate::guard::Target;
-use crate::identity::Who;
+use crate::identity::{Who, projects};
+use crate::quota::{Need, room};
 use crate::schema::requests;
 use crate::tasks::Task;
 use axum::extract::{Path, State};
@@ -132,6 +134,8 @@ pub(crate) async fn clone(
         endpoint.mac_address.clear();
     }
     may(&who, &spec, "clone")?;
+    super::saved::check(&api, &who, &spec.config.image)?;
+    let _turn = stay(&api, &who, &found, &mut spec, &[]).await?;
     let made = containers.create(changes.name.as_deref().filter(|name| !name.is_empty()), spec).await?;
     let mut warnings = made.warnings;
     if changes.start
@@ -153,15 +157,39 @@ pub(crate) async fn recreate(
 ) -> ApiResult<axum::Json<Task>> {
     let containers = api.engine.containers();
     let found = containers.inspect(&id, false).await?;
-    let spec = apply(asked(&api, &found), &changes)?;
+    let mut spec = apply(asked(&api, &found), &changes)?;
     may(&who, &spec, "recreate")?;
+    super::saved::check(&api, &who, &spec.config.image)?;
+    let turn = stay(&api, &who, &found, &mut spec, &[found.id.as_str()]).await?;
     let target = found.name.clone();
     let task = api.tasks.start(&who.user, "instance.recreate", &target, move |progress| async move {
         // On a task of its own: cancelled half way it would leave neither the old nor the new one.
-        let replacing = tokio::spawn(async move { replace(&containers, found, spec, &progress).await });
+        let replacing = tokio::spawn(async move {
+            let _turn = turn;
+            replace(&containers, found, spec, &progress).await
+        });
         replacing.await.unwrap_or_else(|cause| Err(Error::internal(format!("replacing ended early: {cause}"))))
     })?;
     Ok(axum::Json(task))
+}
+
+/// Keeps what is made from `found` in its project, and the project within its quota.
+async fn stay(
+    api: &Api,
+    who: &Who,
+    found: &Inspect,
+    spec: &mut ContainerSpec,
+    without: &[&str],
+) -> ApiResult<Option<tokio::sync::OwnedMutexGuard<()>>> {
+    let project = projects::of(&found.spec.config.labels).map(str::to_owned);
+    // New labels may leave it out, and may not name another one.
+    let said = spec.config.labels.remove(projects::LABEL);
+    if said.is_some() && said != project {
+        return Err(Error::invalid(format!("{} stays in its project", found.name)).into());
+    }
+    let turn = room(api, project.as_deref(), &[Need::of(&spec.host.resources)], without).await?;
+    settle(api, who, spec, project.as_deref()).await?;
+    Ok(turn)
 }
 
 async fn replace(
@@ -229,12 +257,7 @@ pub(crate) fn wish(api: &Api, found: &Inspect) -> CreateInstance {
     });
     let mounts = found.mounts.iter().filter(|mount| !mount.anonymous && mount.kind != MountKind::Image);
     let mounts = mounts.map(|mount| MountWish {
-        kind: match mount.kind {
-            MountKind::Bind => "bind",
-            MountKind::Tmpfs => "tmpfs",
-            MountKind::Volume | MountKind::Image => "volume",
-        }
-        .to_owned(),
+        kind: mount.kind.as_str().to_owned(),
         source: match mount.kind {
             MountKind::Bind => mount.source.display().to_string(),
             _ => mount.name.clone(),
@@ -253,13 +276,15 @@ pub(crate) fn wish(api: &Api, found: &Inspect) -> CreateInstance {
         _ => None,
     });
     let resources = &spec.host.resources;
+    let mut labels = spec.config.labels.clone();
     CreateInstance {
+        project: labels.remove(projects::LABEL).unwrap_or_default(),
         name: found.name.clone(),
         image: spec.config.image.clone(),
         command: spec.config.cmd.clone().unwrap_or_default(),
         entrypoint: spec.config.entrypoint.clone(),
         env: spec.config.env.clone(),
-        labels: spec.config.labels.clone(),
+        labels,
         user: spec.config.user.clone(),
         working_dir: spec.config.working_dir.clone(),
         hostname: spec.config.hostname.clone(),
@@ -282,6 +307,7 @@ pub(crate) fn wish(api: &Api, found: &Inspect) -> CreateInstance {
         init: spec.host.init == Some(true),
         read_only: spec.host.readonly_rootfs,
         privileged: spec.host.privileged,
+        isolation: isolation(&spec.host).to_owned(),
         start: true,
     }
 }

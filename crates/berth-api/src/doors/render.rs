@@ -84,6 +84,7 @@ fn command(wish: &CreateInstance) -> String {
     text(&mut flag, "--hostname", &wish.hostname);
     text(&mut flag, "--user", &wish.user);
     text(&mut flag, "--workdir", &wish.working_dir);
+    text(&mut flag, "--isolation", &wish.isolation);
     if wish.memory_bytes > 0 {
         flag("--memory", &bytes(wish.memory_bytes));
     }
@@ -191,6 +192,7 @@ fn compose(wish: &CreateInstance) -> String {
         ("hostname", &wish.hostname),
         ("user", &wish.user),
         ("working_dir", &wish.working_dir),
+        ("isolation", &wish.isolation),
     ] {
         if !value.is_empty() {
             line(key, yaml(value));

@@ -6,13 +6,16 @@ use super::instances::may;
 use crate::Api;
 use crate::error::ApiResult;
 use crate::extract::Query;
+use crate::hub::{Sight, Telling};
 use crate::identity::Who;
 use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade};
 use axum::extract::{Path, State};
 use axum::response::Response;
-use berth_engine::containers::{ExecSpec, ExecStart};
+use berth_engine::containers::{ExecSpec, ExecStart, ListOptions};
 use berth_types::Error;
 use serde::Deserialize;
+use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::time::{Interval, MissedTickBehavior};
@@ -55,19 +58,23 @@ pub(crate) async fn end(mut socket: WebSocket, reason: &str) {
     drop(socket.send(Message::Close(Some(frame))).await);
 }
 
-/// Passes on what arrives until either side leaves.
-async fn pass_on(
+/// Passes on what arrives, as `text` has it, until either side leaves.
+async fn pass_on<T: Clone>(
     api: Api,
     who: Who,
     mut socket: WebSocket,
-    mut messages: tokio::sync::broadcast::Receiver<std::sync::Arc<str>>,
+    mut messages: tokio::sync::broadcast::Receiver<T>,
+    mut text: impl FnMut(&T) -> Option<String>,
 ) {
     let mut checks = checks();
     loop {
         tokio::select! {
             message = messages.recv() => {
                 let text = match message {
-                    Ok(text) => text.to_string(),
+                    Ok(message) => match text(&message) {
+                        Some(text) => text,
+                        None => continue,
+                    },
                     Err(RecvError::Lagged(_)) => match serde_json::to_string(&crate::hub::Message::Resync) {
                         Ok(text) => text,
                         Err(cause) => return tracing::error!(%cause, "cannot tell a page to read anew"),
@@ -88,9 +95,17 @@ async fn pass_on(
     }
 }
 
-pub(crate) async fn events(State(api): State<Api>, who: Who, request: WebSocketUpgrade) -> Response {
+pub(crate) async fn events(State(api): State<Api>, who: Who, request: WebSocketUpgrade) -> ApiResult<Response> {
     let messages = api.hub.subscribe();
-    upgrade(request).on_upgrade(move |socket| pass_on(api, who, socket, messages))
+    let mut seen = HashSet::new();
+    if !who.sees_all() {
+        let options = ListOptions { all: true, ..ListOptions::default() };
+        let all = api.engine.containers().list(&options).await?;
+        seen.extend(all.into_iter().filter(|one| who.sees(&one.labels)).map(|one| one.id.to_string()));
+    }
+    let mut sight = Sight::new(who.clone(), seen);
+    let text = move |telling: &Arc<Telling>| sight.of(telling);
+    Ok(upgrade(request).on_upgrade(move |socket| pass_on(api, who, socket, messages, text)))
 }
 
 pub(crate) async fn live(
@@ -101,7 +116,8 @@ pub(crate) async fn live(
 ) -> ApiResult<Response> {
     let id = api.engine.containers().resolve(&id).await?;
     let messages = api.history.watch(id.as_str());
-    Ok(upgrade(request).on_upgrade(move |socket| pass_on(api, who, socket, messages)))
+    Ok(upgrade(request)
+        .on_upgrade(move |socket| pass_on(api, who, socket, messages, |text: &Arc<str>| Some(text.to_string()))))
 }
 
 #[derive(Debug, Default, Deserialize)]

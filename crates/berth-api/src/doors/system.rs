@@ -43,6 +43,8 @@ answers! {
         images: Share,
         instances: Share,
         volumes: Share,
+        /// What steps of builds came to.
+        build_cache: Share,
         /// The largest things.
         largest: Vec<Item>,
     }
@@ -96,16 +98,19 @@ requests! {
         all_volumes: bool,
         /// Networks without instances.
         networks: bool,
+        /// What steps of builds came to and no image needs.
+        build_cache: bool,
     }
 }
 
-pub(crate) async fn overview(State(api): State<Api>) -> ApiResult<axum::Json<Overview>> {
+pub(crate) async fn overview(State(api): State<Api>, who: Who) -> ApiResult<axum::Json<Overview>> {
     let (hour, host) = api.history.host();
     let containers = api.engine.containers();
     let all = containers.list(&ListOptions { all: true, ..ListOptions::default() }).await?;
     let now = berth_engine::events::now_unix_nanos() / 1_000_000;
     let mut failing = Vec::new();
-    for row in all.iter().map(super::instances::row) {
+    let seen: Vec<_> = all.iter().filter(|one| who.sees(&one.labels)).collect();
+    for row in seen.iter().map(|one| super::instances::row(one)) {
         let unhealthy = row.health.as_deref() == Some("unhealthy");
         let restarting = row.state == StateWord::Restarting.as_str() || row.state == StateWord::Dead.as_str();
         let recent = now - row.finished_unix_millis < FAILED_WITHIN_MILLIS;
@@ -123,7 +128,9 @@ pub(crate) async fn overview(State(api): State<Api>) -> ApiResult<axum::Json<Ove
         }
     }
     let warnings = api.engine.system().info().await?.warnings;
-    Ok(axum::Json(Overview { host, hour, meters: api.history.newest(), failing, warnings }))
+    let ids: HashSet<&str> = seen.iter().map(|one| one.id.as_str()).collect();
+    let meters = api.history.newest().into_iter().filter(|one| ids.contains(one.id.as_str())).collect();
+    Ok(axum::Json(Overview { host, hour, meters, failing, warnings }))
 }
 
 pub(crate) async fn disk(State(api): State<Api>) -> ApiResult<axum::Json<Disk>> {
@@ -158,6 +165,11 @@ pub(crate) async fn disk(State(api): State<Api>) -> ApiResult<axum::Json<Disk>> 
         let reason = if references == 0 { "unused" } else { "used" };
         largest.push(Item { kind: "volume".into(), name: volume.name.clone(), bytes, reason: reason.into() });
     }
+    let cache = api.engine.builds().cache().await?;
+    let (cache_bytes, cache_freed) = cache.iter().fold((0, 0), |(all, freed), entry| {
+        let free = if entry.shared || entry.in_use { 0 } else { entry.bytes };
+        (all + entry.bytes, freed + free)
+    });
     largest.sort_by_key(|item| std::cmp::Reverse(item.bytes));
     largest.truncate(12);
     let share = |count: usize, bytes: u64, freed: u64, kept: &str| Share {
@@ -170,6 +182,7 @@ pub(crate) async fn disk(State(api): State<Api>) -> ApiResult<axum::Json<Disk>> 
         images: share(images.images.len(), images.layers_bytes, image_freed, "instances are made from them"),
         instances: share(usage.containers.len(), instance_bytes, instance_freed, "they run"),
         volumes: share(usage.volumes.len(), volume_bytes, volume_freed, "instances have them"),
+        build_cache: share(cache.len(), cache_bytes, cache_freed, "images need it"),
         largest,
     }))
 }
@@ -180,10 +193,11 @@ pub(crate) async fn prune(State(api): State<Api>, who: Who, Json(body): Json<Pru
         (body.images || body.all_images, "images"),
         (body.volumes || body.all_volumes, "volumes"),
         (body.networks, "networks"),
+        (body.build_cache, "build cache"),
     ];
     let named: Vec<&str> = parts.iter().filter(|(asked, _)| *asked).map(|(_, name)| *name).collect();
     if named.is_empty() {
-        return Err(Error::invalid("say what to free: instances, images, volumes or networks").into());
+        return Err(Error::invalid("say what to free: instances, images, volumes, networks or build cache").into());
     }
     let target = named.join(", ");
     let engine = api.engine.clone();
@@ -206,6 +220,11 @@ pub(crate) async fn prune(State(api): State<Api>, who: Who, Json(body): Json<Pru
             let pruned = engine.volumes().prune(&filters).await?;
             freed += pruned.space_reclaimed_bytes;
             progress.line(&format!("{} volumes", pruned.deleted.len()));
+        }
+        if body.build_cache {
+            let (gone, bytes) = engine.builds().prune(false, 0, None).await?;
+            freed += bytes;
+            progress.line(&format!("{} records of the build cache", gone.len()));
         }
         if body.networks {
             progress.line(&format!("{} networks", engine.networks().prune(&Filters::default()).await?.len()));
@@ -270,15 +289,31 @@ pub(crate) async fn settings(State(api): State<Api>) -> ApiResult<axum::Json<Set
     }))
 }
 
-pub(crate) async fn tasks(State(api): State<Api>) -> axum::Json<Vec<Task>> {
-    axum::Json(api.tasks.list())
+/// One's own, or all for whoever sees everything.
+fn sees(who: &Who, task: &Task) -> bool {
+    who.sees_all() || task.who == who.user
 }
 
-pub(crate) async fn task(State(api): State<Api>, Path(id): Path<u64>) -> ApiResult<axum::Json<Task>> {
-    Ok(axum::Json(api.tasks.get(id)?))
+pub(crate) async fn tasks(State(api): State<Api>, who: Who) -> axum::Json<Vec<Task>> {
+    axum::Json(api.tasks.list().into_iter().filter(|task| sees(&who, task)).collect())
 }
 
-pub(crate) async fn cancel(State(api): State<Api>, Path(id): Path<u64>) -> ApiResult<axum::Json<Done>> {
+pub(crate) async fn task(State(api): State<Api>, who: Who, Path(id): Path<u64>) -> ApiResult<axum::Json<Task>> {
+    let task = api.tasks.get(id)?;
+    match sees(&who, &task) {
+        true => Ok(axum::Json(task)),
+        false => Err(Error::not_found(format!("there is no task {id}")).into()),
+    }
+}
+
+pub(crate) async fn cancel(State(api): State<Api>, who: Who, Path(id): Path<u64>) -> ApiResult<axum::Json<Done>> {
+    let task = api.tasks.get(id)?;
+    if !sees(&who, &task) {
+        return Err(Error::not_found(format!("there is no task {id}")).into());
+    }
+    if task.who != who.user && who.role < crate::identity::Role::Operator {
+        return Err(crate::error::ApiError::forbidden(format!("task {id} is {}'s", task.who)));
+    }
     api.tasks.cancel(id)?;
     Ok(Done::plainly())
 }

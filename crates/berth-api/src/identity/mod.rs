@@ -1,7 +1,7 @@
 //! Who may do what: users, sessions, API tokens, the one-time set-up token.
 //!
 //! ```text
-//! <data-root>/console.redb    users/<name>  sessions/<digest>  tokens/<id>  audit/<n>
+//! <data-root>/console.redb    users/<name>  projects/<name>  sessions/<digest>  tokens/<id>  audit/<n>
 //! ```
 //!
 //! Secrets are kept as digests only: whoever reads the file can sign in as nobody. Everything is in memory too,
@@ -9,16 +9,21 @@
 
 pub(crate) mod limit;
 pub(crate) mod password;
+pub(crate) mod projects;
+mod second;
+pub(crate) mod totp;
 
 use berth_store::{Batch, Store, StoreError};
 use berth_types::{Error, Result};
 use limit::Limiter;
 use password::Hash;
+use projects::Project;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::{Mutex, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
+use totp::Totp;
 
 const SESSION_IDLE_SECONDS: i64 = 8 * 3600;
 const SESSION_SECONDS_MAX: i64 = 7 * 24 * 3600;
@@ -35,6 +40,8 @@ const NAME_BYTES_MAX: usize = 64;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Role {
+    /// What their projects give them, and nothing else.
+    Member,
     /// See everything but values of environment variables.
     Viewer,
     /// Make, change, end instances; use their terminals. Nothing that amounts to being root on the host.
@@ -46,6 +53,7 @@ pub(crate) enum Role {
 impl Role {
     pub(crate) fn as_str(self) -> &'static str {
         match self {
+            Role::Member => "member",
             Role::Viewer => "viewer",
             Role::Operator => "operator",
             Role::Admin => "admin",
@@ -53,10 +61,10 @@ impl Role {
     }
 
     pub(crate) fn parse(text: &str) -> Result<Role> {
-        [Role::Viewer, Role::Operator, Role::Admin]
+        [Role::Member, Role::Viewer, Role::Operator, Role::Admin]
             .into_iter()
             .find(|role| role.as_str() == text)
-            .ok_or_else(|| Error::invalid(format!("unknown role {text:?}: must be viewer, operator or admin")))
+            .ok_or_else(|| Error::invalid(format!("unknown role {text:?}: must be member, viewer, operator or admin")))
     }
 }
 
@@ -65,6 +73,11 @@ pub(crate) struct User {
     pub(crate) role: Role,
     pub(crate) created_unix: i64,
     hash: Hash,
+    #[serde(default)]
+    pub(crate) totp: Option<Totp>,
+    /// Signs in by a provider: `issuer subject`. Has no password of their own then.
+    #[serde(default)]
+    pub(crate) subject: Option<String>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -81,6 +94,12 @@ pub(crate) struct Token {
     pub(crate) name: String,
     pub(crate) user: String,
     pub(crate) role: Role,
+    /// Good there only.
+    #[serde(default)]
+    pub(crate) project: Option<String>,
+    /// Made by root on the host, who is no user of the console.
+    #[serde(default)]
+    local: bool,
     pub(crate) created_unix: i64,
     pub(crate) expires_unix: i64,
     digest: String,
@@ -90,7 +109,12 @@ pub(crate) struct Token {
 #[derive(Debug, Clone)]
 pub(crate) struct Who {
     pub(crate) user: String,
+    /// Everywhere.
     pub(crate) role: Role,
+    /// What their projects give them there.
+    pub(crate) projects: Arc<BTreeMap<String, Role>>,
+    /// On what the request's path names: never less than everywhere.
+    pub(crate) here: Role,
     /// For requests by cookie: what the page must repeat in a header.
     pub(crate) csrf: Option<String>,
     /// The session's or token's key, to ask later whether it still holds.
@@ -101,6 +125,31 @@ pub(crate) struct Who {
 enum Key {
     Session(String),
     Token(String),
+    /// The engine's own socket: whoever reaches it is root.
+    Local,
+}
+
+impl Who {
+    /// The same, asking for somebody else who may less.
+    pub(crate) fn lowered(mut self, user: String, role: Role) -> Who {
+        self.role = self.role.min(role);
+        self.here = self.role;
+        self.user = user;
+        let projects = self.projects.iter().map(|(name, there)| (name.clone(), (*there).min(role))).collect();
+        self.projects = Arc::new(projects);
+        self
+    }
+
+    pub(crate) fn local() -> Who {
+        Who {
+            user: "root".to_owned(),
+            role: Role::Admin,
+            projects: Arc::default(),
+            here: Role::Admin,
+            csrf: None,
+            key: Key::Local,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -114,6 +163,8 @@ pub(crate) struct Identity {
     store: Store,
     state: RwLock<State>,
     setup: Mutex<Option<Setup>>,
+    /// Second factors that wait for their first code.
+    begun: Mutex<BTreeMap<String, second::Begun>>,
     pub(crate) limiter: Limiter,
 }
 
@@ -122,6 +173,21 @@ struct State {
     users: BTreeMap<String, User>,
     sessions: BTreeMap<String, Session>,
     tokens: BTreeMap<String, Token>,
+    projects: BTreeMap<String, Project>,
+}
+
+impl State {
+    /// What the owner of `token` may do now; `None`: there is no such user any more.
+    fn role_behind(&self, token: &Token) -> Option<Role> {
+        if token.local { Some(Role::Admin) } else { self.users.get(&token.user).map(|user| user.role) }
+    }
+
+    /// Their roles in projects, none more than `most`.
+    fn memberships(&self, user: &str, most: Role, only: Option<&str>) -> BTreeMap<String, Role> {
+        let named = self.projects.iter().filter(|(name, _)| only.is_none_or(|only| only == name.as_str()));
+        let mine = named.filter_map(|(name, project)| Some((name.clone(), (*project.members.get(user)?).min(most))));
+        mine.collect()
+    }
 }
 
 struct Setup {
@@ -161,9 +227,15 @@ impl Identity {
             users: read(&store, "users")?,
             sessions: read(&store, "sessions")?,
             tokens: read(&store, "tokens")?,
+            projects: read(&store, "projects")?,
         };
-        let identity =
-            Identity { store, state: RwLock::new(state), setup: Mutex::new(None), limiter: Limiter::default() };
+        let identity = Identity {
+            store,
+            state: RwLock::new(state),
+            setup: Mutex::new(None),
+            begun: Mutex::default(),
+            limiter: Limiter::default(),
+        };
         identity.sweep()?;
         Ok(identity)
     }
@@ -246,7 +318,7 @@ impl Identity {
             }
             *setup = None;
         }
-        self.put_user(name, User { role: Role::Admin, created_unix: now_unix(), hash }).await
+        self.put_user(name, User { role: Role::Admin, created_unix: now_unix(), hash, totp: None, subject: None }).await
     }
 
     async fn put_user(&self, name: &str, user: User) -> Result<()> {
@@ -270,7 +342,34 @@ impl Identity {
             return Err(Error::conflict(format!("there are {USERS_MAX} users already")));
         }
         let hash = Hash::of(password).await?;
-        self.put_user(name, User { role, created_unix: now_unix(), hash }).await
+        self.put_user(name, User { role, created_unix: now_unix(), hash, totp: None, subject: None }).await
+    }
+
+    /// Somebody whom a provider knows: made on their first sign-in, with the role that their groups have now.
+    pub(crate) async fn provided(&self, name: &str, subject: &str, role: Role) -> Result<()> {
+        check_name(name)?;
+        let known = self.read().users.get(name).cloned();
+        if let Some(user) = &known
+            && user.subject.as_deref() != Some(subject)
+        {
+            return Err(Error::conflict(format!("{name} is another user here"))
+                .with_hint("an administrator can remove that user, or the provider send another name"));
+        }
+        if known.as_ref().is_some_and(|user| user.role == role) {
+            return Ok(());
+        }
+        if known.is_none() && self.read().users.len() >= USERS_MAX {
+            return Err(Error::conflict(format!("there are {USERS_MAX} users already")));
+        }
+        // Nobody knows this password: it only fills its place.
+        let hash = match &known {
+            Some(user) => user.hash.clone(),
+            None => Hash::of(hex(&random::<32>()?)).await?,
+        };
+        let created_unix = known.map_or_else(now_unix, |user| user.created_unix);
+        let user = User { role, created_unix, hash, totp: None, subject: Some(subject.to_owned()) };
+        self.put_user(name, user).await?;
+        self.end_sessions(name, None).await
     }
 
     /// Changes role or password; both end the user's sessions but the one in `keep`.
@@ -279,6 +378,7 @@ impl Identity {
         name: &str,
         role: Option<Role>,
         password: Option<String>,
+        forget_totp: bool,
         keep: &Who,
     ) -> Result<()> {
         let mut user = self.read().users.get(name).cloned().ok_or_else(|| no_user(name))?;
@@ -291,6 +391,9 @@ impl Identity {
         }
         if let Some(password) = password {
             user.hash = Hash::of(password).await?;
+        }
+        if forget_totp {
+            user.totp = None;
         }
         self.put_user(name, user).await?;
         self.end_sessions(name, Some(keep)).await
@@ -308,15 +411,27 @@ impl Identity {
         }
         let mut batch = Batch::new();
         batch.delete("users", name);
-        let tokens: Vec<String> =
-            self.read().tokens.iter().filter(|(_, token)| token.user == name).map(|(id, _)| id.clone()).collect();
+        let tokens: Vec<String> = self
+            .read()
+            .tokens
+            .iter()
+            .filter(|(_, one)| one.user == name && !one.local)
+            .map(|(id, _)| id.clone())
+            .collect();
         for id in &tokens {
             batch.delete("tokens", id);
+        }
+        // A later user of that name is somebody else.
+        let mut left = self.read().projects.clone();
+        left.retain(|_, project| project.members.remove(name).is_some());
+        for (project, record) in &left {
+            batch.put("projects", project, record).map_err(storing)?;
         }
         self.commit(batch).await?;
         {
             let mut state = self.write();
             state.users.remove(name);
+            state.projects.extend(left);
             state.tokens.retain(|id, _| !tokens.contains(id));
         }
         self.end_sessions(name, None).await
@@ -375,7 +490,9 @@ impl Identity {
             state.sessions.insert(key.clone(), session);
         }
         self.commit(batch).await?;
-        Ok(SignedIn { secret, who: Who { user: name.to_owned(), role, csrf: Some(csrf), key: Key::Session(key) } })
+        let projects = Arc::new(self.read().memberships(name, Role::Admin, None));
+        let who = Who { user: name.to_owned(), role, projects, here: role, csrf: Some(csrf), key: Key::Session(key) };
+        Ok(SignedIn { secret, who })
     }
 
     pub(crate) async fn sign_out(&self, who: &Who) -> Result<()> {
@@ -410,7 +527,8 @@ impl Identity {
                 });
             }
         }
-        Some(Who { user: session.user, role, csrf: Some(session.csrf), key: Key::Session(key) })
+        let projects = Arc::new(state.memberships(&session.user, Role::Admin, None));
+        Some(Who { user: session.user, role, projects, here: role, csrf: Some(session.csrf), key: Key::Session(key) })
     }
 
     /// Who a token belongs to: never more than its user may do now.
@@ -418,12 +536,25 @@ impl Identity {
         let id = secret.strip_prefix("berth_")?.split('_').next()?;
         let state = self.read();
         let token = state.tokens.get(id)?;
-        let user = state.users.get(&token.user)?;
+        let most = state.role_behind(token)?;
         let holds =
             password::same(token.digest.as_bytes(), digest(secret).as_bytes()) && now_unix() < token.expires_unix;
-        holds.then(|| Who {
+        if !holds {
+            return None;
+        }
+        let mut projects = state.memberships(&token.user, token.role, token.project.as_deref());
+        let mut role = token.role.min(most);
+        if let Some(project) = &token.project {
+            // What the user may do everywhere, the token may do there only.
+            let there = projects.get(project).copied().unwrap_or(Role::Member).max(role).min(Role::Operator);
+            projects.insert(project.clone(), there);
+            role = Role::Member;
+        }
+        Some(Who {
             user: token.user.clone(),
-            role: token.role.min(user.role),
+            role,
+            projects: Arc::new(projects),
+            here: role,
             csrf: None,
             key: Key::Token(id.to_owned()),
         })
@@ -433,26 +564,57 @@ impl Identity {
     pub(crate) fn still_holds(&self, who: &Who) -> bool {
         let state = self.read();
         let now = now_unix();
-        let lives = match &who.key {
-            Key::Session(key) => state.sessions.get(key).is_some_and(|session| session_holds(session, now)),
-            Key::Token(id) => state.tokens.get(id).is_some_and(|token| now < token.expires_unix),
+        let (owner, role) = match &who.key {
+            Key::Session(key) => match state.sessions.get(key).filter(|session| session_holds(session, now)) {
+                Some(session) => (&session.user, state.users.get(&session.user).map(|user| user.role)),
+                None => return false,
+            },
+            Key::Token(id) => match state.tokens.get(id).filter(|token| now < token.expires_unix) {
+                Some(token) => (&token.user, state.role_behind(token)),
+                None => return false,
+            },
+            Key::Local => return true,
         };
-        lives && state.users.get(&who.user).is_some_and(|user| user.role >= who.role)
+        let member = |name: &String, then: Role| {
+            let now = state.projects.get(name).and_then(|project| project.members.get(owner)).copied();
+            now.into_iter().chain(role).any(|now| now >= then)
+        };
+        role.is_some_and(|role| role >= who.role) && who.projects.iter().all(|(name, then)| member(name, *then))
     }
 
     pub(crate) fn tokens(&self) -> Vec<(String, Token)> {
         self.read().tokens.iter().map(|(id, token)| (id.clone(), token.clone())).collect()
     }
 
+    /// Root on the host, by the engine's socket or by a token that was made there.
+    fn is_local(&self, who: &Who) -> bool {
+        match &who.key {
+            Key::Local => true,
+            Key::Token(id) => self.read().tokens.get(id).is_some_and(|token| token.local),
+            Key::Session(_) => false,
+        }
+    }
+
     /// Answers the secret: it is never shown again.
-    pub(crate) async fn add_token(&self, who: &Who, name: &str, role: Role, days: i64) -> Result<(String, String)> {
+    pub(crate) async fn add_token(
+        &self,
+        who: &Who,
+        name: &str,
+        role: Role,
+        project: Option<&str>,
+        days: i64,
+    ) -> Result<(String, String)> {
         if name.trim().is_empty() || name.len() > NAME_BYTES_MAX {
             return Err(Error::invalid(format!("a token's name has 1 to {NAME_BYTES_MAX} bytes")));
         }
         if !(1..=TOKEN_DAYS_MAX).contains(&days) {
             return Err(Error::invalid(format!("a token lives 1 to {TOKEN_DAYS_MAX} days")));
         }
-        if role > who.role {
+        if let Some(project) = project {
+            self.project(project)?;
+        }
+        let most = project.map_or_else(|| who.best(), |project| who.role_on(Some(project)));
+        if role > most || most < Role::Viewer {
             return Err(Error::new(berth_types::ErrorKind::Forbidden, "a token cannot do more than you"));
         }
         let now = now_unix();
@@ -469,6 +631,8 @@ impl Identity {
             name: name.to_owned(),
             user: who.user.clone(),
             role,
+            project: project.map(str::to_owned),
+            local: self.is_local(who),
             created_unix: now,
             expires_unix: now + days * 24 * 3600,
             digest: digest(&secret),
@@ -555,8 +719,8 @@ mod tests {
         identity.set_up(&token, "ada", "long enough".into()).await.unwrap();
         identity.add_user("bob", Role::Operator, "long enough".into()).await.unwrap();
         let signed_in = identity.sign_in("bob", "127.0.0.1").await.unwrap();
-        let (_, secret) = identity.add_token(&signed_in.who, "ci", Role::Viewer, 1).await.unwrap();
-        assert!(identity.add_token(&signed_in.who, "more", Role::Admin, 1).await.is_err());
+        let (_, secret) = identity.add_token(&signed_in.who, "ci", Role::Viewer, None, 1).await.unwrap();
+        assert!(identity.add_token(&signed_in.who, "more", Role::Admin, None, 1).await.is_err());
         drop(identity);
 
         let identity = Identity::open(folder.path()).unwrap();
@@ -571,6 +735,43 @@ mod tests {
         assert!(identity.by_token(&secret).is_none());
         assert!(!identity.still_holds(&who));
         assert!(identity.remove_user("ada").await.is_err(), "the only administrator stays");
+    }
+
+    #[tokio::test]
+    async fn a_project_gives_rights_until_it_takes_them() {
+        let (folder, identity) = scratch();
+        identity.add_user("bob", Role::Member, "long enough".into()).await.unwrap();
+        let members = |role| Some(BTreeMap::from([("bob".to_owned(), role)]));
+        let put = |new, members| identity.put_project("shop", new, None, None, members);
+        assert!(put(true, members(Role::Admin)).await.is_err(), "an administrator is one everywhere");
+        put(true, members(Role::Operator)).await.unwrap();
+        let bob = identity.sign_in("bob", "::1").await.unwrap();
+        assert_eq!(bob.who.role_on(Some("shop")), Role::Operator);
+        let (_, secret) = identity.add_token(&bob.who, "ci", Role::Viewer, Some("shop"), 1).await.unwrap();
+        let token = identity.by_token(&secret).unwrap();
+        assert_eq!((token.role_on(Some("shop")), token.role_on(None)), (Role::Viewer, Role::Member));
+        assert!(identity.add_token(&bob.who, "ci", Role::Viewer, Some("lab"), 1).await.is_err());
+        assert!(identity.still_holds(&bob.who));
+        put(false, members(Role::Viewer)).await.unwrap();
+        assert!(!identity.still_holds(&bob.who), "streams that were opened as an operator end");
+        assert_eq!(identity.by_session(&bob.secret).unwrap().best(), Role::Viewer);
+        identity.remove_user("bob").await.unwrap();
+        drop(identity);
+        assert!(Identity::open(folder.path()).unwrap().project("shop").unwrap().members.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_provider_takes_over_nobody() {
+        let (_folder, identity) = scratch();
+        identity.add_user("ada", Role::Admin, "long enough".into()).await.unwrap();
+        assert!(identity.provided("ada", "https://id 1", Role::Admin).await.is_err(), "a local user of that name");
+        identity.provided("bob", "https://id 2", Role::Viewer).await.unwrap();
+        assert!(identity.provided("bob", "https://id 3", Role::Admin).await.is_err(), "another one of that name");
+        let session = identity.sign_in("bob", "::1").await.unwrap();
+        identity.provided("bob", "https://id 2", Role::Operator).await.unwrap();
+        assert!(identity.by_session(&session.secret).is_none(), "a new role ends the old sessions");
+        assert_eq!(identity.sign_in("bob", "::1").await.unwrap().who.role, Role::Operator);
+        assert!(identity.provided("<b>", "https://id 4", Role::Viewer).await.is_err());
     }
 
     #[test]

@@ -136,7 +136,7 @@ impl Server {
             && let Some(name) = &query.name
         {
             let target = served.view.links.get(name).unwrap_or(name);
-            if let Some(addresses) = self.zones.addresses(networks, target) {
+            if let Some(addresses) = self.zones.addresses(networks, target, query.kind) {
                 return Outcome::Answer(query.addresses(&addresses, limit));
             }
             if query.kind == TYPE_PTR

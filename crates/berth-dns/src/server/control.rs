@@ -2,6 +2,7 @@
 
 use super::{Client, Server, Source};
 use crate::protocol::{self, DESCRIPTORS_PER_CONTAINER, Op, ProtocolError, Reply, VERSION, View};
+use crate::zone::Network;
 use rustix::event::epoll::EventFlags;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
@@ -69,8 +70,9 @@ impl Server {
                     }
                 }
                 Op::Unserve { container } => self.unserve(&container),
-                Op::Put { network, label, container, names, addresses } => {
-                    self.zones.put((&network, &label), &container, &names, &addresses, self.generation);
+                Op::Put { network, label, one, container, names, addresses } => {
+                    let network = Network { id: &network, label: &label, one };
+                    self.zones.put(&network, &container, &names, &addresses, self.generation);
                 }
                 Op::Remove { network, container } => self.zones.remove(&network, &container),
                 Op::Quit => self.quit = true,

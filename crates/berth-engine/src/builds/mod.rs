@@ -3,11 +3,13 @@
 //! ```text
 //!  Builds::build(request) -> BuildStream of events, then the result     dropping it cancels the build
 //!  worker    the engine's side of berth_build::Worker                    one per build
-//!  run       a RUN in a shim, with no record of a container              stubs: mount points it leaves behind
-//!  agent     the socket of a RUN --mount=type=ssh
+//!  run       a RUN in a shim, with no record of a container    sweep: its end    stubs: mount points it leaves behind
+//!  agent     the socket of a RUN --mount=type=ssh     caller   who answers for what the request did not carry
 //!  write     COPY, ADD, WORKDIR into a snapshot
+//!  stream    what a build says, on its way                               context   where files and Dockerfile are
 //!  folder    a context that is a folder of this host    spool   one that came as an archive    state   a stage's files
 //!  cache     what steps came to: <store>/build-cache     pull, fetch   what comes from elsewhere
+//!  elsewhere caches in registries, folders and images
 //!
 //!  <data-root>/builds/tmp/      while a build runs; emptied when an engine starts
 //!  <data-root>/builds/caches/   folders of RUN --mount=type=cache, by the digest of their id
@@ -18,33 +20,40 @@
 
 mod agent;
 mod cache;
+mod caller;
+mod context;
+mod elsewhere;
 mod fetch;
 mod folder;
 mod pull;
 mod run;
 mod spool;
 mod state;
+mod stream;
 mod stubs;
+mod sweep;
 mod worker;
 mod write;
 
 use crate::Engine;
-use crate::containers::ByteSource;
 use crate::images;
 use berth_build::{BuildError, BuildOptions, Built, Event, Tree};
-use berth_dockerfile::ignore::{self, Matcher};
+use berth_dockerfile::ignore;
 use berth_types::spec::Resources;
 use berth_types::{Digest, Error, ErrorKind, ImageName, Result};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use tokio::sync::mpsc;
+use stream::Said;
+use tokio::sync::watch;
 
 pub use berth_build as build;
 pub use berth_dockerfile::go_duration_nanos;
+pub use caller::{Caller, Conversation};
+pub use context::{Context, DockerfileAt, NamedContext};
+pub use elsewhere::{CacheFrom, CacheTo, Elsewhere};
+pub use stream::BuildStream;
 
-/// A Dockerfile is not larger than this.
-const DOCKERFILE_BYTES_MAX: u64 = 4 << 20;
 /// What one step may print into a build's progress.
 const OUTPUT_BYTES_MAX: usize = 4 << 20;
 
@@ -55,6 +64,19 @@ pub(crate) struct Shared {
     locks: Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<()>>>>,
     temporary: PathBuf,
     caches: PathBuf,
+    /// Builds that run, and steps that are being ended.
+    underway: watch::Sender<usize>,
+    /// The engine is closing: builds are cancelled.
+    closing: watch::Sender<bool>,
+}
+
+/// Something that the engine's end waits for.
+pub(crate) struct Underway(Arc<Shared>);
+
+impl Drop for Underway {
+    fn drop(&mut self) {
+        self.0.underway.send_modify(|count| *count -= 1);
+    }
 }
 
 impl Shared {
@@ -72,7 +94,21 @@ impl Shared {
             std::fs::create_dir_all(folder).map_err(failed)?;
         }
         let cache = cache::Cache::open(store)?;
-        Ok(Arc::new(Shared { cache, digests: Arc::default(), locks: Mutex::default(), temporary, caches }))
+        let (underway, closing) = (watch::Sender::new(0), watch::Sender::new(false));
+        let (digests, locks) = (Arc::default(), Mutex::default());
+        Ok(Arc::new(Shared { cache, digests, locks, temporary, caches, underway, closing }))
+    }
+
+    fn underway(self: &Arc<Shared>) -> Underway {
+        self.underway.send_modify(|count| *count += 1);
+        Underway(self.clone())
+    }
+
+    /// Cancels all builds and waits until nothing of them runs: no engine would hear of their ends.
+    pub(crate) async fn close(&self) {
+        self.closing.send_replace(true);
+        // Its sender is ours: it cannot have gone.
+        drop(self.underway.subscribe().wait_for(|count| *count == 0).await);
     }
 
     /// Layers that the cache and running builds need.
@@ -106,25 +142,6 @@ impl Shared {
     }
 }
 
-/// The files that a build sees.
-pub enum Context {
-    /// A folder of this host, and what tells that it is the one that the caller sees.
-    Folder {
-        path: PathBuf,
-        identity: Option<(u64, u64)>,
-    },
-    /// An archive.
-    Archive(ByteSource),
-    Nothing,
-}
-
-/// Where the Dockerfile is.
-pub enum DockerfileAt {
-    Text(Vec<u8>),
-    /// A path in the context.
-    Context(String),
-}
-
 /// What is asked of a build.
 pub struct BuildRequest {
     /// Its `dockerfile` is filled in from `dockerfile` below.
@@ -133,14 +150,17 @@ pub struct BuildRequest {
     pub context: Context,
     /// Text of the ignore file; `None`: the context's own.
     pub ignore: Option<String>,
-    pub named_contexts: BTreeMap<String, PathBuf>,
+    pub named_contexts: BTreeMap<String, NamedContext>,
     pub secrets: BTreeMap<String, Vec<u8>>,
     /// Agents' sockets on this host.
     pub ssh: BTreeMap<String, PathBuf>,
+    /// Asked for secrets and agents that are not in the two above, and for credentials.
+    pub caller: Option<Arc<dyn Caller>>,
     pub tags: Vec<ImageName>,
     pub limits: Resources,
     pub shm_size_bytes: u64,
     pub output: OutputTo,
+    pub elsewhere: Elsewhere,
 }
 
 /// What becomes of the result.
@@ -153,34 +173,30 @@ pub enum OutputTo {
     Nothing,
     /// Its files as an archive, sent in [`Message::Archive`].
     Files,
+    /// Its files, in [`Finished::files`].
+    Tree,
 }
 
 /// What a build says, in this order: events, perhaps archive parts, and one end.
-#[derive(Debug)]
 pub enum Message {
     Event(Event),
+    /// Words about caches elsewhere.
+    Note(String),
     Archive(bytes::Bytes),
+    /// Of an archive that is a cache's folder.
+    Cache(bytes::Bytes),
     Done(Box<Finished>),
     Failed(BuildError),
 }
 
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Finished {
     /// Where an image was made.
     pub image: Option<Digest>,
     pub tags: Vec<String>,
     pub built: Built,
-}
-
-/// A running build; dropping it cancels it.
-pub struct BuildStream {
-    receiver: mpsc::UnboundedReceiver<Message>,
-}
-
-impl BuildStream {
-    pub async fn next(&mut self) -> Option<Message> {
-        self.receiver.recv().await
-    }
+    /// [`OutputTo::Tree`]: the files of the result, which the cache keeps as long as this is there.
+    pub files: Option<Arc<dyn Tree>>,
 }
 
 /// What a part of the build cache is.
@@ -224,121 +240,101 @@ impl Builds {
 
     /// Starts a build.
     pub fn build(&self, request: BuildRequest) -> BuildStream {
-        let (sender, receiver) = mpsc::unbounded_channel();
+        let (said, stream) = stream::channel();
         let builds = self.clone();
+        let underway = self.shared().underway();
+        let mut closing = self.shared().closing.subscribe();
         tokio::spawn(async move {
-            let closed = sender.clone();
-            let said = sender.clone();
-            let work = builds.run(request, said);
+            let _underway = underway;
+            let work = builds.run(request, said.clone());
             tokio::select! {
                 outcome = work => {
-                    // Whoever waited may have gone just now.
-                    match outcome {
-                        Ok(finished) => drop(sender.send(Message::Done(Box::new(finished)))),
-                        Err(error) => drop(sender.send(Message::Failed(error))),
-                    }
+                    said.say(match outcome {
+                        Ok(finished) => Message::Done(Box::new(finished)),
+                        Err(error) => Message::Failed(error),
+                    });
                 }
-                () = closed.closed() => tracing::debug!("a build was cancelled"),
+                () = said.closed() => tracing::debug!("a build was cancelled"),
+                _ = closing.wait_for(|closing| *closing) => {
+                    let error = Error::new(ErrorKind::Unavailable, "the build was cancelled: the engine is stopping");
+                    said.say(Message::Failed(error.into()));
+                }
             }
             builds.tidy().await;
         });
-        BuildStream { receiver }
+        stream
     }
 
-    async fn run(&self, request: BuildRequest, said: mpsc::UnboundedSender<Message>) -> Result<Finished, BuildError> {
+    async fn run(&self, request: BuildRequest, said: Said) -> Result<Finished, BuildError> {
         let shared = self.shared();
         let name = format!("{:x}", crate::events::now_unix_nanos());
         let scratch = worker::tempdir::Scratch::make(&shared.temporary, &name)
             .map_err(|cause| Error::because(ErrorKind::Unavailable, "cannot make a folder for the build", &cause))?;
         let mut options = request.options;
-        let opened = self.open(request.context, request.dockerfile, request.ignore, &mut options).await?;
+        let means = fetch::Means {
+            engine: &self.engine,
+            scratch: scratch.path(),
+            secrets: &request.secrets,
+            ssh: &request.ssh,
+            caller: request.caller.as_deref(),
+        };
+        let opened = context::open(means, request.context, request.dockerfile, request.ignore, &mut options).await?;
         let mut named: BTreeMap<String, Arc<dyn Tree>> = BTreeMap::new();
-        for (name, path) in request.named_contexts {
-            let tree =
-                folder::FolderTree::open(&path, Matcher::default(), shared.digests.clone()).map_err(|cause| {
-                    Error::because(ErrorKind::NotFound, format!("cannot open build context {}", path.display()), &cause)
-                })?;
+        for (name, context) in request.named_contexts {
+            let tree = context::open_named(means, context).await?;
             options.tree_contexts.insert(name.clone());
-            named.insert(name, Arc::new(tree));
+            named.insert(name, tree);
         }
+        let held = Arc::new(shared.cache.hold());
+        let (elsewhere, caller) = (request.elsewhere, request.caller);
+        let imported = self.import(&elsewhere, caller.as_deref(), &held, &said, &mut options).await?;
         let job = worker::Job {
             engine: self.engine.clone(),
             context: opened,
             named,
             secrets: request.secrets,
             ssh: request.ssh,
+            caller,
             limits: request.limits,
             shm_size_bytes: request.shm_size_bytes,
-            held: Arc::new(shared.cache.hold()),
+            held,
+            imported,
+            elsewhere,
             shared,
-            scratch,
+            scratch: Arc::new(scratch),
         };
         let printed: Mutex<BTreeMap<usize, usize>> = Mutex::default();
         let events = said.clone();
         let sink: berth_build::Sink = Arc::new(move |event| {
             if let Some(event) = clipped(event, &printed) {
-                // The build ends by itself when nobody listens.
-                drop(events.send(Message::Event(event)));
+                events.say(Message::Event(event));
             }
         });
         let built = berth_build::build(&options, &job, sink).await?;
-        self.finish(built, request.tags, request.output, &said, &job.held).await.map_err(BuildError::from)
+        elsewhere::export(&job, &built, &said).await?;
+        let inline = job.elsewhere.inline() || build_arg_is_on(&options, "BUILDKIT_INLINE_CACHE");
+        let carried = inline.then(|| elsewhere::inline(&built.records, &built.layers, built.epoch_seconds));
+        let made = self.finish(built, request.tags, request.output, carried, &said, &job);
+        made.await.map_err(BuildError::from)
     }
 
-    /// Opens the context, and finds the Dockerfile and the ignore file in it.
-    async fn open(
+    /// Reads the caches that a build is to know.
+    async fn import(
         &self,
-        context: Context,
-        dockerfile: DockerfileAt,
-        ignore: Option<String>,
+        wanted: &Elsewhere,
+        caller: Option<&dyn Caller>,
+        held: &cache::Held,
+        said: &Said,
         options: &mut BuildOptions,
-    ) -> Result<Arc<dyn Tree>> {
-        let shared = self.shared();
-        let (tree, text, file): (Arc<dyn Tree>, _, Vec<u8>) = match context {
-            Context::Nothing => {
-                let mut tree = berth_build::MemTree::default();
-                tree.add("", berth_build::Meta::folder(0o755), Vec::new());
-                let DockerfileAt::Text(text) = dockerfile else {
-                    return Err(Error::invalid("there is no context to find a Dockerfile in"));
-                };
-                (Arc::new(tree), String::new(), text)
-            }
-            Context::Folder { path, identity } => {
-                let open = |ignore: Matcher| {
-                    folder::FolderTree::open(&path, ignore, shared.digests.clone()).map_err(|cause| {
-                        let what = format!("cannot open build context {}", path.display());
-                        Error::because(ErrorKind::NotFound, what, &cause)
-                    })
-                };
-                if let Some((device, inode)) = identity {
-                    use std::os::unix::fs::MetadataExt;
-                    let same = std::fs::metadata(&path).is_ok_and(|meta| (meta.dev(), meta.ino()) == (device, inode));
-                    if !same {
-                        let what = format!("the engine does not see the build context {}", path.display());
-                        return Err(Error::new(ErrorKind::Unavailable, what));
-                    }
-                }
-                let plain = open(Matcher::default())?;
-                let (file, text) = locate(dockerfile, ignore, &|name| small(&plain, name))?;
-                (Arc::new(open(matcher(&text)?)?), text, file)
-            }
-            Context::Archive(source) => {
-                let folder = shared.temporary.clone();
-                let spool = tokio::task::spawn_blocking(move || {
-                    let mut source = crate::images::Source::new(source);
-                    let spool = spool::SpoolTree::read(&mut source, &folder);
-                    spool.map_err(|error| source.failed.take().unwrap_or(error))
-                });
-                let spool = spool
-                    .await
-                    .map_err(|cause| Error::internal(format!("reading the context ended early: {cause}")))??;
-                let (file, text) = locate(dockerfile, ignore, &|name| spool.small(name, DOCKERFILE_BYTES_MAX))?;
-                (Arc::new(spool.ignoring(matcher(&text)?)), text, file)
-            }
-        };
-        options.ignored = ignore::read(&text);
-        options.dockerfile = file;
-        Ok(tree)
+    ) -> Result<Option<elsewhere::Imported>> {
+        if wanted.from.is_empty() {
+            return Ok(None);
+        }
+        let told = said.clone();
+        let tell = move |text| told.say(Message::Note(text));
+        let imported = elsewhere::Imported::read(&self.engine, wanted, caller, held, tell).await?;
+        options.no_cache |= wanted.from_only && !imported.found_any();
+        Ok(Some(imported).filter(|imported| !imported.is_empty()))
     }
 
     async fn finish(
@@ -346,31 +342,42 @@ impl Builds {
         built: Built,
         names: Vec<ImageName>,
         output: OutputTo,
-        said: &mpsc::UnboundedSender<Message>,
-        held: &Arc<cache::Held>,
+        carried: Option<String>,
+        said: &Said,
+        job: &worker::Job,
     ) -> Result<Finished> {
         let tags = names.iter().map(ImageName::familiar).collect();
         match output {
-            OutputTo::Nothing => Ok(Finished { image: None, tags, built }),
+            OutputTo::Nothing => Ok(Finished { image: None, tags, built, files: None }),
+            OutputTo::Tree => {
+                let files = berth_build::Worker::tree(job, &built.layers).await?;
+                let files = Arc::new(state::Kept::new(files, job.held.clone()));
+                Ok(Finished { image: None, tags, built, files: Some(files) })
+            }
             OutputTo::Image => {
-                let (images, result, held) = (self.engine.images(), built.clone(), held.clone());
+                let (images, result, held) = (self.engine.images(), built.clone(), job.held.clone());
                 let now = crate::events::now_unix_nanos();
                 let added = tokio::task::spawn_blocking(move || {
-                    let id = images.add_built(&result, names, now);
+                    let id = images.add_built(&result, carried.unwrap_or_default(), names, now);
                     drop(held);
                     id
                 });
                 let id = added.await.map_err(|cause| Error::internal(format!("the image was not made: {cause}")))??;
-                Ok(Finished { image: Some(id), tags, built })
+                Ok(Finished { image: Some(id), tags, built, files: None })
             }
             OutputTo::Files => {
                 let rootfs = self.engine.images().view_state(&built.layers);
                 let (said, empty) = (said.clone(), built.layers.is_empty());
                 let packed = tokio::task::spawn_blocking(move || pack(&rootfs, empty, &said));
                 packed.await.map_err(|cause| Error::internal(format!("packing ended early: {cause}")))??;
-                Ok(Finished { image: None, tags, built })
+                Ok(Finished { image: None, tags, built, files: None })
             }
         }
+    }
+
+    /// A file without a name beside those of builds: what a door receives for one is kept in it.
+    pub fn scratch_file(&self) -> std::io::Result<std::fs::File> {
+        spool::unnamed(&self.shared().temporary)
     }
 
     /// Keeps the cache within its budget, and lets go of layers that nobody needs.
@@ -431,7 +438,7 @@ impl Builds {
 
     /// Steps of an engine that was killed.
     pub(crate) async fn recover(&self) {
-        run::recover(&self.engine).await;
+        sweep::recover(&self.engine).await;
     }
 }
 
@@ -439,53 +446,19 @@ fn unix_nanos(time: std::time::SystemTime) -> Option<i64> {
     i64::try_from(time.duration_since(std::time::UNIX_EPOCH).ok()?.as_nanos()).ok()
 }
 
-fn no_dockerfile(name: &str) -> Error {
-    Error::invalid(format!("Cannot locate specified Dockerfile: {name}"))
+/// The frontend that a Dockerfile's first lines name.
+pub fn syntax(dockerfile: &[u8]) -> Option<String> {
+    let directives = berth_dockerfile::directives(&String::from_utf8_lossy(dockerfile));
+    directives.into_iter().find(|directive| directive.name == "syntax").map(|directive| directive.value)
 }
 
-/// The Dockerfile, and the text of the ignore file that belongs to it. `small` reads a file of the context.
-fn locate(
-    dockerfile: DockerfileAt,
-    ignore: Option<String>,
-    small: &dyn Fn(&Path) -> Result<Option<Vec<u8>>>,
-) -> Result<(Vec<u8>, String)> {
-    let small = |name: &str| small(Path::new(ignore::clean(name).trim_start_matches('/')));
-    let (file, name) = match dockerfile {
-        DockerfileAt::Text(text) => (text, None),
-        DockerfileAt::Context(name) => (small(&name)?.ok_or_else(|| no_dockerfile(&name))?, Some(name)),
-    };
-    if let Some(text) = ignore {
-        return Ok((file, text));
-    }
-    let own = name.map(|name| small(&format!("{name}.dockerignore"))).transpose()?.flatten();
-    let found = match own {
-        Some(text) => Some(text),
-        None => small(".dockerignore")?,
-    };
-    Ok((file, String::from_utf8_lossy(&found.unwrap_or_default()).into_owned()))
+/// The patterns of an ignore file, as they are sent to whoever has the files.
+pub fn ignored(ignore_file: &str) -> Vec<String> {
+    ignore::read(ignore_file)
 }
 
-fn matcher(ignore_file: &str) -> Result<Matcher> {
-    Matcher::new(&ignore::read(ignore_file)).map_err(Error::invalid)
-}
-
-fn small(tree: &folder::FolderTree, path: &Path) -> Result<Option<Vec<u8>>> {
-    use std::io::Read;
-    let failed = |cause: std::io::Error| {
-        Error::because(ErrorKind::InvalidArgument, format!("cannot read {}", path.display()), &cause)
-    };
-    match tree.meta(path).map_err(failed)? {
-        None => Ok(None),
-        Some(meta) if meta.size > DOCKERFILE_BYTES_MAX => {
-            Err(Error::invalid(format!("{} is larger than {DOCKERFILE_BYTES_MAX} bytes", path.display())))
-        }
-        Some(_) => {
-            let mut bytes = Vec::new();
-            let file = tree.open(path).map_err(failed)?;
-            file.take(DOCKERFILE_BYTES_MAX).read_to_end(&mut bytes).map_err(failed)?;
-            Ok(Some(bytes))
-        }
-    }
+fn build_arg_is_on(options: &BuildOptions, name: &str) -> bool {
+    options.build_args.get(name).is_some_and(|value| matches!(value.as_str(), "1" | "true"))
 }
 
 /// Output beyond the limit of a step is left out, and said so once.
@@ -504,22 +477,11 @@ fn clipped(event: Event, printed: &Mutex<BTreeMap<usize, usize>>) -> Option<Even
     Some(Event::Output(id, stream, bytes))
 }
 
-fn pack(rootfs: &berth_types::mount::Rootfs, empty: bool, said: &mpsc::UnboundedSender<Message>) -> Result<()> {
-    struct Parts<'a>(&'a mpsc::UnboundedSender<Message>);
-    impl std::io::Write for Parts<'_> {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            let part = Message::Archive(bytes::Bytes::copy_from_slice(bytes));
-            self.0.send(part).map_err(|_| std::io::Error::from(std::io::ErrorKind::BrokenPipe))?;
-            Ok(bytes.len())
-        }
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
+fn pack(rootfs: &berth_types::mount::Rootfs, empty: bool, said: &Said) -> Result<()> {
     let failed = |cause: &(dyn std::error::Error + 'static)| {
         Error::because(ErrorKind::Internal, "cannot pack the result", cause)
     };
-    let sink = std::io::BufWriter::with_capacity(64 << 10, Parts(said));
+    let sink = std::io::BufWriter::with_capacity(64 << 10, said.file(Message::Archive));
     if empty {
         let sink = tar::Builder::new(sink).into_inner().map_err(|cause| failed(&cause))?;
         return sink.into_inner().map(drop).map_err(|cause| failed(cause.error()));

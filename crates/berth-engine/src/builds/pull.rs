@@ -1,5 +1,7 @@
 //! Base images: the engine's own, or pulled.
 
+use super::Caller;
+use super::elsewhere::Elsewhere;
 use crate::Engine;
 use crate::images::PullOptions;
 use berth_build::BaseImage;
@@ -7,7 +9,14 @@ use berth_build::platform::Platform;
 use berth_types::{ErrorKind, ImageName, Result};
 
 /// The image that a `FROM` names; pulled where it is missing, or where that was asked for.
-pub(crate) async fn image(engine: &Engine, name: &str, platform: &Platform, pull: bool) -> Result<BaseImage> {
+pub(crate) async fn image(
+    engine: &Engine,
+    name: &str,
+    platform: &Platform,
+    pull: bool,
+    elsewhere: &Elsewhere,
+    caller: Option<&dyn Caller>,
+) -> Result<BaseImage> {
     let found = engine.images().base(name);
     let missing = match &found {
         Err(error) => error.kind == ErrorKind::NotFound,
@@ -17,7 +26,8 @@ pub(crate) async fn image(engine: &Engine, name: &str, platform: &Platform, pull
     if !missing && !pull {
         return found;
     }
-    let options = PullOptions { platform: Some(platform.to_string()), all_tags: false, credentials: None };
+    let credentials = elsewhere.credentials(&reference, caller).await?;
+    let options = PullOptions { platform: Some(platform.to_string()), all_tags: false, credentials };
     let pulled = async {
         let mut stream = engine.images().pull(reference.or_latest(), options).await?;
         while let Some(message) = stream.next().await {

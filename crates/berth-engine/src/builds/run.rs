@@ -10,9 +10,9 @@
 //! the runtime attaches the root filesystem.
 //!
 //! The same shim, runtime and rules as a container's, with Docker's default rights. Whatever happens, also when the
-//! build is cancelled, the step is killed and swept; the file `build` in the shim's folder lets the next engine do
-//! that for one that was killed.
+//! build is cancelled, the step is killed and swept: see [`super::sweep`].
 
+use super::sweep::{MARK, Step, Sweep};
 use crate::Engine;
 use crate::containers::OutputStream;
 use crate::networks::{AttachRequest, Attachment, files};
@@ -32,10 +32,6 @@ use tokio::sync::mpsc;
 
 /// Chunks on their way from the shim; when nobody takes them the step waits.
 const CHUNKS_MAX: usize = 16;
-/// Says that a shim's folder is a build step's.
-pub(crate) const MARK: &str = "build";
-/// A step that was killed has ended by then.
-const END_SECONDS_MAX: u64 = 10;
 /// After the exit what the step's orphans hold open is not waited for.
 const DRAIN: Duration = Duration::from_secs(5);
 
@@ -64,38 +60,47 @@ pub(crate) struct InFile {
     pub mode: u32,
 }
 
-/// Runs it to its end; `output` gets what it prints.
-pub(crate) async fn run(engine: &Engine, program: Program, output: berth_build::Output) -> Result<ExitRecord> {
+/// Runs it to its end; `output` gets what it prints. `holds` is what the step needs: given back with its end, or, when
+/// the build is cancelled or the step fails to run, dropped once nothing of it runs any more.
+pub(crate) async fn run<H: Send + 'static>(
+    engine: &Engine,
+    program: Program,
+    holds: H,
+    output: berth_build::Output,
+) -> Result<(ExitRecord, H)> {
     let spec = spec(&program);
     let shim_folder = crate::containers::shims_folder(engine.config()).join(program.id.as_str());
-    let mut sweep = Sweep {
+    let cgroup = oci::cgroup_path(&engine.config().cgroup_parent, &spec, &program.id);
+    let seen = engine.config().exec_root.join("builds").join(program.id.as_str());
+    let step = Step {
         engine: engine.clone(),
         id: program.id.clone(),
-        cgroup: oci::cgroup_path(&engine.config().cgroup_parent, &spec, &program.id),
+        cgroup: cgroup.clone(),
         attached: None,
+        attaching: None,
+        writing: None,
         shim: None,
         folder: shim_folder.clone(),
-        seen: engine.config().exec_root.join("builds").join(program.id.as_str()),
-        armed: true,
+        seen: seen.clone(),
     };
-    let attachment = attach(engine, &program, &spec).await?;
-    sweep.attached = attachment.clone();
-    let (cgroup, folder, seen) = (sweep.cgroup.clone(), shim_folder.clone(), sweep.seen.clone());
-    let (rootfs, id) = (program.rootfs.clone(), program.id.clone());
-    let written =
-        tokio::task::spawn_blocking(move || write(&program, &spec, attachment.as_ref(), &cgroup, &folder, &seen));
-    written.await.map_err(|cause| Error::internal(format!("preparing a step ended early: {cause}")))??;
+    let mut sweep = Sweep::new(step, holds);
+    let (program, spec) = (Arc::new(program), Arc::new(spec));
+    let (of, what, how) = (engine.clone(), program.clone(), spec.clone());
+    let attachment = sweep.attach(async move { attach(&of, &what, &how).await }).await?;
+    let (folder, rootfs, id) = (shim_folder.clone(), program.rootfs.clone(), program.id.clone());
+    let group = cgroup.clone();
+    sweep.write(move || write(&program, &spec, attachment.as_ref(), &group, &folder, &seen)).await?;
 
     let mut taken = engine.pool().take().await?;
+    sweep.step().shim = Some(taken.pid);
     taken.note(&shim_folder, engine.boot_id()).map_err(|cause| {
         Error::because(ErrorKind::Internal, format!("cannot write into {}", shim_folder.display()), &cause)
     })?;
-    sweep.shim = Some(taken.pid);
     let create = Create {
-        id: id.clone(),
+        id,
         dir: shim_folder.clone(),
         rootfs,
-        cgroup: sweep.cgroup.clone(),
+        cgroup,
         tty: false,
         console_size: (0, 0),
         stdin: false,
@@ -113,11 +118,8 @@ pub(crate) async fn run(engine: &Engine, program: Program, output: berth_build::
         seccomp_cache: Some(engine.config().data_root.join("seccomp")),
     };
     let exit = converse(&mut taken.incoming, &taken.shim, create, &shim_folder, output).await?;
-    sweep.armed = false;
-    // Before its folder goes: without it no later engine finds the shim.
-    forget(&taken.shim, &mut taken.incoming).await;
-    sweep.clean().await;
-    Ok(exit)
+    let holds = sweep.finish(taken.shim, taken.incoming).await?;
+    Ok((exit, holds))
 }
 
 /// Create; somebody who listens; Start; the end.
@@ -315,136 +317,4 @@ fn write(
         .map_err(|cause| Error::because(ErrorKind::Internal, "cannot write the configuration", &cause))?;
     write(folder.join("config.json"), &config)?;
     Ok(())
-}
-
-/// Ends and removes all of a step but its snapshot.
-struct Sweep {
-    engine: Engine,
-    id: ContainerId,
-    cgroup: String,
-    attached: Option<Attachment>,
-    /// The shim's pid.
-    shim: Option<i32>,
-    folder: PathBuf,
-    /// Files that the step sees.
-    seen: PathBuf,
-    armed: bool,
-}
-
-impl Sweep {
-    async fn clean(&mut self) {
-        if let Some(pid) = self.shim.take() {
-            crate::shim::forget_process(pid);
-        }
-        if let Some(attached) = self.attached.take()
-            && let Err(error) = self.engine.networks().detach(&self.id, &attached).await
-        {
-            tracing::warn!(step = self.id.short(), %error, "network not given back");
-        }
-        let (cgroup, folder, seen) = (self.cgroup.clone(), self.folder.clone(), self.seen.clone());
-        let swept = tokio::task::spawn_blocking(move || sweep_files(&cgroup, &[&folder, &seen]));
-        swept.await.ok();
-    }
-}
-
-fn sweep_files(cgroup: &str, folders: &[&Path]) {
-    if let Ok(hierarchy) = crate::containers::hierarchy()
-        && let Ok(opened) = berth_cgroup::Cgroup::open(hierarchy, cgroup)
-        && let Err(error) = opened.remove()
-    {
-        tracing::warn!(cgroup, %error, "cgroup not removed");
-    }
-    for folder in folders {
-        if let Err(error) = std::fs::remove_dir_all(folder)
-            && error.kind() != std::io::ErrorKind::NotFound
-        {
-            tracing::warn!(path = %folder.display(), %error, "not removed");
-        }
-    }
-}
-
-impl Drop for Sweep {
-    fn drop(&mut self) {
-        if !self.armed {
-            return;
-        }
-        // Cancelled, or failed on the way: the step ends now.
-        let mut rest = Sweep {
-            engine: self.engine.clone(),
-            id: self.id.clone(),
-            cgroup: std::mem::take(&mut self.cgroup),
-            attached: self.attached.take(),
-            shim: self.shim.take(),
-            folder: std::mem::take(&mut self.folder),
-            seen: std::mem::take(&mut self.seen),
-            armed: false,
-        };
-        tokio::spawn(async move {
-            kill(&rest.folder).await;
-            rest.clean().await;
-        });
-    }
-}
-
-/// Kills everything in the step whose shim has this folder, and lets the shim go.
-async fn kill(folder: &Path) {
-    let Ok((shim, mut incoming, state)) = Shim::dial(folder, Duration::from_secs(END_SECONDS_MAX)).await else {
-        return;
-    };
-    let ended = matches!(state.phase, berth_shim_proto::ShimPhase::Exited(_));
-    let asking = async {
-        if !ended {
-            shim.tell(Body::SignalAll { signal: 9 }).await.ok();
-        }
-    };
-    let listening = async {
-        if !ended {
-            while !matches!(incoming.next().await, Some(Notice::Exited(_)) | None) {}
-        }
-        incoming
-    };
-    let both = async { tokio::join!(asking, listening) };
-    if let Ok(((), mut incoming)) = tokio::time::timeout(Duration::from_secs(END_SECONDS_MAX), both).await {
-        forget(&shim, &mut incoming).await;
-    }
-}
-
-/// Lets a shim go whose step has ended; its answer comes only while somebody reads it.
-async fn forget(shim: &Shim, incoming: &mut Incoming) {
-    let hearing = async { while incoming.next().await.is_some() {} };
-    tokio::select! {
-        // A shim that cannot hear it any more has gone by itself.
-        result = shim.tell(Body::Forget) => drop(result.ok()),
-        () = hearing => {}
-    }
-}
-
-/// Steps of an engine that was killed: ended and swept, before anything else is looked at.
-pub(crate) async fn recover(engine: &Engine) {
-    let seen = engine.config().exec_root.join("builds");
-    let removed = tokio::task::spawn_blocking(move || std::fs::remove_dir_all(seen)).await;
-    if let Ok(Err(error)) = removed
-        && error.kind() != std::io::ErrorKind::NotFound
-    {
-        tracing::warn!(%error, "files of build steps are still there");
-    }
-    let root = crate::containers::shims_folder(engine.config());
-    for entry in std::fs::read_dir(root).into_iter().flatten().flatten() {
-        let folder = entry.path();
-        if !folder.join(MARK).exists() {
-            continue;
-        }
-        kill(&folder).await;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if let Some(spawned) = crate::shim::spawned(&folder, engine.boot_id()) {
-            // A shim that does not answer ends its container with itself.
-            spawned.kill();
-        }
-        let parent = engine.config().cgroup_parent.clone();
-        let cgroup = oci::clean(&Path::new("/").join(parent)).join(&name).to_string_lossy().into_owned();
-        tokio::task::spawn_blocking(move || sweep_files(&cgroup, &[&folder])).await.ok();
-        if let Err(error) = engine.images().remove_rootfs(&name) {
-            tracing::warn!(step = name, %error, "a build step's snapshot is still there");
-        }
-    }
 }

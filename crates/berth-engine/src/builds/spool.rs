@@ -21,6 +21,7 @@ use std::sync::Arc;
 /// More files are refused: each costs memory.
 const FILES_MAX: usize = 2_000_000;
 const NAME_BYTES_MAX: usize = 4096;
+const TAR_HEAD_BYTES: usize = 512;
 
 struct Entry {
     meta: Meta,
@@ -97,6 +98,26 @@ impl<R: Read> Read for Watched<'_, R> {
 pub(crate) fn unnamed(folder: &Path) -> io::Result<std::fs::File> {
     let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
     Ok(rustix::fs::open(folder, flags, Mode::RUSR | Mode::WUSR)?.into())
+}
+
+/// The first header of what is a tar archive; a header's checksum holds only where there is one.
+pub(super) fn tar_head(plain: &mut dyn Read) -> io::Result<Option<[u8; TAR_HEAD_BYTES]>> {
+    let mut head = [0; TAR_HEAD_BYTES];
+    match plain.read_exact(&mut head) {
+        Ok(()) => Ok(tar_checksum_holds(&head).then_some(head)),
+        Err(cause) if cause.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
+        Err(cause) => Err(cause),
+    }
+}
+
+/// The sum of a header's bytes, its own field counted as blanks (POSIX.1-2017, pax, "ustar").
+fn tar_checksum_holds(header: &[u8]) -> bool {
+    let field = &header[148..156];
+    let digits: String = field.iter().map(|&byte| char::from(byte)).filter(char::is_ascii_digit).collect();
+    let Ok(wanted) = u64::from_str_radix(&digits, 8) else { return false };
+    let sum: u64 =
+        header.iter().enumerate().map(|(at, &byte)| if (148..156).contains(&at) { 32 } else { u64::from(byte) }).sum();
+    sum == wanted && header[0] != 0
 }
 
 impl SpoolTree {

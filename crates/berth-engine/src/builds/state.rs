@@ -9,6 +9,7 @@ use std::ffi::{OsStr, OsString};
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::Arc;
 
 /// Attributes that a copy keeps; those of the overlay and of the host's labels mean nothing elsewhere.
 const KEPT: [&[u8]; 2] = [b"security.capability", b"user."];
@@ -99,5 +100,43 @@ impl Tree for StateTree {
 
     fn identity(&self) -> Option<Digest> {
         Some(self.identity)
+    }
+}
+
+/// Files of a result that are read after its build: their layers stay as long.
+pub(crate) struct Kept {
+    files: Arc<dyn Tree>,
+    _held: Arc<super::cache::Held>,
+}
+
+impl Kept {
+    pub(crate) fn new(files: Arc<dyn Tree>, held: Arc<super::cache::Held>) -> Kept {
+        Kept { files, _held: held }
+    }
+}
+
+impl Tree for Kept {
+    fn meta(&self, path: &Path) -> io::Result<Option<Meta>> {
+        self.files.meta(path)
+    }
+
+    fn names(&self, folder: &Path) -> io::Result<Vec<OsString>> {
+        self.files.names(folder)
+    }
+
+    fn digest(&self, file: &Path) -> io::Result<[u8; 32]> {
+        self.files.digest(file)
+    }
+
+    fn open(&self, file: &Path) -> io::Result<Box<dyn Read + Send>> {
+        self.files.open(file)
+    }
+
+    fn attributes(&self, path: &Path) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+        self.files.attributes(path)
+    }
+
+    fn identity(&self) -> Option<Digest> {
+        self.files.identity()
     }
 }

@@ -1,6 +1,8 @@
 //! The engine's side of one build.
 
 use super::cache::{Cache, Held};
+use super::elsewhere::{Elsewhere, Imported};
+use super::fetch::Means;
 use super::run::{self, InFile, Program};
 use super::state::StateTree;
 use super::write::{Writer, clamp_times, materialise};
@@ -9,7 +11,8 @@ use crate::Engine;
 use crate::files::Root;
 use berth_build::platform::Platform;
 use berth_build::{
-    BaseImage, CopyStep, Known, Layer, MkdirStep, MountKind, Output, Ran, Remote, RunMount, RunStep, Tree, Worker,
+    BaseImage, CacheMount, CopyStep, Known, Layer, MkdirStep, MountKind, Output, OwnMount, Ran, Remote, RunMount,
+    RunStep, Tree, Worker,
 };
 use berth_dockerfile::Sharing;
 use berth_types::mount::{Lower, Rootfs, Upper};
@@ -29,11 +32,14 @@ pub(crate) struct Job {
     pub named: BTreeMap<String, Arc<dyn Tree>>,
     pub secrets: BTreeMap<String, Vec<u8>>,
     pub ssh: BTreeMap<String, PathBuf>,
+    pub caller: Option<Arc<dyn super::Caller>>,
     pub limits: Resources,
     pub shm_size_bytes: u64,
     pub held: Arc<Held>,
-    /// For what has to lie on the disk while a step runs; removed with the build.
-    pub scratch: tempdir::Scratch,
+    pub imported: Option<Imported>,
+    pub elsewhere: Elsewhere,
+    /// For what has to lie on the disk while a step runs; removed with the build and its last step.
+    pub scratch: Arc<tempdir::Scratch>,
 }
 
 pub(crate) mod tempdir {
@@ -191,59 +197,89 @@ impl Job {
                     blocking(move || put_down(&*tree, &inside, &within, &path)).await?;
                     all.mounts.push(bind(&target, &place, "tree", read_only));
                 }
-                MountKind::Cache { id, sharing, from, source, owner, mode, read_only } => {
-                    let (folder, lock) = self.cache_folder(&id, sharing, from, &source, owner, mode).await?;
+                MountKind::Cache { mount, from } => {
+                    let (folder, lock) = self.cache_folder(&mount, from).await?;
                     all.locks.extend(lock);
-                    let source = if folder.1 { String::new() } else { source };
-                    all.mounts.push(bind(&target, &folder.0, &source, read_only));
+                    let source = if folder.1 { "" } else { &mount.source };
+                    all.mounts.push(bind(&target, &folder.0, source, mount.read_only));
                 }
-                MountKind::Tmpfs { size_bytes } => {
-                    let mut options: Vec<String> = ["nosuid", "nodev", "mode=1777"].map(str::to_owned).to_vec();
-                    if size_bytes > 0 {
-                        options.push(format!("size={size_bytes}"));
-                    }
-                    all.mounts.push(oci_mount(&target, "tmpfs", Path::new("tmpfs"), options));
-                }
-                MountKind::Secret { id, file, env, required } => {
-                    let Some(data) = self.secrets.get(&id) else {
-                        if required {
-                            let error = Error::invalid(format!("secret {id}: not found"));
-                            return Err(error.with_hint(format!("--secret id={id},src=FILE")));
-                        }
-                        continue;
-                    };
-                    if let Some(name) = env {
-                        let value = String::from_utf8(data.clone())
-                            .map_err(|_| Error::invalid(format!("secret {id} is no text: it cannot be a variable")))?;
-                        all.env.push(format!("{name}={value}"));
-                    }
-                    if let Some((uid, gid, mode)) = file {
-                        all.files.push(InFile { target, data: data.clone(), owner: (uid, gid), mode });
-                    }
-                }
-                MountKind::Ssh { id, owner, mode, required } => match self.ssh.get(&id) {
-                    Some(socket) => {
-                        let failed = |cause: std::io::Error| {
-                            Error::because(ErrorKind::Unavailable, "cannot make a socket for the agent", &cause)
-                        };
-                        std::fs::create_dir_all(&place).map_err(failed)?;
-                        let own = place.join("agent.sock");
-                        all.agents.push(super::agent::listen(&own, socket.clone(), owner, mode).map_err(failed)?);
-                        all.env.push(format!("SSH_AUTH_SOCK={target}"));
-                        all.mounts.push(bind(&target, &own, "", false));
-                    }
-                    None if required => {
-                        return Err(Error::invalid(format!("unset ssh forward key {id}"))
-                            .with_hint(format!("--ssh {id} with SSH_AUTH_SOCK set")));
-                    }
-                    None => {}
-                },
-                MountKind::Inline { data } => {
-                    all.files.push(InFile { target, data: data.into_bytes(), owner: (0, 0), mode: 0o755 });
-                }
+                MountKind::Own(own) => self.own_mount(own, target, place, &mut all).await?,
             }
         }
         Ok(all)
+    }
+
+    /// A secret of the request's, or of the caller's.
+    fn means(&self) -> Means<'_> {
+        Means {
+            engine: &self.engine,
+            scratch: self.scratch.path(),
+            secrets: &self.secrets,
+            ssh: &self.ssh,
+            caller: self.caller.as_deref(),
+        }
+    }
+
+    /// An agent of this host, or the caller's.
+    pub(crate) async fn agent(&self, id: &str) -> Result<Option<super::agent::Dial>> {
+        use super::agent::Dial;
+        match (self.ssh.get(id), &self.caller) {
+            (Some(socket), _) => Ok(Some(Dial::Socket(socket.clone()))),
+            (None, Some(caller)) if caller.has_agent(id).await? => {
+                Ok(Some(Dial::Caller(caller.clone(), id.to_owned())))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    async fn own_mount(&self, own: OwnMount, target: String, place: PathBuf, all: &mut Mounts) -> Result<()> {
+        match own {
+            OwnMount::Tmpfs { size_bytes } => {
+                let mut options: Vec<String> = ["nosuid", "nodev", "mode=1777"].map(str::to_owned).to_vec();
+                if size_bytes > 0 {
+                    options.push(format!("size={size_bytes}"));
+                }
+                all.mounts.push(oci_mount(&target, "tmpfs", Path::new("tmpfs"), options));
+            }
+            OwnMount::Secret { id, file, env, required } => {
+                let Some(data) = self.means().secret(&id).await? else {
+                    if required {
+                        let error = Error::invalid(format!("secret {id}: not found"));
+                        return Err(error.with_hint(format!("--secret id={id},src=FILE")));
+                    }
+                    return Ok(());
+                };
+                if let Some(name) = env {
+                    let value = String::from_utf8(data.clone())
+                        .map_err(|_| Error::invalid(format!("secret {id} is no text: it cannot be a variable")))?;
+                    all.env.push(format!("{name}={value}"));
+                }
+                if let Some((uid, gid, mode)) = file {
+                    all.files.push(InFile { target, data, owner: (uid, gid), mode });
+                }
+            }
+            OwnMount::Ssh { id, owner, mode, required } => match self.agent(&id).await? {
+                Some(agent) => {
+                    let failed = |cause: std::io::Error| {
+                        Error::because(ErrorKind::Unavailable, "cannot make a socket for the agent", &cause)
+                    };
+                    std::fs::create_dir_all(&place).map_err(failed)?;
+                    let own = place.join("agent.sock");
+                    all.agents.push(super::agent::listen(&own, agent, owner, mode).map_err(failed)?);
+                    all.env.push(format!("SSH_AUTH_SOCK={target}"));
+                    all.mounts.push(bind(&target, &own, "", false));
+                }
+                None if required => {
+                    return Err(Error::invalid(format!("unset ssh forward key {id}"))
+                        .with_hint(format!("--ssh {id} with SSH_AUTH_SOCK set")));
+                }
+                None => {}
+            },
+            OwnMount::Inline { data } => {
+                all.files.push(InFile { target, data: data.into_bytes(), owner: (0, 0), mode: 0o755 });
+            }
+        }
+        Ok(())
     }
 
     async fn state_mount(
@@ -293,19 +329,16 @@ impl Job {
         Ok(oci_mount(target, "overlay", Path::new("overlay"), options))
     }
 
-    /// The folder of a cache mount; `true` with it where `source` has been applied already.
+    /// The folder of a cache mount; `true` with it where its source has been applied already.
     async fn cache_folder(
         &self,
-        id: &str,
-        sharing: Sharing,
+        mount: &CacheMount,
         from: Option<Vec<Layer>>,
-        source: &str,
-        owner: (u32, u32),
-        mode: u32,
     ) -> Result<((PathBuf, bool), Option<tokio::sync::OwnedMutexGuard<()>>)> {
+        let (owner, mode) = (mount.owner, mount.mode);
         let root = self.shared.caches.clone();
-        let name = crate::images::digest_of(id.as_bytes()).hex();
-        let (folder, lock) = match sharing {
+        let name = crate::images::digest_of(mount.id.as_bytes()).hex();
+        let (folder, lock) = match mount.sharing {
             Sharing::Shared => (root.join(&name), None),
             Sharing::Locked => (root.join(&name), Some(self.shared.lock(&name).lock_owned().await)),
             // The first free one; each has what was in it when it was used last.
@@ -325,7 +358,7 @@ impl Job {
             None => None,
         };
         let applied = tree.is_some();
-        let (path, source) = (folder.clone(), PathBuf::from(source.trim_start_matches('/')));
+        let (path, source) = (folder.clone(), PathBuf::from(mount.source.trim_start_matches('/')));
         blocking(move || {
             let failed = |cause: std::io::Error| {
                 Error::because(ErrorKind::Unavailable, format!("cannot make {}", path.display()), &cause)
@@ -351,6 +384,14 @@ impl Job {
         Ok(((folder, applied), lock))
     }
 
+    /// A layer that a cache elsewhere could not give, and that came out the same, is here now.
+    fn made(&self, layer: Option<Layer>) -> Option<Layer> {
+        if let (Some(imported), Some(layer)) = (&self.imported, &layer) {
+            imported.made(layer);
+        }
+        layer
+    }
+
     fn cache(&self) -> &Arc<Cache> {
         &self.shared.cache
     }
@@ -367,7 +408,8 @@ fn put_down(tree: &dyn Tree, source: &Path, place: &Path, to: &Path) -> Result<(
 impl Worker for Job {
     fn image<'a>(&'a self, name: &'a str, platform: &'a Platform, pull: bool) -> BoxFuture<'a, Result<BaseImage>> {
         Box::pin(async move {
-            let image = super::pull::image(&self.engine, name, platform, pull).await?;
+            let caller = self.caller.as_deref();
+            let image = super::pull::image(&self.engine, name, platform, pull, &self.elsewhere, caller).await?;
             image.layers.iter().for_each(|layer| self.held.add(layer));
             Ok(image)
         })
@@ -406,7 +448,7 @@ impl Worker for Job {
     }
 
     fn fetch<'a>(&'a self, what: &'a Remote) -> BoxFuture<'a, Result<Arc<dyn Tree>>> {
-        Box::pin(super::fetch::fetch(self, what))
+        Box::pin(super::fetch::fetch(self.means(), what))
     }
 
     fn run(&self, step: RunStep, output: Output) -> BoxFuture<'_, Result<Ran>> {
@@ -436,8 +478,9 @@ impl Worker for Job {
                 limits: self.limits.clone(),
                 shm_size_bytes: self.shm_size_bytes,
             };
-            let exit = run::run(&self.engine, program, output).await?;
-            drop((mounts.locks, mounts.agents));
+            // All this must stay as long as anything of the step runs, also of one that is cancelled.
+            let holds = (snapshot, mounts.locks, mounts.agents, self.scratch.clone(), self.held.clone());
+            let (exit, (snapshot, ..)) = run::run(&self.engine, program, holds, output).await?;
             if exit.status != ExitStatus::Code(0) {
                 return Ok(Ran { status: exit.status, out_of_memory: exit.oom_killed, layer: None });
             }
@@ -449,37 +492,59 @@ impl Worker for Job {
                 snapshot.commit(&held, epoch)
             })
             .await?;
-            Ok(Ran { status: exit.status, out_of_memory: false, layer })
+            Ok(Ran { status: exit.status, out_of_memory: false, layer: self.made(layer) })
         })
     }
 
     fn copy(&self, step: CopyStep) -> BoxFuture<'_, Result<Option<Layer>>> {
         let (engine, held) = (self.engine.clone(), self.held.clone());
-        Box::pin(blocking(move || {
+        let made = blocking(move || {
             // A linked layer knows nothing of what is below it.
             let below: &[Layer] = if step.link { &[] } else { &step.layers };
             let snapshot = Snapshot::on(&engine, &new_id()?, below)?;
             Writer::new(snapshot.root()?, step.epoch_seconds).copy(&step)?;
             snapshot.commit(&held, step.epoch_seconds)
-        }))
+        });
+        Box::pin(async move { Ok(self.made(made.await?)) })
     }
 
     fn mkdir(&self, step: MkdirStep) -> BoxFuture<'_, Result<Option<Layer>>> {
         let (engine, held) = (self.engine.clone(), self.held.clone());
-        Box::pin(blocking(move || {
+        let made = blocking(move || {
             let snapshot = Snapshot::on(&engine, &new_id()?, &step.layers)?;
             Writer::new(snapshot.root()?, step.epoch_seconds).mkdir(&step)?;
             snapshot.commit(&held, step.epoch_seconds)
-        }))
+        });
+        Box::pin(async move { Ok(self.made(made.await?)) })
     }
 
     fn lookup(&self, key: &Digest) -> Option<Known> {
-        let known = self.cache().lookup(key)?;
+        let known = self.cache().lookup(key).or_else(|| {
+            let known = self.imported.as_ref()?.lookup(key)?;
+            self.remember(key, known, "from a cache elsewhere");
+            Some(known)
+        })?;
         known.layer.iter().for_each(|layer| self.held.add(layer));
         Some(known)
     }
 
+    fn is_elsewhere(&self) -> bool {
+        self.imported.is_some()
+    }
+
+    fn ready<'a>(&'a self, layers: &'a [Layer]) -> BoxFuture<'a, Result<bool>> {
+        Box::pin(async move {
+            match &self.imported {
+                Some(imported) => Ok(imported.ready(layers, self.cache()).await),
+                None => Ok(true),
+            }
+        })
+    }
+
     fn remember(&self, key: &Digest, known: Known, what: &str) {
-        self.cache().remember(key, known, what);
+        // The engine's own cache names only layers that are here.
+        if self.imported.as_ref().is_none_or(|imported| imported.is_here(known.layer)) {
+            self.cache().remember(key, known, what);
+        }
     }
 }

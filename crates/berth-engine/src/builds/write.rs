@@ -3,6 +3,7 @@
 //! Everything goes through an opened root: links of the state are followed within it and never out of it. What a
 //! copied folder meets is kept, what a copied file meets is replaced.
 
+use super::spool::tar_head;
 use crate::files::{FilesError, Found, Root};
 use berth_build::{Chmod, CopySource, CopyStep, FileKind, Item, Meta, MkdirStep, Shape, Tree};
 use berth_types::{Error, ErrorKind, Result};
@@ -13,8 +14,6 @@ use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-/// Archives begin with something within this many bytes.
-const HEAD_BYTES: usize = 512;
 /// /etc/passwd of a state is read up to here.
 const PASSWD_BYTES_MAX: u64 = 4 << 20;
 
@@ -281,23 +280,9 @@ impl Writer {
     /// `ADD` of an archive: `false` where the file is none.
     fn unpack(&self, tree: &dyn Tree, item: &Item, destination: &Path, owner: Owner) -> Result<bool> {
         let fail = |cause: io::Error| failed("unpack", &item.from, cause);
-        let mut head = vec![0; HEAD_BYTES];
-        let is_tar = |plain: &mut dyn Read, head: &mut Vec<u8>| -> io::Result<bool> {
-            let mut filled = 0;
-            while filled < head.len() {
-                match plain.read(&mut head[filled..])? {
-                    0 => return Ok(false),
-                    count => filled += count,
-                }
-            }
-            // A tar header's checksum holds only where there is one.
-            Ok(tar_checksum_holds(head))
-        };
         let packed = io::BufReader::new(tree.open(&item.from).map_err(fail)?);
         let mut plain = berth_image::decode(packed).map_err(fail)?;
-        if !is_tar(&mut plain, &mut head).unwrap_or(false) {
-            return Ok(false);
-        }
+        let Ok(Some(head)) = tar_head(&mut plain) else { return Ok(false) };
         let top = self.folder(destination, owner.0.unwrap_or((0, 0)))?;
         let options = crate::files::UnpackOptions { no_overwrite_dir_non_dir: false, owner: owner.0 };
         let whole = io::Cursor::new(head).chain(plain);
@@ -375,16 +360,6 @@ fn chown(file: &OwnedFd, (uid, gid): (u32, u32)) -> Result<(), Errno> {
 
 fn rights(chmod: Option<&Chmod>, meta: &Meta) -> u32 {
     chmod.map_or(meta.mode, |chmod| chmod.apply(meta.mode, meta.kind == FileKind::Folder))
-}
-
-/// The sum of a header's bytes, its own field counted as blanks (POSIX.1-2017, pax, "ustar").
-fn tar_checksum_holds(header: &[u8]) -> bool {
-    let field = &header[148..156];
-    let digits: String = field.iter().map(|&byte| char::from(byte)).filter(char::is_ascii_digit).collect();
-    let Ok(wanted) = u64::from_str_radix(&digits, 8) else { return false };
-    let sum: u64 =
-        header.iter().enumerate().map(|(at, &byte)| if (148..156).contains(&at) { 32 } else { u64::from(byte) }).sum();
-    sum == wanted && header[0] != 0
 }
 
 /// Writes `tree`'s file or folder `source` to `to` on the host, for a mount. What `source` links to is looked for in

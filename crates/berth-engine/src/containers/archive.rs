@@ -70,19 +70,21 @@ pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T>
 }
 
 fn opened(error: &FilesError) -> Error {
-    Error::because(ErrorKind::Internal, "cannot open the container's files", error)
+    // They go with a container that ends or is removed just now: whoever asked was too late.
+    let kind = if error.is_absent() { ErrorKind::Conflict } else { ErrorKind::Internal };
+    Error::because(kind, "cannot open the container's files", error)
 }
 
 /// The container's root as it is now: the running one's, or what the next start will see.
-fn root_of(inspect: &Inspect) -> Result<Root> {
+pub(super) fn root_of(inspect: &Inspect) -> Result<Root> {
     if inspect.rootfs.is_none() {
-        return Err(Error::conflict(format!("container {} has no files", inspect.name)));
+        return Err(super::no_files(&inspect.name));
     }
     match inspect.state.phase {
         Phase::Running { pid } | Phase::Paused { pid } => Root::running(pid),
         Phase::Created | Phase::Exited { .. } => match &inspect.rootfs {
             Some(rootfs) => Root::stopped(rootfs, &inspect.mounts, inspect.spec.host.readonly_rootfs),
-            None => return Err(Error::conflict(format!("container {} has no files", inspect.name))),
+            None => return Err(super::no_files(&inspect.name)),
         },
         Phase::Removing => return Err(Error::conflict(format!("container {} is being removed", inspect.name))),
     }
@@ -93,7 +95,7 @@ fn find(root: &Root, path: &str, container: &str) -> Result<Found> {
     root.find_no_follow(Path::new(path)).map_err(|error| refused(&error, path, container))
 }
 
-fn refused(error: &FilesError, path: &str, container: &str) -> Error {
+pub(super) fn refused(error: &FilesError, path: &str, container: &str) -> Error {
     if error.is_absent() || error.is_not_folder() {
         return Error::not_found(format!("Could not find the file {path} in container {container}"));
     }
@@ -132,31 +134,36 @@ fn stat_of(root: &Root, found: &Found, path: &str) -> PathStat {
     }
 }
 
+/// dockerd's words for what cannot be written.
+fn read_only(inspect: &Inspect, folder: &Found) -> Error {
+    let volume = inspect.mounts.iter().any(|point| folder.path.starts_with(&point.target));
+    Error::invalid(if volume { "mounted volume is marked read-only" } else { "container rootfs is marked read-only" })
+}
+
+/// Refuses a folder that the container itself could not write.
+pub(super) fn checked_writable(root: &Root, folder: &Found, inspect: &Inspect) -> Result<()> {
+    let kernel_says =
+        rustix::fs::fstatvfs(&folder.fd).is_ok_and(|stat| stat.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY));
+    match root.is_read_only(&folder.path) || kernel_says {
+        true => Err(read_only(inspect, folder)),
+        false => Ok(()),
+    }
+}
+
 fn put(inspect: &Inspect, path: &str, options: ArchivePut, body: ByteSource) -> Result<()> {
     let root = root_of(inspect)?;
     let folder = root.find(Path::new(path)).map_err(|error| refused(&error, path, &inspect.name))?;
     if !folder.is_dir() {
         return Err(Error::invalid("extraction point is not a directory"));
     }
-    let read_only = || {
-        let volume = inspect.mounts.iter().any(|point| folder.path.starts_with(&point.target));
-        Error::invalid(if volume {
-            "mounted volume is marked read-only"
-        } else {
-            "container rootfs is marked read-only"
-        })
-    };
-    let kernel_says =
-        rustix::fs::fstatvfs(&folder.fd).is_ok_and(|stat| stat.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY));
-    if root.is_read_only(&folder.path) || kernel_says {
-        return Err(read_only());
-    }
+    let read_only = || read_only(inspect, &folder);
+    checked_writable(&root, &folder, inspect)?;
     let owner = match options.copy_uid_gid {
         true => owner(&root, &inspect.spec.config.user)?,
         false => None,
     };
     let options = UnpackOptions { no_overwrite_dir_non_dir: options.no_overwrite_dir_non_dir, owner };
-    let archive = decompressed(Source { chunks: body, rest: Bytes::new() })?;
+    let archive = decompressed(Source::new(body))?;
     files::unpack(&root, &folder, archive, options).map_err(|error| match &error {
         UnpackError::Files(inner) if inner.is_read_only() => read_only(),
         UnpackError::Files(inner) if inner.is_full() => Error::because(
@@ -176,7 +183,7 @@ fn put(inspect: &Inspect, path: &str, options: ArchivePut, body: ByteSource) -> 
 }
 
 /// By the first bytes: plain tar, gzip or zstd. Others are refused: no program is run to read them.
-fn decompressed(mut source: Source) -> Result<Box<dyn Read>> {
+pub(crate) fn decompressed(mut source: impl Read + 'static) -> Result<Box<dyn Read>> {
     let mut head = [0_u8; 6];
     let mut length = 0;
     while length < head.len() {
@@ -305,9 +312,15 @@ impl Write for Sink {
 }
 
 /// A request's body as a reader, for a thread that may wait.
-struct Source {
+pub(crate) struct Source {
     chunks: ByteSource,
     rest: Bytes,
+}
+
+impl Source {
+    pub(crate) fn new(chunks: ByteSource) -> Source {
+        Source { chunks, rest: Bytes::new() }
+    }
 }
 
 impl Read for Source {
@@ -365,7 +378,7 @@ mod tests {
             let (sender, chunks) = mpsc::channel(1);
             sender.blocking_send(Ok(Bytes::from_static(bytes))).unwrap();
             drop(sender);
-            decompressed(Source { chunks, rest: Bytes::new() })
+            decompressed(Source::new(chunks))
         };
         assert!(read(b"\xfd7zXZ\0rest").is_err());
         let mut text = String::new();

@@ -15,6 +15,8 @@ use tokio::sync::mpsc;
 const CHUNKS_MAX: usize = 16;
 /// The end of streams and the exit of their process come together; more means that the exit is lost.
 pub(super) const EXIT_SECONDS_MAX: std::time::Duration = std::time::Duration::from_secs(2);
+/// As dockerd waits for an exec that somebody resizes.
+const LAUNCH_SECONDS_MAX: std::time::Duration = std::time::Duration::from_secs(10);
 /// Docker's words for it, which scripts search for.
 const EXEC_FAILED: &str = "OCI runtime exec failed: exec failed: unable to start container process";
 
@@ -56,14 +58,19 @@ pub(super) fn run(
     });
 }
 
-/// Until the code of an exec is known.
-async fn exec_end(container: &Container, id: &ExecId) {
-    let mut ends = container.live().exec_ends.subscribe();
-    while container.live().execs.get(id).is_some_and(|exec| exec.exit_code.is_none()) {
-        if ends.changed().await.is_err() {
+/// While something holds of an exec, which it does of none that is forgotten.
+async fn exec_while(container: &Container, id: &ExecId, holds: impl Fn(&Exec) -> bool) {
+    let mut changes = container.live().exec_changes.subscribe();
+    while container.live().execs.get(id).is_some_and(&holds) {
+        if changes.changed().await.is_err() {
             return;
         }
     }
+}
+
+/// Until the code of an exec is known.
+async fn exec_end(container: &Container, id: &ExecId) {
+    exec_while(container, id, |exec| exec.exit_code.is_none()).await;
 }
 
 impl Containers {
@@ -170,7 +177,10 @@ impl Containers {
             (live.record.clone(), live.run.attachment.clone())
         };
         oci::exec_process(&record.told(&attachment), &spec)?;
-        if let Some(pid) = found.phase().pid().filter(|_| spec.user.contains(|c: char| !c.is_ascii_digit() && c != ':'))
+        let guest = crate::guests::is_guest(&record.spec);
+        // In a machine the runtime itself finds out.
+        if let Some(pid) =
+            found.phase().pid().filter(|_| !guest && spec.user.contains(|c: char| !c.is_ascii_digit() && c != ':'))
         {
             super::archive::check_user(pid, &spec.user).await?;
         }
@@ -222,13 +232,20 @@ impl Containers {
         if let Some(size) = options.console_size {
             spec.console_size = size;
         }
+        let attaches = !options.detach && (spec.attach_stdin || spec.attach_stdout || spec.attach_stderr);
         let process = {
             let live = container.live();
-            oci::exec_process(&live.record.told(&live.run.attachment), &spec)?
+            let process = oci::exec_process(&live.record.told(&live.run.attachment), &spec)?;
+            match crate::guests::is_guest(&live.record.spec) {
+                true => {
+                    let stdin = attaches && spec.attach_stdin;
+                    crate::guests::wrapped(&live.record, process, spec.tty, spec.console_size, stdin)?
+                }
+                false => process,
+            }
         };
         let process = serde_json::to_value(process)
             .map_err(|cause| Error::because(ErrorKind::Internal, "cannot write the process", &cause))?;
-        let attaches = !options.detach && (spec.attach_stdin || spec.attach_stdout || spec.attach_stderr);
         let memo = serde_json::to_value(&spec)
             .map_err(|cause| Error::because(ErrorKind::Internal, "cannot write the process", &cause))?;
         let body = berth_shim_proto::Exec {
@@ -250,8 +267,8 @@ impl Containers {
                 return if attaches { said(spec.tty, format!("{error}\r\n")).map(Some) } else { Err(error) };
             }
         };
-        if let (Answer::Started { pid }, Some(exec)) = (answer, container.live().execs.get_mut(id)) {
-            exec.pid = pid;
+        if let Answer::Started { pid } = answer {
+            container.live().exec_launched(id, pid);
         }
         self.tell(container, &format!("exec_start: {command}"), &[("execID", id.to_string())]);
         if !attaches {
@@ -320,9 +337,13 @@ impl Containers {
         container.shim()?.tell(Body::Signal { target: Target::Exec(id), signal }).await
     }
 
-    /// Sets its terminal's size.
+    /// Sets its terminal's size. One that is just being launched is waited for, as clients resize at once.
     pub async fn exec_resize(&self, exec: &str, rows: u16, columns: u16) -> Result<()> {
         let (container, id) = self.engine.table().of_exec(exec)?;
+        let launching = exec_while(&container, &id, |exec| exec.pid == 0 && exec.exit_code.is_none());
+        if tokio::time::timeout(LAUNCH_SECONDS_MAX, launching).await.is_err() {
+            return Err(Error::conflict(format!("exec {id} has not been started")));
+        }
         container.shim()?.tell(Body::Resize { target: Target::Exec(id), rows, columns }).await
     }
 }

@@ -38,7 +38,8 @@ impl Containers {
         let inspect = self.inspect(container, false).await?;
         match inspect.rootfs {
             Some(Rootfs::Overlay(overlay)) => blocking(move || changes(&overlay)).await,
-            Some(Rootfs::Directory { .. }) | None => {
+            None => Err(super::no_files(&inspect.name)),
+            Some(Rootfs::Directory { .. }) => {
                 Err(Error::conflict(format!("container {} has no layers to compare", inspect.name)))
             }
         }

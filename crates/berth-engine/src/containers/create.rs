@@ -9,7 +9,8 @@
 //! durable write.
 
 use super::record::{Container, Paths, Record, Run, TABLE_CONTAINER, TABLE_RUN, log_path, random_bytes};
-use super::{Containers, Created, mounts, names};
+use super::{Containers, Created, mounts, names, unhealthy};
+use crate::images::platform;
 use crate::oci;
 use berth_shim_proto::{LogFormat, LogTarget};
 use berth_types::mount::Rootfs;
@@ -43,7 +44,10 @@ impl Containers {
         let image = match &machine {
             None => {
                 let image = engine.images().resolve(&spec.config.image)?;
-                check_platform(&spec, &image.defaults)?;
+                if let Some(wanted) = spec.platform.as_deref().filter(|text| !text.is_empty()) {
+                    let of = &image.defaults;
+                    platform::check(&spec.config.image, wanted, &of.architecture, &of.variant)?;
+                }
                 oci::merge(&mut spec, &image.defaults);
                 Some(image)
             }
@@ -59,7 +63,9 @@ impl Containers {
         self.complete(&mut spec, &id)?;
         let command = oci::command(&spec)?;
         let warnings = oci::validate(&spec, oci::HostFacts::get())?;
+        crate::guests::check(engine, &spec)?;
         oci::health_process(&spec)?;
+        unhealthy::check(&spec)?;
         // What the engine's own options say about the log is checked with the container's.
         let log = self.log_target(&spec, &id)?;
 
@@ -163,6 +169,10 @@ impl Containers {
                 _ => id.short().to_owned(),
             };
         }
+        if spec.host.runtime.is_empty() && spec.host.isolation.is_empty() && !spec.config.image.is_empty() {
+            // What machines themselves are made of has no image.
+            spec.host.runtime.clone_from(&self.engine.config().default_runtime);
+        }
         if spec.host.log.driver.is_empty() {
             let config = self.engine.config();
             spec.host.log.driver.clone_from(&config.log_driver);
@@ -173,7 +183,7 @@ impl Containers {
         Ok(())
     }
 
-    fn log_target(&self, spec: &ContainerSpec, id: &ContainerId) -> Result<LogTarget> {
+    pub(super) fn log_target(&self, spec: &ContainerSpec, id: &ContainerId) -> Result<LogTarget> {
         let log = &spec.host.log;
         let format = match log.driver.as_str() {
             "none" => LogFormat::None,
@@ -265,26 +275,6 @@ fn platform(image: &berth_types::spec::ImageDefaults) -> String {
     }
 }
 
-/// `--platform` must be the image's.
-fn check_platform(spec: &ContainerSpec, image: &berth_types::spec::ImageDefaults) -> Result<()> {
-    let Some(wanted) = spec.platform.as_deref().filter(|text| !text.is_empty()) else { return Ok(()) };
-    let mut parts = wanted.split('/');
-    let (os, architecture, variant) = (parts.next().unwrap_or_default(), parts.next(), parts.next());
-    let same = |have: &str, wanted: Option<&str>| wanted.is_none_or(|wanted| have.is_empty() || wanted == have);
-    // A platform of one word may be either.
-    let fits = match architecture {
-        None => os == "linux" || os == image.architecture,
-        Some(_) => os == "linux" && same(&image.architecture, architecture) && same(&image.variant, variant),
-    };
-    if fits {
-        return Ok(());
-    }
-    Err(Error::not_found(format!(
-        "image with reference {} was found but its platform (linux/{}) does not match the specified platform ({wanted})",
-        spec.config.image, image.architecture
-    )))
-}
-
 /// A name that is given back unless the container comes to be.
 struct Name {
     containers: Containers,
@@ -370,21 +360,6 @@ mod tests {
         for bad in ["", "a", "-web", "we b", "a/b", "ü1"] {
             assert!(check_name(bad).is_err(), "{bad}");
         }
-    }
-
-    #[test]
-    fn a_platform_is_the_images_or_refused() {
-        let image = berth_types::spec::ImageDefaults {
-            os: "linux".to_owned(),
-            architecture: "amd64".to_owned(),
-            ..Default::default()
-        };
-        let with = |platform: &str| ContainerSpec { platform: Some(platform.to_owned()), ..ContainerSpec::default() };
-        assert!(check_platform(&with("linux/amd64"), &image).is_ok());
-        assert!(check_platform(&with("linux"), &image).is_ok());
-        assert!(check_platform(&with(""), &image).is_ok());
-        assert!(check_platform(&with("linux/arm64"), &image).is_err());
-        assert!(check_platform(&with("windows/amd64"), &image).is_err());
     }
 
     #[test]

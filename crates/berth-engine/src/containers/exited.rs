@@ -80,6 +80,8 @@ impl Containers {
     /// container does not run finds it so here. `None`: it has been recorded already.
     pub(super) fn end_run(&self, container: &Arc<Container>, exit: ExitRecord, why: &str) -> Option<End> {
         let record = container.record();
+        let mut exit = exit;
+        exit.oom_killed |= crate::guests::ran_out_of_memory(&self.engine, &record);
         let code = i64::from(exit.status.shell_code());
         let (end, started) = {
             let mut live = container.live();
@@ -133,14 +135,7 @@ impl Containers {
             return;
         }
 
-        unmade(&Paths::new(self.engine.config(), &record.id).shim);
-        if let Some(shim) = &shim {
-            // A shim that cannot hear it any more has gone by itself.
-            shim.tell(Body::Forget).await.ok();
-        }
-        sweep_run(&self.engine, &record, Some(&attachment), None).await;
-        self.tell_networks("disconnect", &record, &attachment);
-        cleaning.send_replace(Cleaning::Done);
+        self.clean_up(container, Some(&attachment), shim, &cleaning).await;
         if auto_remove {
             let options = RemoveOptions { force: false, volumes: true };
             if let Err(error) = self.remove_inner(container, options).await {
@@ -149,6 +144,27 @@ impl Containers {
         } else if let Some(pause) = restart {
             self.restart_later(container, pause);
         }
+    }
+
+    /// Lets the shim of a run go that has ended and is recorded, and removes what it had.
+    pub(super) async fn clean_up(
+        &self,
+        container: &Container,
+        attachment: Option<&Attachment>,
+        shim: Option<Arc<Shim>>,
+        cleaning: &tokio::sync::watch::Sender<Cleaning>,
+    ) {
+        let record = container.record();
+        unmade(&Paths::new(self.engine.config(), &record.id).shim);
+        if let Some(shim) = &shim {
+            // A shim that cannot hear it any more has gone by itself.
+            shim.tell(Body::Forget).await.ok();
+        }
+        sweep_run(&self.engine, &record, attachment).await;
+        if let Some(attachment) = attachment {
+            self.tell_networks("disconnect", &record, attachment);
+        }
+        cleaning.send_replace(Cleaning::Done);
     }
 
     /// Until the record has its end. On a disk that is full only the shim and its folder know of it: they stay.
@@ -210,6 +226,7 @@ impl Containers {
         }
         let task = tokio::spawn(async move {
             tokio::time::sleep(pause).await;
+            containers.await_dependencies(&of).await;
             let _ops = of.ops.lock().await;
             if of.live().restarting.take().is_none() {
                 return;
@@ -250,6 +267,9 @@ impl Containers {
                         HealthStatus::Unhealthy => "unhealthy",
                     };
                     self.tell(container, &format!("health_status: {word}"), &[]);
+                    if health.status == HealthStatus::Unhealthy {
+                        self.look_after_unhealthy(container);
+                    }
                 }
             }
             // Probes are in the health's log; rotated logs are bounded as they are.
@@ -299,7 +319,7 @@ pub(super) async fn kill_left(record: &Record) {
 }
 
 /// Everything that a run leaves: network, shim's folder, cgroup. Goes on after a failure; what is gone is done.
-pub(super) async fn sweep_run(engine: &Engine, record: &Record, attached: Option<&Attachment>, _shim: Option<i32>) {
+pub(super) async fn sweep_run(engine: &Engine, record: &Record, attached: Option<&Attachment>) {
     if let Some(attached) = attached
         && let Err(error) = engine.networks().detach(&record.id, attached).await
     {

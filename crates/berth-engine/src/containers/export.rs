@@ -11,8 +11,7 @@ impl Containers {
     /// Its whole file system as a tar archive.
     pub async fn export(&self, container: &str) -> Result<ByteStream> {
         let inspect = self.inspect(container, false).await?;
-        let rootfs =
-            inspect.rootfs.ok_or_else(|| Error::conflict(format!("container {} has no files", inspect.name)))?;
+        let rootfs = inspect.rootfs.ok_or_else(|| super::no_files(&inspect.name))?;
         let root = blocking(move || {
             Root::of_layers(&rootfs)
                 .map_err(|error| Error::because(ErrorKind::Internal, "cannot open the container's files", &error))

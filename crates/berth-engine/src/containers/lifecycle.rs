@@ -1,12 +1,11 @@
-//! Stop, kill, restart, pause, wait, rename, update: what is done to a container that is there.
+//! Stop, kill, restart, pause, wait, rename: what is done to a container that is there.
 
 use super::record::{Cleaning, Container, Paths, TABLE_CONTAINER, not_running};
-use super::{Containers, Outcome, StopOptions, Update, WaitCondition, WaitOutcome, Waiter, create};
+use super::{Containers, Outcome, StopOptions, WaitCondition, WaitOutcome, Waiter, create};
 use crate::oci;
 use crate::shim::{Hold, Shim};
 use berth_shim_proto::{Body, Target};
 use berth_types::phase::Event;
-use berth_types::spec::RestartPolicy;
 use berth_types::{Error, Phase, Result};
 use std::sync::Arc;
 use std::time::Duration;
@@ -138,13 +137,18 @@ impl Containers {
     pub async fn restart(&self, container: &str, options: StopOptions) -> Result<()> {
         let container = self.get(container)?;
         let _ops = container.ops.lock().await;
+        self.restart_locked(&container, &options).await
+    }
+
+    /// The caller holds the container's lock.
+    pub(super) async fn restart_locked(&self, container: &Arc<Container>, options: &StopOptions) -> Result<()> {
         container.live().held = true;
-        let stopped = self.stop_inner(&container, &options).await;
-        self.cleaned(&container).await;
+        let stopped = self.stop_inner(container, options).await;
+        self.cleaned(container).await;
         container.live().held = false;
         stopped?;
-        self.start_locked(&container).await?;
-        self.tell(&container, "restart", &[]);
+        self.start_locked(container).await?;
+        self.tell(container, "restart", &[]);
         Ok(())
     }
 
@@ -249,59 +253,6 @@ impl Containers {
         let mut batch = berth_store::Batch::new();
         create::put(&mut batch, TABLE_CONTAINER, &record.id, record)?;
         self.engine.commit(batch).await
-    }
-
-    /// Changes limits, live where it runs, and the restart policy. Answers warnings.
-    pub async fn update(&self, container: &str, update: Update) -> Result<Vec<String>> {
-        let found = self.get(container)?;
-        let _ops = found.ops.lock().await;
-        let mut record = (*found.record()).clone();
-        let host = &mut record.spec.host;
-        let warnings = oci::validate_update(&host.resources, &update.resources, oci::HostFacts::get())?;
-        if let Some(restart) = update.restart {
-            if host.auto_remove && restart != RestartPolicy::No {
-                return Err(Error::conflict(
-                    "Restart policy cannot be updated because AutoRemove is enabled for the container",
-                ));
-            }
-            host.restart = restart;
-        }
-        let (new, now) = (&update.resources, &mut host.resources);
-        let number = |now: &mut i64, new: i64| {
-            if new != 0 {
-                *now = new
-            }
-        };
-        number(&mut now.memory_bytes, new.memory_bytes);
-        number(&mut now.memory_reservation_bytes, new.memory_reservation_bytes);
-        number(&mut now.memory_swap_bytes, new.memory_swap_bytes);
-        number(&mut now.cpu_shares, new.cpu_shares);
-        number(&mut now.nano_cpus, new.nano_cpus);
-        number(&mut now.cpu_period_micros, new.cpu_period_micros);
-        number(&mut now.cpu_quota_micros, new.cpu_quota_micros);
-        number(&mut now.cpu_rt_period_micros, new.cpu_rt_period_micros);
-        number(&mut now.cpu_rt_runtime_micros, new.cpu_rt_runtime_micros);
-        for (now, new) in [(&mut now.cpuset_cpus, &new.cpuset_cpus), (&mut now.cpuset_mems, &new.cpuset_mems)] {
-            if !new.is_empty() {
-                now.clone_from(new);
-            }
-        }
-        if new.blkio_weight != 0 {
-            now.blkio_weight = new.blkio_weight;
-        }
-        now.pids_limit = new.pids_limit.or(now.pids_limit);
-        now.memory_swappiness = new.memory_swappiness.or(now.memory_swappiness);
-        if let Ok(shim) = found.shim() {
-            let resources = serde_json::to_value(oci::resources(now)?)
-                .map_err(|cause| Error::because(berth_types::ErrorKind::Internal, "cannot write the limits", &cause))?;
-            shim.tell(Body::Update { resources })
-                .await
-                .map_err(|error| error.context(format!("Cannot update container {}", found.id)))?;
-        }
-        self.store_record(&record).await?;
-        found.live().record = Arc::new(record);
-        self.tell(&found, "update", &[]);
-        Ok(warnings)
     }
 
     /// Sets its terminal's size.

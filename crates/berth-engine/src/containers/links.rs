@@ -136,7 +136,7 @@ impl Containers {
 
     /// `started` may have another address now: whoever is linked to it learns it.
     pub(super) fn relink(&self, started: &Arc<Container>) {
-        for container in self.engine.table().all() {
+        for container in self.engine.table().linking() {
             let record = container.record();
             if !on_default_bridge(&record.spec.host.network_mode) || record.spec.host.links.is_empty() {
                 continue;

@@ -2,6 +2,7 @@
 
 mod archive;
 mod attach;
+mod browse;
 mod changes;
 mod create;
 mod exited;
@@ -12,6 +13,7 @@ mod logs;
 pub mod mounts;
 mod names;
 mod network;
+mod order;
 mod record;
 mod recover;
 mod remove;
@@ -20,15 +22,19 @@ mod stats;
 pub mod status;
 mod top;
 pub mod types;
+mod unhealthy;
+mod update;
 mod view;
 mod why;
 
+pub use browse::{FileContent, FileEntry, Folder};
+pub use stats::Gauge;
 pub use types::*;
 
-pub(crate) use archive::blocking;
+pub(crate) use archive::{Source, blocking, decompressed};
 pub(crate) use changes::MOUNT_TARGETS;
 pub(crate) use create::{Wish, check_name};
-pub(crate) use record::{Container, Table, random_bytes, shims_folder};
+pub(crate) use record::{Container, Record, Table, random_bytes, shims_folder};
 pub(crate) use stats::hierarchy;
 
 use crate::Engine;
@@ -79,6 +85,9 @@ impl Containers {
         let found = self.get(container)?;
         let record = found.record();
         not_a_machine(&record, "commit")?;
+        if crate::guests::is_guest(&record.spec) {
+            return Err(no_files(&record.name));
+        }
         let paused = if pause { self.held_still(&found).await? } else { None };
         Ok(CommitSource {
             id: record.id.clone(),
@@ -88,6 +97,11 @@ impl Containers {
             rootfs_key: record.id.to_string(),
             _paused: paused.map(|thaw| Box::new(thaw) as Box<dyn Send + Sync>),
         })
+    }
+
+    /// Holds it still until the answer is dropped.
+    pub(crate) async fn hold_still(&self, container: &str) -> Result<impl Send + Sync + use<>> {
+        self.held_still(&*self.get(container)?).await
     }
 
     /// `None`: nothing moves in it as it is, or it ended meanwhile.
@@ -118,6 +132,12 @@ fn not_a_machine(record: &record::Record, what: &str) -> Result<()> {
         Some(_) => Err(berth_types::Error::conflict(format!("cannot {what} {}: it is a virtual machine", record.name))
             .with_hint("berth vm --help lists what can be done with it")),
     }
+}
+
+/// Of a container in a machine of its own they are on a disk that only its own kernel reads.
+pub(crate) fn no_files(name: &str) -> berth_types::Error {
+    berth_types::Error::conflict(format!("the files of {name} cannot be reached: they are on the disk of its machine"))
+        .with_hint(format!("a program inside reaches them: berth exec {name} ..."))
 }
 
 fn ended_early(what: &str, error: &tokio::task::JoinError) -> berth_types::Error {

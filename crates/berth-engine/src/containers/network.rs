@@ -130,7 +130,7 @@ impl Containers {
     }
 
     /// The networks that it has, by name; of one that does not run those that it is to have, without addresses.
-    pub(super) fn networks_of(&self, live: &Live) -> BTreeMap<String, Endpoint> {
+    pub(super) fn networks_of(&self, live: &Live) -> BTreeMap<String, Box<Endpoint>> {
         if live.is_running() || !live.run.attachment.endpoints.is_empty() {
             return live.run.attachment.endpoints.clone();
         }
@@ -145,7 +145,7 @@ impl Containers {
                 Err(_) => (key.to_owned(), None),
             };
             let spec = record.spec.endpoints.get(key).or_else(|| record.spec.endpoints.get(&name));
-            let mut endpoint = Endpoint { spec: spec.cloned().unwrap_or_default(), ..Endpoint::default() };
+            let mut endpoint = Box::new(Endpoint { spec: spec.cloned().unwrap_or_default(), ..Endpoint::default() });
             endpoint.mac_address.clone_from(&endpoint.spec.mac_address);
             endpoint.aliases.clone_from(&endpoint.spec.aliases);
             // As dockerd: the network that it is made for is looked up with the first start.

@@ -150,8 +150,8 @@ pub(crate) struct Live {
     pub(crate) cleaned: watch::Receiver<Cleaning>,
     /// Grows with every exit, for those who wait for the next one.
     pub(crate) exits: watch::Sender<u64>,
-    /// The same for ends of execs.
-    pub(crate) exec_ends: watch::Sender<u64>,
+    /// The same for execs that are launched or end.
+    pub(crate) exec_changes: watch::Sender<u64>,
 }
 
 /// What is left of a container's last run.
@@ -175,7 +175,7 @@ impl Container {
     pub(crate) fn new(record: Record, run: Run) -> Arc<Container> {
         let (_, cleaned) = watch::channel(Cleaning::Done);
         let (exits, _) = watch::channel(0);
-        let (exec_ends, _) = watch::channel(0);
+        let (exec_changes, _) = watch::channel(0);
         // An engine that was killed while it stopped this container is not to be undone by the policy.
         let stop_asked = run.stopped_by_user && run.phase.pid().is_some();
         Arc::new(Container {
@@ -197,7 +197,7 @@ impl Container {
                 dead: false,
                 cleaned,
                 exits,
-                exec_ends,
+                exec_changes,
             }),
         })
     }
@@ -263,13 +263,21 @@ impl Live {
         self.run.restart_due && !self.is_running()
     }
 
+    /// Records that an exec runs.
+    pub(crate) fn exec_launched(&mut self, id: &ExecId, pid: i32) {
+        if let Some(exec) = self.execs.get_mut(id) {
+            exec.pid = pid;
+        }
+        self.exec_changes.send_modify(|count| *count += 1);
+    }
+
     /// Records how an exec ended; false where nobody knows of it.
     pub(crate) fn exec_ended(&mut self, id: &ExecId, code: i64) -> bool {
         let known = self.execs.get_mut(id).map(|exec| {
             exec.exit_code = Some(code);
             exec.ended = Some(std::time::Instant::now());
         });
-        self.exec_ends.send_modify(|count| *count += 1);
+        self.exec_changes.send_modify(|count| *count += 1);
         known.is_some()
     }
 
@@ -349,6 +357,8 @@ struct Index {
     /// Names taken, also by containers that are just being made.
     names: HashMap<String, ContainerId>,
     execs: HashMap<String, ContainerId>,
+    /// Those that were made with links: few, and asked for at each start of any other.
+    linking: BTreeMap<String, Arc<Container>>,
 }
 
 impl Table {
@@ -386,6 +396,10 @@ impl Table {
         self.read().by_id.values().cloned().collect()
     }
 
+    pub(crate) fn linking(&self) -> Vec<Arc<Container>> {
+        self.read().linking.values().cloned().collect()
+    }
+
     pub(crate) fn contains(&self, id: &str) -> bool {
         self.read().by_id.contains_key(id)
     }
@@ -414,9 +428,12 @@ impl Table {
     }
 
     pub(crate) fn insert(&self, container: Arc<Container>) {
-        let name = container.name();
+        let record = container.record();
         let mut index = self.write();
-        index.names.insert(name, container.id.clone());
+        index.names.insert(record.name.clone(), container.id.clone());
+        if !record.spec.host.links.is_empty() {
+            index.linking.insert(container.id.to_string(), container.clone());
+        }
         index.by_id.insert(container.id.to_string(), container);
     }
 
@@ -427,6 +444,7 @@ impl Table {
             index.names.remove(&name);
         }
         index.execs.retain(|_, owner| *owner != container.id);
+        index.linking.remove(container.id.as_str());
         index.by_id.remove(container.id.as_str());
     }
 

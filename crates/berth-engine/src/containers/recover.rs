@@ -22,7 +22,7 @@ use super::record::{
 use super::{Containers, RemoveOptions, create, exited, remove, start};
 use crate::networks::Attachment;
 use crate::shim::{Incoming, Shim, Spawned};
-use berth_shim_proto::ShimPhase;
+use berth_shim_proto::{HealthStatus, ShimPhase};
 use berth_types::spec::RestartPolicy;
 use berth_types::{ContainerId, Error, ErrorKind, Phase, Result};
 use std::collections::{BTreeMap, BTreeSet};
@@ -96,13 +96,22 @@ impl Containers {
             container.live().cleaned = cleaned;
             busy.insert(container.id.clone());
             self.supervise(&container, shim, incoming, None, cleaning);
+            let health = container.live().health.as_ref().map(|health| health.status);
+            if health == Some(HealthStatus::Unhealthy) {
+                // It may have become so while nobody listened.
+                self.look_after_unhealthy(&container);
+            }
         }
         for (container, how, connection) in ended {
-            busy.insert(container.id.clone());
-            self.recover_ended(&container, how, connection);
+            if self.recover_ended(&container, how, connection) {
+                busy.insert(container.id.clone());
+            }
         }
         self.sweep_strangers()?;
         self.engine.machines().collect_bases(true);
+        self.engine.machines().go_on();
+        self.engine.machines().remove_tools();
+        crate::guests::collect(&self.engine);
         for container in found.iter().filter(|container| !busy.contains(&container.id)) {
             self.restart_or_remove(container);
         }
@@ -174,13 +183,22 @@ impl Containers {
         drop(self.save(&live));
     }
 
+    /// `false`: the engine before had recorded this end and told of it, and was killed before it had cleaned away. That
+    /// is done now; a restart or removal that was due still is.
     fn recover_ended(
         &self,
         container: &Arc<Container>,
         how: Ended,
         connection: Option<(Arc<Shim>, crate::shim::Incoming)>,
-    ) {
-        {
+    ) -> bool {
+        let told = match &how {
+            Ended::Told(exit) => {
+                let live = container.live();
+                !was_running(live.run.phase) && live.run.last_exit.as_ref() == Some(exit)
+            }
+            Ended::ShimGone => false,
+        };
+        if !told {
             // A start that the record did not hear of any more.
             let mut live = container.live();
             if !was_running(live.run.phase) {
@@ -194,17 +212,13 @@ impl Containers {
             Ended::ShimGone => (exited::unknown_exit(container), exited::SHIM_KILLED),
         };
         // At once: the first request must not find one running that was seen to have ended.
-        let end = self.end_run(container, exit, why);
+        let end = if told { None } else { self.end_run(container, exit, why) };
         let left = (!why.is_empty()).then(|| container.record());
         let (containers, container) = (self.clone(), container.clone());
         tokio::spawn(async move {
             if let Some(record) = left {
                 exited::kill_left(&record).await;
             }
-            let Some(end) = end else {
-                cleaning.send_replace(Cleaning::Done);
-                return;
-            };
             let (shim, incoming) = connection.map_or((None, None), |(shim, incoming)| (Some(shim), Some(incoming)));
             // Somebody must read the shim's answers, and its end is not the end of this.
             let reading = async {
@@ -213,11 +227,18 @@ impl Containers {
                 }
                 std::future::pending::<()>().await
             };
+            let cleaned = async {
+                match end {
+                    Some(end) => containers.after_end(&container, end, shim, cleaning).await,
+                    None => containers.clean_up(&container, None, shim, &cleaning).await,
+                }
+            };
             tokio::select! {
-                () = containers.after_end(&container, end, shim, cleaning) => {}
+                () = cleaned => {}
                 () = reading => {}
             }
         });
+        !told
     }
 
     /// Behind: what a start that came to nothing left.
@@ -227,7 +248,7 @@ impl Containers {
         let (engine, record) = (self.engine.clone(), container.record());
         tokio::spawn(async move {
             exited::kill_left(&record).await;
-            exited::sweep_run(&engine, &record, None, None).await;
+            exited::sweep_run(&engine, &record, None).await;
             cleaning.send_replace(Cleaning::Done);
         });
     }

@@ -70,6 +70,15 @@ impl Containers {
         if record.machine.is_some() {
             self.engine.machines().collect_bases(false);
         }
+        if crate::guests::is_guest(&record.spec) {
+            let engine = self.engine.clone();
+            super::archive::blocking(move || {
+                crate::guests::collect(&engine);
+                Ok(())
+            })
+            .await
+            .ok();
+        }
         self.tell(container, "destroy", &[]);
         let outcome = {
             let mut live = container.live();

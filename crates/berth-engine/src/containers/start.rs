@@ -36,6 +36,8 @@ const PROBE_INTERVAL_NANOS: u64 = 30_000_000_000;
 const PROBE_TIMEOUT_NANOS: u64 = 30_000_000_000;
 const PROBE_START_INTERVAL_NANOS: u64 = 5_000_000_000;
 const PROBE_RETRIES: u32 = 3;
+/// A machine that is killed has ended by then.
+const GUEST_END: Duration = Duration::from_secs(10);
 
 impl Containers {
     pub(super) async fn start_inner(&self, container: &Arc<Container>) -> Result<Outcome> {
@@ -112,10 +114,16 @@ impl Containers {
 
         let (joins, netns) = self.joins(&record.spec, &attachment)?;
         let files = self.files_of(&record);
+        let never_ran = matches!(container.live().run.phase, Phase::Created);
         let prepared = {
             let (engine, record, attachment) = (self.engine.clone(), record.clone(), attachment.clone());
-            super::archive::blocking(move || prepare(&engine, &record, &attachment, netns.as_deref(), joins, &files))
-                .await?
+            super::archive::blocking(move || {
+                if never_ran {
+                    make_folders_again(&engine, &record)?;
+                }
+                prepare(&engine, &record, &attachment, netns.as_deref(), joins, &files)
+            })
+            .await?
         };
         let mut taken = self.engine.pool().take().await?;
         undo.shim = Some(taken.pid);
@@ -124,22 +132,40 @@ impl Containers {
             Error::because(ErrorKind::Internal, format!("cannot write into {}", paths.shim.display()), &cause)
         })?;
 
+        let guest = crate::guests::is_guest(&record.spec);
         let create = Create {
             id: record.id.clone(),
             dir: paths.shim.clone(),
-            rootfs: self.engine.images().mounted(rootfs_of(&record))?,
+            rootfs: match guest {
+                true => Rootfs::Directory { path: crate::machines::jail(&self.engine) },
+                false => self.engine.images().mounted(rootfs_of(&record))?,
+            },
             cgroup: record.cgroup.clone(),
             tty: record.spec.config.tty,
             console_size: record.spec.host.console_size,
             stdin: record.spec.config.open_stdin,
             stdin_once: record.spec.config.stdin_once,
             log: record.log.clone(),
-            init: record.spec.host.init.unwrap_or(false),
+            init: record.spec.host.init.unwrap_or(false) && !guest,
             health: prepared.health,
             seccomp_cache: Some(self.engine.config().data_root.join("seccomp")),
         };
         let attaches = std::mem::take(&mut container.live().attaches);
         let pid = self.converse(container, &mut taken.incoming, &taken.shim, create, attaches).await?;
+        if guest {
+            let exit = paths.shim.join("exit.json");
+            if let Err(error) = crate::guests::await_start(&self.engine, &record.id, &record.spec, exit).await {
+                // Its process was started: the shim stays for whoever asks how it ended, until it is let go.
+                let ending = crate::shim::end(&taken.shim, &mut taken.incoming, true);
+                if tokio::time::timeout(GUEST_END, ending).await != Ok(true) {
+                    tracing::debug!(
+                        container = record.id.short(),
+                        "the shim of a failed start did not say that it goes"
+                    );
+                }
+                return Err(error);
+            }
+        }
 
         let now = crate::events::now_unix_nanos();
         let (cleaning, late) = {
@@ -257,7 +283,7 @@ impl Containers {
         let mut attachment = Attachment::default();
         if let Ok((name, id)) = self.engine.networks().resolve(name) {
             let endpoint = crate::networks::Endpoint { network_id: Some(id), ..Default::default() };
-            attachment.endpoints.insert(name, endpoint);
+            attachment.endpoints.insert(name, Box::new(endpoint));
         }
         attachment
     }
@@ -455,6 +481,21 @@ fn forget_volatile(rootfs: &Rootfs) -> std::io::Result<()> {
 }
 
 /// Writes all files that the start needs. On a thread where it may block.
+/// A power cut soon after a container was made may have kept its record and lost its folders, whose names nobody waits
+/// for. They were empty: of one that never ran nothing is lost.
+fn make_folders_again(engine: &Engine, record: &Record) -> Result<()> {
+    let folder = Paths::new(engine.config(), &record.id).folder;
+    for folder in [Some(folder.as_path()), record.log.path.parent()].into_iter().flatten() {
+        std::fs::create_dir_all(folder).map_err(|cause| {
+            Error::because(ErrorKind::Internal, format!("cannot make {}", folder.display()), &cause)
+        })?;
+    }
+    match record.image {
+        Some(image) => engine.images().prepare_rootfs(record.id.as_str(), &image).map(drop),
+        None => Ok(()),
+    }
+}
+
 fn prepare(
     engine: &Engine,
     record: &Record,
@@ -478,6 +519,7 @@ fn prepare(
         crate::machines::before_start(engine, &record.id, &record.name, machine, attachment)?;
     }
     let spec = record.told(attachment);
+    let guest = crate::guests::is_guest(&record.spec);
     let mut built = oci::build(OciInput {
         id: &record.id,
         spec: &spec,
@@ -488,11 +530,18 @@ fn prepare(
             hostname: Some(&files.hostname),
             hosts: Some(&files.hosts),
         },
-        netns,
+        netns: netns.filter(|_| !guest),
         cgroup: &record.cgroup,
         joins,
     })?;
-    if record.spec.host.auto_remove {
+    if guest {
+        let texts = [
+            ("resolv.conf", files.resolv_conf.clone()),
+            ("hostname", files.hostname.clone()),
+            ("hosts", files.hosts.clone()),
+        ];
+        built.spec = crate::guests::before_start(engine, record, attachment, netns, built.spec, texts)?;
+    } else if record.spec.host.auto_remove {
         forget_volatile(&record.rootfs).map_err(|cause| {
             Error::because(ErrorKind::Internal, format!("cannot ready the files of container {}", record.id), &cause)
         })?;
@@ -500,7 +549,7 @@ fn prepare(
     if record.machine.is_some() {
         crate::machines::adjust(&mut built.spec);
     }
-    let health = health_probe(&spec)?;
+    let health = health_probe(&spec, Some(record))?;
     let config = serde_json::to_vec(&built.spec)
         .map_err(|cause| Error::because(ErrorKind::Internal, "cannot write the configuration", &cause))?;
     // A folder of an earlier try says nothing about this one.
@@ -605,9 +654,12 @@ fn resolv_conf(record: &Record, attachment: &Attachment) -> String {
 }
 
 /// The probe with Docker's defaults filled in.
-pub(super) fn health_probe(spec: &ContainerSpec) -> Result<Option<HealthProbe>> {
-    let Some(process) = oci::health_process(spec)? else { return Ok(None) };
+pub(super) fn health_probe(spec: &ContainerSpec, record: Option<&Record>) -> Result<Option<HealthProbe>> {
+    let Some(mut process) = oci::health_process(spec)? else { return Ok(None) };
     let Some(check) = &spec.config.healthcheck else { return Ok(None) };
+    if let Some(record) = record.filter(|record| crate::guests::is_guest(&record.spec)) {
+        process = crate::guests::wrapped(record, process, false, (0, 0), false)?;
+    }
     let process = serde_json::to_value(process)
         .map_err(|cause| Error::because(ErrorKind::Internal, "cannot write the health probe", &cause))?;
     let nanos = |value: i64, default: u64| u64::try_from(value).ok().filter(|nanos| *nanos > 0).unwrap_or(default);
@@ -640,7 +692,7 @@ impl Drop for Undo {
         let (engine, container) = (self.engine.clone(), self.container.clone());
         let (attached, shim) = (self.attached.take(), self.shim.take());
         tokio::spawn(async move {
-            exited::sweep_run(&engine, &container.record(), attached.as_ref(), shim).await;
+            exited::sweep_run(&engine, &container.record(), attached.as_ref()).await;
             if let Some(pid) = shim {
                 crate::shim::forget_process(pid);
             }
@@ -664,10 +716,10 @@ mod tests {
     #[test]
     fn a_probe_has_dockers_defaults() {
         let mut spec = ContainerSpec::default();
-        assert!(health_probe(&spec).unwrap().is_none());
+        assert!(health_probe(&spec, None).unwrap().is_none());
         let test = ["CMD", "true"].map(str::to_owned).to_vec();
         spec.config.healthcheck = Some(berth_types::spec::Healthcheck { test, ..Default::default() });
-        let probe = health_probe(&spec).unwrap().unwrap();
+        let probe = health_probe(&spec, None).unwrap().unwrap();
         assert_eq!((probe.interval_nanos, probe.retries, probe.start_period_nanos), (PROBE_INTERVAL_NANOS, 3, 0));
     }
 

@@ -1,6 +1,6 @@
 //! `stats`: a container's meters, read from its cgroup and its network namespace.
 
-use super::{Containers, Inspect, InterfaceStats, Stats, StatsOptions, StatsSample, StatsStream};
+use super::{Container, Containers, Inspect, InterfaceStats, Stats, StatsOptions, StatsSample, StatsStream};
 use crate::Engine;
 use crate::events::now_unix_nanos;
 use crate::oci::HostFacts;
@@ -24,14 +24,65 @@ impl Containers {
         Ok(StatsStream { samples })
     }
 
-    /// One reading; a conflict where it does not run. For callers that read many in turn: starts no task.
-    pub async fn meters(&self, container: &str) -> Result<StatsSample> {
-        let inspect = self.inspect(container, false).await?;
-        match inspect.state.phase {
-            Phase::Running { .. } | Phase::Paused { .. } => Ok(sample(&self.engine, &inspect).await),
-            _ => Err(berth_types::Error::conflict(format!("container {} is not running", inspect.id))),
+    /// Gauges of all that runs, machines too: read in one go on a thread that may wait, a few files each.
+    pub async fn gauges(&self) -> Result<Vec<(String, Gauge)>> {
+        let engine = self.engine.clone();
+        let read = move || {
+            let all = engine.table().all();
+            Ok(all.iter().filter_map(|one| Some((one.id.to_string(), gauge(&engine, one)?))).collect())
+        };
+        super::archive::blocking(read).await
+    }
+
+    /// The same of one; `None`: it does not run.
+    pub async fn gauge(&self, container: &str) -> Result<Option<Gauge>> {
+        let (engine, container) = (self.engine.clone(), self.get(container)?);
+        super::archive::blocking(move || Ok(gauge(&engine, &container))).await
+    }
+}
+
+/// The meters that are read of everything all the time; counters since its start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Gauge {
+    pub read_unix_nanos: i64,
+    pub cpu_nanos: u64,
+    /// Without the file cache that goes as soon as it is needed.
+    pub memory_bytes: u64,
+    pub memory_limit_bytes: u64,
+    pub pids: u64,
+    pub read_bytes: u64,
+    pub written_bytes: u64,
+    pub received_bytes: u64,
+    pub sent_bytes: u64,
+}
+
+fn gauge(engine: &Engine, container: &Container) -> Option<Gauge> {
+    let (record, networked) = {
+        let live = container.live();
+        if !matches!(live.run.phase, Phase::Running { .. } | Phase::Paused { .. }) {
+            return None;
+        }
+        (live.record.clone(), !live.run.attachment.endpoints.is_empty())
+    };
+    let path = crate::oci::cgroup_path(&engine.config().cgroup_parent, &record.spec, &record.id);
+    let meters = hierarchy().and_then(|all| Cgroup::open(all, &path)).map(|cgroup| cgroup.gauge()).unwrap_or_default();
+    let mut gauge = Gauge {
+        read_unix_nanos: now_unix_nanos(),
+        cpu_nanos: meters.cpu_nanos,
+        memory_bytes: meters.memory_bytes.saturating_sub(meters.cache_bytes),
+        memory_limit_bytes: meters.memory_limit_bytes.unwrap_or(u64::MAX).min(HostFacts::get().memory_bytes),
+        pids: meters.pids,
+        read_bytes: meters.read_bytes,
+        written_bytes: meters.written_bytes,
+        ..Gauge::default()
+    };
+    if networked && let Ok(counters) = engine.networks().counters_now(&record.id) {
+        for (_, count) in counters {
+            gauge.received_bytes += count.rx_bytes;
+            gauge.sent_bytes += count.tx_bytes;
         }
     }
+    Some(gauge)
 }
 
 /// Reads until nobody listens or the container is gone.

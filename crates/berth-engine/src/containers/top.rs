@@ -26,6 +26,15 @@ impl Containers {
             words => words.split_ascii_whitespace().collect(),
         };
         check(&arguments)?;
+        if crate::guests::is_guest(&inspect.spec) {
+            let (engine, of) = (self.engine.clone(), inspect.clone());
+            let words: Vec<String> = arguments.iter().map(|&word| word.to_owned()).collect();
+            return super::blocking(move || {
+                let words: Vec<&str> = words.iter().map(String::as_str).collect();
+                crate::guests::top(&engine, &of, &words)
+            })
+            .await;
+        }
         let pids = self.pids(&inspect)?;
         let list: Vec<String> = pids.iter().map(i32::to_string).collect();
         let only = format!("-q{}", list.join(","));

@@ -4,7 +4,10 @@ use crate::Filters;
 use crate::networks::{Attachment, Endpoint};
 use berth_shim_proto::HealthState;
 use berth_types::mount::Rootfs;
-use berth_types::spec::{ContainerSpec, MountKind, PortProto, Resources, RestartPolicy};
+use berth_types::spec::{
+    ContainerSpec, FileOptions, Healthcheck, LogConfig, MountKind, PortBinding, PortProto, Resources, RestartPolicy,
+    ThrottleDevice, WeightDevice,
+};
 use berth_types::{ContainerId, Digest, Error, ExecId, Phase, Result};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -67,11 +70,29 @@ pub struct WaitOutcome {
 /// Resolves when the condition holds. Registered once `wait` has answered, polled or not.
 pub type Waiter = Pin<Box<dyn Future<Output = Result<WaitOutcome>> + Send>>;
 
-/// New limits for a container: zero, empty and `None` leave a value as it is, as in Docker's API.
+/// What changes on a container: zero, empty and `None` leave a value as it is, as in Docker's API.
 #[derive(Debug, Clone, Default)]
 pub struct Update {
+    /// Without its lists of block devices, which are in `disks`.
     pub resources: Resources,
+    pub disks: DiskLimits,
     pub restart: Option<RestartPolicy>,
+    /// Not in Docker's API. All bindings, instead of those that are.
+    pub ports: Option<BTreeMap<PortProto, Vec<PortBinding>>>,
+    /// Not in Docker's API. `["NONE"]` ends the probes.
+    pub healthcheck: Option<Healthcheck>,
+    /// Not in Docker's API. Options for the driver that it has.
+    pub log: Option<LogConfig>,
+}
+
+/// Limits of single disks: a list that is given replaces the one that was, an empty one ends its limits.
+#[derive(Debug, Clone, Default)]
+pub struct DiskLimits {
+    pub weight: Option<Vec<WeightDevice>>,
+    pub read_bps: Option<Vec<ThrottleDevice>>,
+    pub write_bps: Option<Vec<ThrottleDevice>>,
+    pub read_iops: Option<Vec<ThrottleDevice>>,
+    pub write_iops: Option<Vec<ThrottleDevice>>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -102,14 +123,25 @@ pub struct Summary {
     pub state: State,
     pub labels: BTreeMap<String, String>,
     pub network_mode: String,
+    pub annotations: BTreeMap<String, String>,
     pub network: Attachment,
     /// By name, those that it is to join included.
-    pub networks: BTreeMap<String, Endpoint>,
+    pub networks: BTreeMap<String, Box<Endpoint>>,
     /// Declared but not published ports, for the list's port column.
     pub exposed_ports: Vec<PortProto>,
     pub mounts: Vec<MountPoint>,
     pub size_rw_bytes: Option<u64>,
     pub size_root_bytes: Option<u64>,
+}
+
+/// What one may use, as far as it is limited.
+#[derive(Debug, Clone)]
+pub struct Limited {
+    pub id: ContainerId,
+    pub labels: BTreeMap<String, String>,
+    pub resources: Resources,
+    /// It does not run and is not about to.
+    pub ended: bool,
 }
 
 /// Docker's state word, computed from phase and restart state.
@@ -177,6 +209,11 @@ impl State {
         self.phase.pid().unwrap_or(0)
     }
 
+    /// It does not run and is not about to.
+    pub fn has_ended(&self) -> bool {
+        matches!(self.word(), StateWord::Exited | StateWord::Dead | StateWord::Removing)
+    }
+
     /// "Up 5 minutes (healthy)" as `ps` shows it.
     pub fn status_text(&self, now_unix_nanos: i64) -> String {
         super::status::text(self, now_unix_nanos)
@@ -187,12 +224,12 @@ impl State {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MountPoint {
     pub kind: MountKind,
-    /// The volume's name; empty for others.
+    /// The volume's name, or the secret's; empty for others.
     pub name: String,
     /// On the host: a folder, or the volume's `_data`.
     pub source: PathBuf,
     pub target: String,
-    /// `local` for volumes.
+    /// `local` for volumes, a secret's id.
     pub driver: String,
     /// Options as written (`z`, `ro`, ...).
     pub mode: String,
@@ -224,8 +261,12 @@ pub struct MountDetail {
     pub copy_up: bool,
     /// Relabel for SELinux: `z` shared, `Z` private.
     pub relabel: Option<char>,
+    /// Owners on the disk are seen as others.
+    pub owners: Option<super::mounts::Owners>,
     /// What a volume with driver options stands for, instead of its folder.
     pub file_system: Option<FileSystem>,
+    /// Whose a secret's or configuration's file is.
+    pub file: Option<FileOptions>,
     /// Layers of an image mount, topmost first.
     pub layers: Vec<berth_types::mount::Lower>,
 }
@@ -264,7 +305,7 @@ pub struct Inspect {
     pub mounts: Vec<MountPoint>,
     pub network: Attachment,
     /// By name, those that it is to join included.
-    pub networks: BTreeMap<String, Endpoint>,
+    pub networks: BTreeMap<String, Box<Endpoint>>,
     pub size_rw_bytes: Option<u64>,
     pub size_root_bytes: Option<u64>,
 }

@@ -1,8 +1,9 @@
 //! Looking at containers: inspect and list.
 
-use super::record::{Container, Paths};
-use super::{Containers, Inspect, ListOptions, Summary};
+use super::record::{Container, Paths, Record};
+use super::{Containers, Inspect, Limited, ListOptions, State, Summary};
 use crate::events::EventKind;
+use crate::networks::Attachment;
 use berth_shim_proto::HealthStatus;
 use berth_types::spec::NetworkMode;
 use berth_types::{ContainerId, Error, Result};
@@ -17,6 +18,12 @@ impl Containers {
     /// The id that a name, id or unique id prefix means, or Docker's `No such container: x`.
     pub async fn resolve(&self, container: &str) -> Result<ContainerId> {
         Ok(self.get(container)?.id.clone())
+    }
+
+    /// Its name and id, at no other cost.
+    pub fn called(&self, container: &str) -> Result<(String, ContainerId)> {
+        let found = self.get(container)?;
+        Ok((found.record().name.clone(), found.id.clone()))
     }
 
     /// Publishes an event with Docker's attributes: image, name, labels.
@@ -79,13 +86,73 @@ impl Containers {
                 .map(|exec| exec.id.clone())
                 .collect(),
             // The root of a machine's jail is nothing that anybody put there.
-            rootfs: record.machine.is_none().then(|| record.rootfs.clone()),
+            // Nor are the files of a container in a machine anywhere on this host.
+            rootfs: (record.machine.is_none() && !crate::guests::is_guest(&record.spec)).then(|| record.rootfs.clone()),
             mounts: record.mounts.clone(),
             network: live.run.attachment.clone(),
             networks,
             size_rw_bytes: sizes.0,
             size_root_bytes: sizes.1,
         })
+    }
+
+    fn summary(
+        &self,
+        container: &Container,
+        record: &Record,
+        state: State,
+        network: Attachment,
+        sizes: (Option<u64>, Option<u64>),
+    ) -> Summary {
+        Summary {
+            id: record.id.clone(),
+            name: record.name.clone(),
+            image: record.spec.config.image.clone(),
+            image_id: record.image,
+            command: record.command.clone(),
+            created_unix_nanos: record.created_unix_nanos,
+            state,
+            labels: record.spec.config.labels.clone(),
+            network_mode: network_mode(&record.spec.host.network_mode),
+            annotations: record.spec.host.annotations.clone(),
+            network,
+            networks: self.networks_of(&container.live()),
+            exposed_ports: record.spec.config.exposed_ports.iter().copied().collect(),
+            mounts: record.mounts.clone(),
+            size_rw_bytes: sizes.0,
+            size_root_bytes: sizes.1,
+        }
+    }
+
+    /// Those of `ids` that are there and no machines, whatever else there is.
+    pub fn some<'a>(&self, ids: impl IntoIterator<Item = &'a String>) -> Vec<Summary> {
+        let found = ids.into_iter().filter_map(|id| {
+            let container = self.get(id).ok().filter(|found| found.id.as_str() == id)?;
+            let (record, state, attachment) = {
+                let live = container.live();
+                (live.record.clone(), live.state(), live.run.attachment.clone())
+            };
+            record.machine.is_none().then(|| self.summary(&container, &record, state, attachment, (None, None)))
+        });
+        found.collect()
+    }
+
+    /// Limits and labels of all that are no machines: for whoever adds them up, at no other cost.
+    pub fn limits(&self) -> Vec<Limited> {
+        let limited = |container: &Arc<Container>| {
+            let (record, ended) = {
+                let live = container.live();
+                (live.record.clone(), live.state().has_ended())
+            };
+            let spec = &record.spec;
+            record.machine.is_none().then(|| Limited {
+                id: record.id.clone(),
+                labels: spec.config.labels.clone(),
+                resources: spec.host.resources.clone(),
+                ended,
+            })
+        };
+        self.engine.table().all().iter().filter_map(limited).collect()
     }
 
     /// Those that match, newest first.
@@ -197,23 +264,7 @@ impl Containers {
                 continue;
             }
             let sizes = if options.size { self.sizes(&container) } else { (None, None) };
-            found.push(Summary {
-                id: record.id.clone(),
-                name: record.name.clone(),
-                image: record.spec.config.image.clone(),
-                image_id: record.image,
-                command: record.command.clone(),
-                created_unix_nanos: record.created_unix_nanos,
-                state,
-                labels: record.spec.config.labels.clone(),
-                network_mode: network_mode(&record.spec.host.network_mode),
-                network: attachment,
-                networks: self.networks_of(&container.live()),
-                exposed_ports: record.spec.config.exposed_ports.iter().copied().collect(),
-                mounts: record.mounts.clone(),
-                size_rw_bytes: sizes.0,
-                size_root_bytes: sizes.1,
-            });
+            found.push(self.summary(&container, &record, state, attachment, sizes));
             if options.limit > 0 && found.len() == options.limit {
                 break;
             }

@@ -180,7 +180,7 @@ fn attributes(from: &OwnedFd, to: &OwnedFd) -> Result<(), Errno> {
 }
 
 /// Names and values of the extended attributes, without those that overlayfs keeps for itself.
-pub(super) fn list_attributes(fd: std::os::fd::BorrowedFd<'_>) -> Result<Vec<(std::ffi::CString, Vec<u8>)>, Errno> {
+pub(crate) fn list_attributes(fd: std::os::fd::BorrowedFd<'_>) -> Result<Vec<(std::ffi::CString, Vec<u8>)>, Errno> {
     // XATTR_LIST_MAX and XATTR_SIZE_MAX of linux/limits.h.
     const LIST_MAX: usize = 64 << 10;
     const VALUE_MAX: usize = 64 << 10;

@@ -17,11 +17,11 @@ mod root;
 mod size;
 mod unpack;
 
-pub(crate) use copy::copy_folder;
+pub(crate) use copy::{copy_folder, list_attributes};
 pub(crate) use pack::{PackError, pack, pack_content, reopen};
 pub(crate) use root::{Found, Root};
 pub(crate) use size::disk_bytes;
-pub(crate) use unpack::{UnpackError, UnpackOptions, unpack};
+pub(crate) use unpack::{UnpackError, UnpackOptions, remove, unpack};
 
 use rustix::io::Errno;
 use std::path::PathBuf;
@@ -70,6 +70,16 @@ impl FilesError {
     /// No space, or no quota, is left.
     pub(crate) fn is_full(&self) -> bool {
         matches!(self.errno().map(Errno::from_raw_os_error), Some(Errno::NOSPC | Errno::DQUOT))
+    }
+
+    /// Something is mounted there, or it is not empty.
+    pub(crate) fn is_busy(&self) -> bool {
+        matches!(self.errno().map(Errno::from_raw_os_error), Some(Errno::BUSY | Errno::NOTEMPTY))
+    }
+
+    /// There is something of that name already.
+    pub(crate) fn is_there(&self) -> bool {
+        self.errno() == Some(Errno::EXIST.raw_os_error())
     }
 
     /// A name in the middle of the path is no folder.

@@ -2,9 +2,11 @@
 
 use super::FilesError;
 use crate::containers::MountPoint;
+use berth_sys::mounts::{MountChange, attributes, change_mount};
 use berth_types::mount::{Lower, Overlay, Rootfs};
 use berth_types::spec::MountKind;
 use rustix::fs::{FileType, Mode, OFlags, Stat};
+use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
@@ -102,7 +104,10 @@ impl Root {
             let folder = match (point.kind, &point.detail.file_system) {
                 (MountKind::Bind, _) | (MountKind::Volume, None) => &point.source,
                 // What such a volume stands for is mounted only while somebody runs; as is a tmpfs.
-                (MountKind::Volume | MountKind::Tmpfs | MountKind::Image, _) => continue,
+                (
+                    MountKind::Volume | MountKind::Tmpfs | MountKind::Image | MountKind::Secret | MountKind::Config,
+                    _,
+                ) => continue,
             };
             let flags = OFlags::PATH | OFlags::CLOEXEC;
             let Ok(mut opened) = rustix::fs::open(folder, flags, Mode::empty()) else { continue };
@@ -222,7 +227,7 @@ impl Root {
                 }
                 FileType::Directory => stack.push((fd, name)),
                 _ if last => return Ok(Found { fd, path: here, stat }),
-                _ => return Err(FilesError::step("open", here, rustix::io::Errno::NOTDIR)),
+                _ => return Err(FilesError::step("open", here, Errno::NOTDIR)),
             }
         }
         let here = path_of(&stack);
@@ -261,6 +266,7 @@ fn mount_detached(rootfs: &Rootfs) -> Result<OwnedFd, FilesError> {
     let layer = |lower: &Lower| match lower {
         Lower::Folder(path) => open(path),
         Lower::Image { erofs, held } => berth_sys::images::open_image(erofs, held.map(|held| (held.pid, held.fd)))
+            .map(|image| image.fd)
             .map_err(|errno| FilesError::step("mount", erofs, errno)),
     };
     let overlay = match rootfs {
@@ -269,22 +275,57 @@ fn mount_detached(rootfs: &Rootfs) -> Result<OwnedFd, FilesError> {
         Rootfs::Overlay(Overlay { lower, upper: None, .. }) if lower.len() == 1 => return layer(&lower[0]),
         Rootfs::Overlay(overlay) => overlay,
     };
-    let fs = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(mount_error)?;
-    let set = |key: &str, value: &Path| rustix::mount::fsconfig_set_string(fs.as_fd(), key, value);
     let layers = overlay.lower.iter().map(layer).collect::<Result<Vec<_>, _>>()?;
-    let names: Vec<String> =
-        layers.iter().map(|fd| format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(fd))).collect();
-    let stacked = names.iter().try_for_each(|name| set("lowerdir+", Path::new(name)));
-    if stacked.is_err() {
-        // Before Linux 6.5: one list, short enough for a parameter when each layer is a descriptor's link.
-        set("lowerdir", Path::new(&names.join(":"))).map_err(mount_error)?;
-        return finish(&fs, overlay);
-    }
-    finish(&fs, overlay)
+    let has_images = overlay.lower.iter().any(|lower| matches!(lower, Lower::Image { .. }));
+    let stacked = match berth_sys::overlay::takes_layers_one_by_one() {
+        true => stack(&layers, overlay),
+        false => listed(overlay),
+    };
+    let stacked = match stacked {
+        Err(Errno::INVAL) if has_images => attached(overlay),
+        stacked => stacked,
+    };
+    stacked.map_err(mount_error)
 }
 
-fn finish(fs: &OwnedFd, overlay: &Overlay) -> Result<OwnedFd, FilesError> {
-    let set = |key: &str, value: &Path| rustix::mount::fsconfig_set_string(fs.as_fd(), key, value).map_err(mount_error);
+/// The same before Linux 6.15, where overlayfs takes no layers that are in no tree: in a namespace that ends when the
+/// overlay is there, with mounts of its own.
+fn attached(overlay: &Overlay) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let layer = |lower: &Lower| match lower {
+        Lower::Folder(path) => rustix::fs::open(path, flags, Mode::empty()),
+        Lower::Image { erofs, .. } => {
+            let image = berth_sys::images::mount_image(erofs)?;
+            berth_sys::images::attach(image.as_fd(), erofs)?;
+            Ok(image)
+        }
+    };
+    berth_sys::images::in_own_namespace(|| {
+        // Folders too are opened in there: overlayfs takes no other namespace's.
+        stack(&overlay.lower.iter().map(layer).collect::<Result<Vec<_>, _>>()?, overlay)
+    })
+}
+
+/// The same before Linux 6.8, where overlayfs takes its layers as one list.
+fn listed(overlay: &Overlay) -> Result<OwnedFd, Errno> {
+    let open = |path: &Path| rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+    let place = overlay.lower.first().map(Lower::path).ok_or(Errno::INVAL)?;
+    berth_sys::images::in_own_namespace(|| {
+        let layers = overlay.lower.iter().map(|lower| open(lower.path())).collect::<Result<Vec<_>, _>>()?;
+        let upper = overlay.upper.as_ref().map(|upper| Ok([open(&upper.upper)?, open(&upper.work)?])).transpose()?;
+        let tree = berth_sys::overlay::mount_by_list(&layers, upper.as_ref(), &overlay.options, place)?;
+        let safe = MountChange { set: attributes::NODEV | attributes::NOSUID, clear: 0, propagation: 0 };
+        change_mount(tree.as_fd(), safe, None, false)?;
+        Ok(tree)
+    })
+}
+
+fn stack(layers: &[OwnedFd], overlay: &Overlay) -> Result<OwnedFd, Errno> {
+    let fs = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    let set = |key: &str, value: &Path| rustix::mount::fsconfig_set_string(fs.as_fd(), key, value);
+    let names: Vec<String> =
+        layers.iter().map(|fd| format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(fd))).collect();
+    names.iter().try_for_each(|name| set("lowerdir+", Path::new(name)))?;
     if let Some(upper) = &overlay.upper {
         set("upperdir", &upper.upper)?;
         set("workdir", &upper.work)?;
@@ -292,15 +333,15 @@ fn finish(fs: &OwnedFd, overlay: &Overlay) -> Result<OwnedFd, FilesError> {
     for option in &overlay.options {
         match option.split_once('=') {
             Some((key, value)) => set(key, Path::new(value))?,
-            None => rustix::mount::fsconfig_set_flag(fs.as_fd(), option.as_str()).map_err(mount_error)?,
+            None => rustix::mount::fsconfig_set_flag(fs.as_fd(), option.as_str())?,
         }
     }
-    rustix::mount::fsconfig_create(fs.as_fd()).map_err(mount_error)?;
+    rustix::mount::fsconfig_create(fs.as_fd())?;
     let attributes = MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOSUID;
-    rustix::mount::fsmount(fs.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes).map_err(mount_error)
+    rustix::mount::fsmount(fs.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)
 }
 
-fn mount_error(errno: rustix::io::Errno) -> FilesError {
+fn mount_error(errno: Errno) -> FilesError {
     FilesError::Mount(errno.into())
 }
 

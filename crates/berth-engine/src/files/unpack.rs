@@ -208,8 +208,7 @@ impl Unpack<'_> {
                 return Err(UnpackError::FileByFolder(there.path, shown.to_owned()));
             }
         }
-        remove(&parent.fd, name, there.is_dir(), 0)
-            .map_err(|errno| FilesError::step("replace", there.path, errno).into())
+        remove(&parent.fd, name, there.is_dir()).map_err(|errno| FilesError::step("replace", there.path, errno).into())
     }
 
     /// Times of folders last: what is made in a folder changes them.
@@ -224,7 +223,12 @@ impl Unpack<'_> {
     }
 }
 
-fn remove(parent: &OwnedFd, name: &OsStr, folder: bool, depth: usize) -> Result<(), Errno> {
+/// Removes a name of a folder, with all that is in it where it is one itself; no link is followed.
+pub(crate) fn remove(parent: &OwnedFd, name: &OsStr, folder: bool) -> Result<(), Errno> {
+    remove_at(parent, name, folder, 0)
+}
+
+fn remove_at(parent: &OwnedFd, name: &OsStr, folder: bool, depth: usize) -> Result<(), Errno> {
     const DEPTH_MAX: usize = 400;
     if !folder {
         return rustix::fs::unlinkat(parent, name, AtFlags::empty());
@@ -242,7 +246,7 @@ fn remove(parent: &OwnedFd, name: &OsStr, folder: bool, depth: usize) -> Result<
         }
         let child = OsStr::from_bytes(bytes);
         let stat = rustix::fs::statat(&opened, child, AtFlags::SYMLINK_NOFOLLOW)?;
-        remove(&opened, child, FileType::from_raw_mode(stat.st_mode) == FileType::Directory, depth + 1)?;
+        remove_at(&opened, child, FileType::from_raw_mode(stat.st_mode) == FileType::Directory, depth + 1)?;
     }
     rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR)
 }

@@ -74,11 +74,20 @@ impl Images {
         Ok(layer)
     }
 
-    /// Records what was built. The same again is the same image.
-    pub(crate) fn add_built(&self, built: &Built, names: Vec<ImageName>, now: i64) -> Result<Digest> {
-        let config = config_of(built, now)?;
-        let layers: Vec<Layer> =
-            built.layers.iter().map(|layer| Layer { diff_id: layer.diff_id, bytes: layer.bytes }).collect();
+    /// Records what was built; `build_cache` is what its configuration says of that. The same again is the same image.
+    pub(crate) fn add_built(
+        &self,
+        built: &Built,
+        build_cache: String,
+        names: Vec<ImageName>,
+        now: i64,
+    ) -> Result<Digest> {
+        let config = config_of(built, build_cache, now)?;
+        let ids: Vec<Digest> = built.layers.iter().map(|layer| layer.diff_id).collect();
+        // What a cache elsewhere said of a layer's size is not what it takes here.
+        let here = self.layers_here(ids)?;
+        let bytes = |layer: &berth_build::Layer| here.get(&layer.diff_id).copied().unwrap_or(layer.bytes);
+        let layers = built.layers.iter().map(|layer| Layer { diff_id: layer.diff_id, bytes: bytes(layer) }).collect();
         let id = disk::digest_of(&config);
         for name in &names {
             self.event("tag", &id, &name.familiar());
@@ -101,7 +110,7 @@ impl Images {
     }
 }
 
-fn config_of(built: &Built, now: i64) -> Result<Vec<u8>> {
+fn config_of(built: &Built, build_cache: String, now: i64) -> Result<Vec<u8>> {
     let epoch = built.epoch_seconds.map(|seconds| seconds.saturating_mul(1_000_000_000));
     let newest = built.history.iter().rev().find_map(|step| step.created_unix_nanos);
     let step = |step: &History| Step {
@@ -122,6 +131,7 @@ fn config_of(built: &Built, now: i64) -> Result<Vec<u8>> {
             diff_ids: built.layers.iter().map(|layer| layer.diff_id).collect(),
         },
         variant: built.platform.variant.clone(),
+        build_cache,
         ..ImageConfig::default()
     };
     config.set_inner(&built.config);

@@ -1,64 +1,140 @@
-//! Layers compared with the digests that name them: disks rot, and people write where they should not.
+//! What is stored, compared with the digests that name it: disks rot, and people write where they should not.
+//!
+//! ```text
+//! layer   read as its archive, whose digest it is   damaged: fetched again where it was seen in a registry, and put
+//!                                                   right where it lies; else set aside, if no container stands on it
+//! image   its configuration, whose digest is its id
+//! blob    packed layers kept for pushes             damaged: removed, packed anew when they are wanted
+//! ```
 
+use super::known::KnownBlob;
+use super::shared::Shared;
 use super::{Images, Progress, ProgressStream};
-use berth_types::{Digest, Error, ErrorKind, Result};
+use berth_registry::{Access, Descriptor};
+use berth_snapshot::StagedLayer;
+use berth_types::{Digest, Error, ErrorKind, ImageName, Result};
+use std::sync::Arc;
 use tokio::sync::mpsc;
 
 /// Messages to a slow client.
 const MESSAGES_MAX: usize = 64;
 
+/// What one check has come to.
+#[derive(Default)]
+struct Outcome {
+    bytes: u64,
+    damaged: usize,
+    repaired: usize,
+}
+
 impl Images {
     /// Reads every layer of every image and says which are not what their names say. With `repair`, a damaged layer
-    /// is set aside where no container stands on it, so that loading or pulling its image again makes it anew.
+    /// is fetched again from where it came, and nothing else is; containers that stand on it go on. One that no
+    /// registry has is set aside where no container stands on it, so that loading its image again makes it anew.
     /// Ends with an error where something is damaged and stays so.
     pub async fn check(&self, repair: bool) -> Result<ProgressStream> {
         let (sender, receiver) = mpsc::channel(MESSAGES_MAX);
         let images = self.clone();
+        let runtime = tokio::runtime::Handle::current();
         tokio::task::spawn_blocking(move || {
             let tell = |text: String| drop(sender.blocking_send(Ok(Progress::Line(text))));
-            if let Err(error) = images.check_now(repair, &tell) {
+            if let Err(error) = images.check_now(repair, &runtime, &tell) {
                 drop(sender.blocking_send(Err(error)));
             }
         });
         Ok(ProgressStream { receiver })
     }
 
-    fn check_now(&self, repair: bool, tell: &dyn Fn(String)) -> Result<()> {
+    fn check_now(&self, repair: bool, runtime: &tokio::runtime::Handle, tell: &dyn Fn(String)) -> Result<()> {
         let shared = self.shared();
         let layers = shared.catalog().all_layers();
-        let (mut bytes, mut damaged) = (0, 0);
+        let mut outcome = Outcome::default();
         for layer in layers.keys() {
             // One at a time: in between others may remove what they like.
             let at_work = shared.at_work();
             if !shared.catalog().all_layers().contains_key(layer) {
                 continue;
             }
-            let Err(error) = shared.disk.check(layer).map(|length| bytes += length) else { continue };
+            let Err(error) = shared.disk.check(layer).map(|length| outcome.bytes += length) else { continue };
             drop(at_work);
             let users = self.users_of(layer).join(", ");
             tell(format!("{error} (of {users})"));
-            if !repair {
-                damaged += 1;
-                continue;
+            match repair && self.repair(layer, &users, runtime, tell)? {
+                true => outcome.repaired += 1,
+                false => outcome.damaged += 1,
             }
-            match shared.set_aside(layer)? {
-                true => tell(format!("layer {} is set aside: load or pull {users} again", layer.short())),
+        }
+        self.check_configs(&mut outcome, tell);
+        check_blobs(&shared, repair, &mut outcome, tell)?;
+        let repaired = match outcome.repaired {
+            0 => String::new(),
+            count => format!(", {count} repaired"),
+        };
+        if outcome.damaged > 0 {
+            let hint = match repair {
+                true => "remove the containers that stand on what is damaged, then repair again",
                 false => {
-                    damaged += 1;
-                    tell(format!("layer {} stays: containers stand on it", layer.short()));
+                    "berth system check --repair fetches damaged layers again, and sets aside those that no registry has"
+                }
+            };
+            let message =
+                format!("{} of {} layers, images and blobs are damaged{repaired}", outcome.damaged, layers.len());
+            return Err(Error::new(ErrorKind::DataLoss, message).with_hint(hint));
+        }
+        tell(format!("{} layers, {} bytes: checked{repaired}", layers.len(), outcome.bytes));
+        Ok(())
+    }
+
+    /// Puts a damaged layer right, or out of the way; whether nothing damaged is left.
+    fn repair(
+        &self,
+        layer: &Digest,
+        users: &str,
+        runtime: &tokio::runtime::Handle,
+        tell: &dyn Fn(String),
+    ) -> Result<bool> {
+        let shared = self.shared();
+        for blob in shared.known_blobs(layer)? {
+            for (domain, path) in &blob.places {
+                let from = format!("{domain}/{path}");
+                match runtime.block_on(fetch_again(&shared, layer, &blob, &from)) {
+                    Ok(whole) => {
+                        shared.mend(layer, whole)?;
+                        tell(format!("layer {} is repaired: {} bytes from {from}", layer.short(), blob.size));
+                        return Ok(true);
+                    }
+                    Err(error) => tell(format!("layer {}: {error}", layer.short())),
                 }
             }
         }
-        if damaged > 0 {
-            let hint = match repair {
-                true => "remove the containers that stand on them, then check again",
-                false => "berth system check --repair sets them aside; then load or pull their images again",
-            };
-            let message = format!("{damaged} of {} layers are damaged", layers.len());
-            return Err(Error::new(ErrorKind::DataLoss, message).with_hint(hint));
+        match shared.set_aside(layer)? {
+            true => tell(format!("layer {} is set aside: load or pull {users} again", layer.short())),
+            false => {
+                tell(format!("layer {} stays: containers stand on it", layer.short()));
+                return Ok(false);
+            }
         }
-        tell(format!("{} layers, {bytes} bytes: checked", layers.len()));
-        Ok(())
+        Ok(true)
+    }
+
+    /// Images whose configuration is not what their id says.
+    fn check_configs(&self, outcome: &mut Outcome, tell: &dyn Fn(String)) {
+        let shared = self.shared();
+        let all: Vec<Digest> = shared.catalog().images.keys().copied().collect();
+        for id in all {
+            // One that is gone meanwhile is not damaged.
+            let is_right = match shared.config_bytes(&id) {
+                Ok(text) => super::disk::digest_of(text.as_bytes()) == id,
+                Err(_) => !shared.catalog().images.contains_key(&id),
+            };
+            if !is_right {
+                outcome.damaged += 1;
+                tell(format!(
+                    "the configuration of image {} is damaged: remove the image and get it again",
+                    id.short()
+                ));
+            }
+        }
     }
 
     /// Names, or ids where they have none, of the images that have this layer.
@@ -69,4 +145,29 @@ impl Images {
         with.map(|record| catalog.familiar_names(&record.id).0.into_iter().next().unwrap_or_else(|| record.id.short()))
             .collect()
     }
+}
+
+/// A layer once more, from the repository `from`.
+async fn fetch_again(shared: &Arc<Shared>, layer: &Digest, blob: &KnownBlob, from: &str) -> Result<StagedLayer> {
+    let name: ImageName = from.parse().map_err(|cause| Error::internal(format!("{from} is no name: {cause}")))?;
+    let repository = shared.registries.client.repository(&name, Access::Pull, None);
+    let descriptor = Descriptor::new(&blob.media_type, blob.digest, blob.size);
+    super::pull::fetch_layer(shared, &repository, &descriptor, *layer).await
+}
+
+fn check_blobs(shared: &Shared, repair: bool, outcome: &mut Outcome, tell: &dyn Fn(String)) -> Result<()> {
+    for digest in shared.disk.damaged_blobs()? {
+        match repair {
+            true => {
+                shared.disk.remove_blob(&digest)?;
+                outcome.repaired += 1;
+                tell(format!("blob {} was damaged and is removed: it is made anew when it is wanted", digest.short()));
+            }
+            false => {
+                outcome.damaged += 1;
+                tell(format!("blob {} is damaged", digest.short()));
+            }
+        }
+    }
+    Ok(())
 }

@@ -20,13 +20,13 @@ fn or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(from: D)
 }
 
 /// Goes on when the text is none that we can read as a moment: an odd date must not make an image unusable.
-fn moment(text: &str) -> i64 {
+pub(crate) fn moment(text: &str) -> i64 {
     let nanos = text.parse::<jiff::Timestamp>().map_or(0, |moment| moment.as_nanosecond());
     // Go's zero time means that there is none.
     i64::try_from(nanos).unwrap_or(0).max(0)
 }
 
-pub(super) fn rfc3339(unix_nanos: i64) -> String {
+pub(crate) fn rfc3339(unix_nanos: i64) -> String {
     jiff::Timestamp::from_nanosecond(i128::from(unix_nanos)).map_or_else(|_| String::new(), |moment| moment.to_string())
 }
 
@@ -55,6 +55,13 @@ pub(super) struct ImageConfig {
     pub rootfs: Layers,
     #[serde(deserialize_with = "or_default", skip_serializing_if = "String::is_empty")]
     pub variant: String,
+    /// What its build came to, step by step, for builds elsewhere.
+    #[serde(
+        rename = "moby.buildkit.cache.v0",
+        deserialize_with = "or_default",
+        skip_serializing_if = "String::is_empty"
+    )]
+    pub build_cache: String,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

@@ -6,7 +6,7 @@
 //! ```
 
 use super::Progress;
-use super::mounts::{self, Mounts};
+use super::mounts::{self, Mounts, Stacking};
 use crate::files::Root;
 use berth_content::{Blobs, ContentError};
 use berth_image::{CommitError, LoadError, SaveError, UnpackError};
@@ -40,10 +40,9 @@ pub(super) struct Loaded {
 }
 
 /// How new layers lie on the disk; those that are there stay as they are and go on being used.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StorageDriver {
     /// A folder of files for each layer.
-    #[default]
     Overlay,
     /// An EROFS image for each layer, overlayfs on top.
     Erofs,
@@ -74,6 +73,7 @@ impl std::str::FromStr for StorageDriver {
 
 pub(super) struct Disk {
     snapshots: Box<dyn Snapshotter>,
+    driver: StorageDriver,
     data_root: PathBuf,
     mounts: Mounts,
     blobs: Blobs,
@@ -113,24 +113,44 @@ fn commit_failed(action: &str, cause: &CommitError) -> Error {
     }
 }
 
+/// Makes an empty image and has it mounted.
+fn try_out(snapshots: &OverlayDriver) -> Result<Stacking> {
+    let probe = || -> Result<StagedLayer, SnapshotError> {
+        let mut writer = snapshots.begin_layer()?;
+        writer.settle()?;
+        writer.finish(Digest::from_bytes([0xff; 32]))
+    };
+    let image = probe().map_err(|cause| layers_failed(&cause))?.into_probe();
+    mounts::try_out(&image.path)
+}
+
 impl Disk {
-    pub(super) fn open(data_root: &Path, driver: StorageDriver) -> Result<Disk> {
-        let form = match driver {
-            StorageDriver::Overlay => LayerForm::Folder,
-            StorageDriver::Erofs => LayerForm::Image,
+    /// With `None` new layers are images where the kernel lets all containers of one share a mount, else folders
+    /// (docs/images.md has the measurements).
+    pub(super) fn open(data_root: &Path, wanted: Option<StorageDriver>) -> Result<Disk> {
+        let open = |form| OverlayDriver::open(data_root, form).map_err(|cause| layers_failed(&cause));
+        let (driver, snapshots) = match wanted {
+            Some(StorageDriver::Overlay) => (StorageDriver::Overlay, open(LayerForm::Folder)?),
+            _ => {
+                let images = open(LayerForm::Image)?;
+                match (try_out(&images), wanted) {
+                    (Ok(Stacking::Shared), _) => (StorageDriver::Erofs, images),
+                    (tried, None) => {
+                        tracing::debug!(?tried, "new layers are folders");
+                        drop(images);
+                        (StorageDriver::Overlay, open(LayerForm::Folder)?)
+                    }
+                    (tried, Some(_)) => tried.map(|_| (StorageDriver::Erofs, images))?,
+                }
+            }
         };
-        let snapshots = Box::new(OverlayDriver::open(data_root, form).map_err(|cause| layers_failed(&cause))?);
-        if form == LayerForm::Image {
-            let probe = || -> Result<StagedLayer, SnapshotError> {
-                let mut writer = snapshots.begin_layer()?;
-                writer.settle()?;
-                writer.finish(Digest::from_bytes([0xff; 32]))
-            };
-            let image = probe().map_err(|cause| layers_failed(&cause))?.into_probe();
-            mounts::try_out(&image.path)?;
-        }
         let blobs = Blobs::open(&data_root.join("content")).map_err(|cause| blobs_failed(&cause))?;
-        Ok(Disk { snapshots, data_root: data_root.to_owned(), mounts: Mounts::default(), blobs })
+        let (snapshots, data_root) = (Box::new(snapshots), data_root.to_owned());
+        Ok(Disk { snapshots, driver, data_root, mounts: Mounts::default(), blobs })
+    }
+
+    pub(super) fn driver(&self) -> StorageDriver {
+        self.driver
     }
 
     /// For transfers, which unpack while they fetch.
@@ -186,8 +206,9 @@ impl Disk {
         self.blobs.disk_bytes().map_err(|cause| blobs_failed(&cause))
     }
 
-    /// Says where the layers of a root file system are mounted now.
+    /// Says where the layers of a root file system are, and are mounted, now.
     pub(super) fn hold(&self, rootfs: &mut Rootfs) -> Result<()> {
+        self.snapshots.refresh(rootfs);
         self.mounts.hold(rootfs)
     }
 
@@ -237,6 +258,24 @@ impl Disk {
             self.retire(layer).map(Some)
         };
         retire().map_err(|cause| layers_failed(&cause))
+    }
+
+    /// Puts a whole layer where the damaged one of its name is. Containers that run go on; what is mounted from now on
+    /// is the whole one. Nobody may make or take layers meanwhile.
+    pub(super) fn mend(&self, layer: &Digest, whole: StagedLayer) -> Result<()> {
+        self.snapshots.mend_layer(whole).map_err(|cause| layers_failed(&cause))?;
+        // What is in memory of the damaged one is not right.
+        self.mounts.forget(&self.data_root.join("layers").join(layer.hex()));
+        Ok(())
+    }
+
+    /// Complete blobs that are not what their names say.
+    pub(super) fn damaged_blobs(&self) -> Result<Vec<Digest>> {
+        self.blobs.damaged().map_err(|cause| blobs_failed(&cause))
+    }
+
+    pub(super) fn remove_blob(&self, digest: &Digest) -> Result<()> {
+        self.blobs.remove(digest).map(drop).map_err(|cause| blobs_failed(&cause))
     }
 
     /// Unpacks one archive as a layer.

@@ -9,6 +9,7 @@
 //!  look       list, inspect, history, disk usage     manage    tag, remove, prune
 //!  transfer   load, save, import, commit             bootstrap base images from packages; busybox
 //!  registry   registries for this engine     pull, push     known: packed forms of layers, and where they lie
+//!  remote     layers without an image: build caches
 //!  send       from engine to engine, only the layers that are missing there
 //!  check      layers compared with their digests
 //! ```
@@ -30,9 +31,11 @@ mod look;
 mod manage;
 mod mounts;
 mod pipe;
+pub(crate) mod platform;
 mod pull;
 mod push;
 mod registry;
+mod remote;
 mod send;
 mod shared;
 mod transfer;
@@ -48,8 +51,10 @@ pub use registry::{
 pub use send::Offer;
 pub use types::*;
 
+pub(crate) use config::{moment, rfc3339};
 pub(crate) use disk::digest_of;
 pub(crate) use pipe::Source;
+pub(crate) use remote::RemoteLayers;
 pub(crate) use shared::Shared;
 
 use crate::Engine;
@@ -133,6 +138,11 @@ impl Images {
     /// Bytes of all layers of `image`, as `ps --size` and `images` show it; 0 for one that is gone.
     pub fn size(&self, image: &Digest) -> u64 {
         self.shared().catalog().images.get(image).map_or(0, |record| record.size_bytes())
+    }
+
+    /// How new layers lie on the disk.
+    pub fn storage_driver(&self) -> StorageDriver {
+        self.shared().disk.driver()
     }
 
     /// How many images there are.

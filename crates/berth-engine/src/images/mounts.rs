@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use std::collections::HashMap;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 /// Descriptors for this; what is over it is mounted anew by each who needs it.
 const HELD_MAX: usize = 2048;
@@ -18,6 +18,8 @@ const HELD_MAX: usize = 2048;
 #[derive(Debug, Default)]
 pub(super) struct Mounts {
     held: Mutex<HashMap<PathBuf, OwnedFd>>,
+    /// Overlayfs takes them as they are held, in no tree. Known with the first one.
+    are_taken: OnceLock<bool>,
 }
 
 impl Mounts {
@@ -38,8 +40,11 @@ impl Mounts {
         if let Some(fd) = all.get(image) {
             return Ok(here(fd));
         }
+        if all.len() >= HELD_MAX || self.are_taken.get() == Some(&false) {
+            return Ok(None);
+        }
         let fd = berth_sys::images::mount_image(image).map_err(|errno| cannot_mount(image, errno))?;
-        if all.len() >= HELD_MAX {
+        if !self.are_taken.get_or_init(|| berth_sys::images::stack_on(fd.as_fd()).is_ok()) {
             return Ok(None);
         }
         let held = here(&fd);
@@ -59,19 +64,35 @@ fn cannot_mount(image: &Path, errno: Errno) -> Error {
     match errno {
         Errno::NODEV | Errno::NOTBLK => error.with_hint(
             "the layer is an EROFS image, which cannot be mounted here: that needs Linux 6.12 with \
-             CONFIG_EROFS_FS_BACKED_BY_FILE, and a data root on a disk, not on a tmpfs. Remove the image with its containers, and pull or load it again with an \
-             engine of --storage-driver overlay",
+             CONFIG_EROFS_FS_BACKED_BY_FILE, and a data root on a disk, not on a tmpfs. Remove the image with its \
+             containers, and pull or load it again with an engine of --storage-driver overlay",
         ),
         _ => error,
     }
 }
 
-/// Whether this kernel mounts the image in a file and stacks an overlay on it, which this tries.
-pub(super) fn try_out(image: &Path) -> Result<()> {
+/// How this kernel stacks an overlay on an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stacking {
+    /// On a mount in no tree, which all who use the image share (Linux 6.15).
+    Shared,
+    /// On a mount in the namespace of who uses it: each has a copy of the image's files in memory (Linux 6.12).
+    Apart,
+}
+
+/// Whether and how this kernel mounts the image in a file and stacks an overlay on it, which this tries.
+pub(super) fn try_out(image: &Path) -> Result<Stacking> {
     let mounted = berth_sys::images::mount_image(image).map_err(|errno| cannot_mount(image, errno))?;
-    berth_sys::images::stack_on(mounted.as_fd()).map(drop).map_err(|errno| {
+    if berth_sys::images::stack_on(mounted.as_fd()).is_ok() {
+        return Ok(Stacking::Shared);
+    }
+    let apart = berth_sys::images::in_own_namespace(|| {
+        berth_sys::images::attach(mounted.as_fd(), image)?;
+        berth_sys::images::stack_on(mounted.as_fd())
+    });
+    apart.map(|_| Stacking::Apart).map_err(|errno| {
         let message = "cannot stack an overlay on an EROFS image";
         Error::because(ErrorKind::Unavailable, message, &std::io::Error::from(errno))
-            .with_hint("that needs Linux 6.15: use --storage-driver overlay")
+            .with_hint("use --storage-driver overlay")
     })
 }

@@ -4,7 +4,7 @@
 //! layer ── a form that the repository has?           "Layer already exists"
 //!       ── one that lies elsewhere in the registry?  "Mounted from .."
 //!       ── a packed form on our disk?                sent
-//!       ── else packed from the layer's record, the same bytes every time, kept for the next push
+//!       ── else packed from the layer's record, the same bytes every time, sent as they come, kept for the next push
 //! ```
 
 use super::known::KnownBlob;
@@ -12,21 +12,26 @@ use super::registry::{Credentials, Tell, TransferMessage, TransferProgress, Tran
 use super::shared::Shared;
 use super::{Images, blocking};
 use crate::events::EventKind;
+use berth_content::{Draft, Follower};
 use berth_image::LayerArchive;
 use berth_registry::manifest::{
     DOCKER_CONFIG, DOCKER_LAYER_GZIP, DOCKER_MANIFEST, OCI_CONFIG, OCI_LAYER_GZIP, OCI_LAYER_ZSTD, OCI_MANIFEST,
 };
-use berth_registry::{Access, BytesSource, Descriptor, FileSource, Manifest, RegistryError, Repository, Source};
+use berth_registry::{
+    Access, BytesSource, Descriptor, FileSource, Manifest, Positioned, RegistryError, Repository, Source, Uploaded,
+};
 use berth_types::{Digest, Error, ErrorKind, ImageName, Result};
 use bytes::Bytes;
+use futures_util::future::{Either, select};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 /// How often a layer's progress is told.
 const TELL_EVERY: Duration = Duration::from_millis(100);
@@ -154,6 +159,46 @@ impl Images {
     }
 }
 
+/// Sees to it that a repository has these layers, without an image; in which form.
+pub(super) async fn layers(
+    images: &Images,
+    repository: &Repository,
+    name: &ImageName,
+    layers: &[Digest],
+) -> Result<Vec<Descriptor>> {
+    let shared = images.shared();
+    // Nobody listens to how far it is.
+    let (to, _) = mpsc::channel(1);
+    let packing = Semaphore::new(PACKING_MAX);
+    let push = Push { shared: shared.clone(), repository: repository.clone(), name: name.clone(), packing, to };
+    let sent = futures_util::future::try_join_all(layers.iter().map(|diff_id| push.layer(*diff_id))).await?;
+    let seen: Vec<(Digest, Descriptor)> = layers.iter().copied().zip(sent.iter().cloned()).collect();
+    let name = name.clone();
+    blocking(move || shared.remember_blobs(&seen, name.domain(), name.path())).await?;
+    Ok(sent)
+}
+
+/// Packs a layer from its record into an unnamed blob. Blocks.
+pub(super) fn pack_here(shared: &Shared, diff_id: Digest) -> Result<Draft> {
+    let mut draft = shared.disk.blobs().draft().map_err(|cause| content(&diff_id, &cause))?;
+    pack_into(shared, diff_id, &mut draft, &Arc::default())?;
+    Ok(draft)
+}
+
+fn pack_into(shared: &Shared, diff_id: Digest, draft: &mut Draft, packed: &Arc<Packed>) -> Result<()> {
+    let failed = |cause: &(dyn std::error::Error + 'static)| {
+        Error::because(ErrorKind::Internal, format!("cannot pack layer {}", diff_id.short()), cause)
+    };
+    let layer = shared.disk.snapshots().open_layer(&diff_id).map_err(|cause| failed(&cause))?;
+    let archive = LayerArchive::open(&diff_id, layer).map_err(|cause| failed(&cause))?;
+    packed.total.store(archive.length(), Ordering::Relaxed);
+    let mut from = Watched { inner: archive, packed: packed.clone() };
+    let mut to = Counted { inner: draft, packed };
+    berth_image::gzip(&mut from, &mut to, PACKING_THREADS).map_err(|cause| failed(&cause))?;
+    draft.end();
+    Ok(())
+}
+
 /// Docker's schema 2 where its words suffice, OCI's manifest for what it cannot say (zstd).
 fn manifest_of(config: Digest, config_size: u64, layers: &[Descriptor]) -> Manifest {
     let docker = layers.iter().all(|layer| packing(&layer.media_type) == "gzip");
@@ -187,30 +232,77 @@ fn packing(media_type: &str) -> &'static str {
     }
 }
 
+/// How far a layer's packing is.
+#[derive(Default)]
+struct Packed {
+    /// Bytes of the archive, how many of them are read, and how many they became.
+    total: AtomicU64,
+    read: AtomicU64,
+    written: AtomicU64,
+    /// The push that wants it is gone.
+    cancelled: AtomicBool,
+}
+
+impl Packed {
+    /// How many bytes it will become, as far as can be said.
+    fn expected(&self) -> u64 {
+        let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        let (total, read, written) = (of(&self.total), of(&self.read), of(&self.written));
+        let whole = u128::from(written) * u128::from(total.max(read)) / u128::from(read.max(1));
+        u64::try_from(whole).unwrap_or(u64::MAX).max(written)
+    }
+}
+
 /// Ends work on a thread when the push that wants it is gone.
-struct Cancel(Arc<AtomicBool>);
+struct Cancel(Arc<Packed>);
 
 impl Drop for Cancel {
     fn drop(&mut self) {
-        self.0.store(true, Ordering::Release);
+        self.0.cancelled.store(true, Ordering::Release);
     }
 }
 
 /// Counts what is read, and ends when nobody wants it any more.
 struct Watched<R> {
     inner: R,
-    read: Arc<AtomicU64>,
-    cancelled: Arc<AtomicBool>,
+    packed: Arc<Packed>,
 }
 
 impl<R: Read> Read for Watched<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.cancelled.load(Ordering::Acquire) {
+        if self.packed.cancelled.load(Ordering::Acquire) {
             return Err(io::Error::other("nobody wants it any more"));
         }
         let count = self.inner.read(buffer)?;
-        self.read.fetch_add(count as u64, Ordering::Relaxed);
+        self.packed.read.fetch_add(count as u64, Ordering::Relaxed);
         Ok(count)
+    }
+}
+
+/// Counts what is written.
+struct Counted<'a> {
+    inner: &'a mut Draft,
+    packed: &'a Packed,
+}
+
+impl Write for Counted<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = self.inner.write(bytes)?;
+        self.packed.written.fetch_add(count as u64, Ordering::Relaxed);
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+/// What of a draft is there already is sent while the rest is packed.
+struct Growing(Follower);
+
+impl Positioned for Growing {
+    fn read_at(&self, buffer: &mut [u8], at: u64) -> io::Result<usize> {
+        self.0.read_at(buffer, at)
     }
 }
 
@@ -269,81 +361,74 @@ impl Push {
         self.pack_and_send(diff_id).await
     }
 
+    /// Packs a layer from its record, and sends what is packed meanwhile.
     async fn pack_and_send(&self, diff_id: Digest) -> Result<Descriptor> {
         let id = diff_id.short();
-        let draft = {
-            let _turn = self.packing.acquire().await.map_err(|_| Error::internal("the engine is closing"))?;
-            self.pack(diff_id).await?
+        let turn = self.packing.acquire().await.map_err(|_| Error::internal("the engine is closing"))?;
+        let shared = self.shared.clone();
+        let keep = move |cause| content(&diff_id, &cause);
+        let draft = blocking(move || shared.disk.blobs().draft().map_err(keep)).await?;
+        let source = Arc::new(FileSource::new(Growing(draft.follow().map_err(keep)?)));
+        let packed = Arc::new(Packed::default());
+        let _cancel = Cancel(packed.clone());
+        let (told, whole) = oneshot::channel();
+        let (shared, watched) = (self.shared.clone(), packed.clone());
+        let packing = async move {
+            let mut draft = draft;
+            let (form, draft) = blocking(move || {
+                pack_into(&shared, diff_id, &mut draft, &watched)?;
+                Ok((Descriptor::new(DOCKER_LAYER_GZIP, draft.digest(), draft.size()), draft))
+            })
+            .await?;
+            drop(turn);
+            // Who sends it may have ended: its own error counts.
+            told.send((form.digest, form.size)).unwrap_or_default();
+            // Reaches the disk while the registry takes it.
+            blocking(move || draft.seal().map_err(keep)).await?;
+            Ok::<Descriptor, Error>(form)
         };
-        let (digest, size) = (draft.digest(), draft.size());
-        let file = draft.file().map_err(|cause| content(&diff_id, &cause))?;
-        // The registry may have just these bytes from somebody else.
-        if self.fail(self.repository.has_blob(&digest).await)? {
-            self.say(&id, "Layer already exists").await;
-        } else {
-            self.send(&id, &digest, size, file).await?;
-        }
-        let descriptor = Descriptor::new(DOCKER_LAYER_GZIP, digest, size);
-        let (shared, seen) = (self.shared.clone(), [(diff_id, descriptor.clone())]);
-        let (domain, path) = (self.name.domain().to_owned(), self.name.path().to_owned());
-        blocking(move || {
-            draft.seal().map_err(|cause| content(&diff_id, &cause))?;
-            shared.remember_blobs(&seen, &domain, &path)
-        })
-        .await?;
-        Ok(descriptor)
-    }
-
-    /// Packs a layer from its record.
-    async fn pack(&self, diff_id: Digest) -> Result<berth_content::Draft> {
-        let id = diff_id.short();
-        let (read, cancel) = (Arc::new(AtomicU64::new(0)), Cancel(Arc::default()));
-        let (shared, counted, cancelled) = (self.shared.clone(), read.clone(), cancel.0.clone());
-        let total = Arc::new(AtomicU64::new(0));
-        let length = total.clone();
-        let mut packing = Box::pin(blocking(move || {
-            let failed = |cause: &(dyn std::error::Error + 'static)| {
-                Error::because(ErrorKind::Internal, format!("cannot pack layer {}", diff_id.short()), cause)
-            };
-            let layer = shared.disk.snapshots().open_layer(&diff_id).map_err(|cause| failed(&cause))?;
-            let archive = LayerArchive::open(&diff_id, layer).map_err(|cause| failed(&cause))?;
-            length.store(archive.length(), Ordering::Relaxed);
-            let mut archive = Watched { inner: archive, read: counted, cancelled };
-            let mut draft = shared.disk.blobs().draft().map_err(|cause| content(&diff_id, &cause))?;
-            berth_image::gzip(&mut archive, &mut draft, PACKING_THREADS).map_err(|cause| failed(&cause))?;
-            Ok(draft)
-        }));
-        loop {
-            match tokio::time::timeout(TELL_EVERY, &mut packing).await {
-                Ok(packed) => {
-                    drop(cancel);
-                    return packed;
+        let whole = async { whole.await.map_err(|_| io::Error::other("it could not be packed")) };
+        let expected = packed.clone();
+        let sent = Arc::new(progress(id.clone(), move || expected.expected(), self.to.clone()));
+        let sending = self.repository.upload_growing(source, whole, sent);
+        let (form, sent) = match select(pin!(packing), pin!(sending)).await {
+            Either::Left((packed, sending)) => (packed?, self.fail(sending.await)?),
+            Either::Right((Ok(sent), packing)) => (packing.await?, sent),
+            Either::Right((Err(cause), packing)) => {
+                // There was nothing to read any more: why, packing knows.
+                if let RegistryError::Source(_) = &cause {
+                    packing.await?;
                 }
-                Err(_) => {
-                    let total_bytes = total.load(Ordering::Relaxed);
-                    let current_bytes = read.load(Ordering::Relaxed);
-                    let progress = TransferProgress { current_bytes, total_bytes, unpacked_bytes: current_bytes };
-                    let status = "Preparing".to_owned();
-                    tell(&self.to, TransferMessage::Layer { id: id.clone(), status, progress: Some(progress) }).await;
-                }
+                return self.fail(Err(cause));
             }
-        }
+        };
+        let status = if sent == Uploaded::Sent { "Pushed" } else { "Layer already exists" };
+        self.say(&id, status).await;
+        let (shared, seen) = (self.shared.clone(), [(diff_id, form.clone())]);
+        let (domain, path) = (self.name.domain().to_owned(), self.name.path().to_owned());
+        blocking(move || shared.remember_blobs(&seen, &domain, &path)).await?;
+        Ok(form)
     }
 
     async fn send(&self, id: &str, digest: &Digest, size: u64, file: File) -> Result<()> {
         let source: Arc<dyn Source> = Arc::new(FileSource::new(file));
-        let sent = Arc::new(progress(id.to_owned(), size, self.to.clone()));
+        let sent = Arc::new(progress(id.to_owned(), move || size, self.to.clone()));
         self.fail(self.repository.upload(digest, size, source, sent).await)?;
         self.say(id, "Pushed").await;
         Ok(())
     }
 }
 
-/// Tells how much has gone out, now and then; a client that is slow misses some of it.
-fn progress(id: String, total_bytes: u64, to: mpsc::Sender<Result<TransferMessage>>) -> impl Fn(u64) + Send + Sync {
+/// Tells how much has gone out of `total`, now and then; a client that is slow misses some of it.
+fn progress(
+    id: String,
+    total: impl Fn() -> u64 + Send + Sync,
+    to: mpsc::Sender<Result<TransferMessage>>,
+) -> impl Fn(u64) + Send + Sync {
     let told = Mutex::new(None::<Instant>);
     move |current_bytes| {
         let mut told = told.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let total_bytes = total();
         if told.is_some_and(|at| at.elapsed() < TELL_EVERY) && current_bytes < total_bytes {
             return;
         }

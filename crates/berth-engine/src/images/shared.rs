@@ -5,6 +5,7 @@ use super::config::ImageConfig;
 use super::disk::Disk;
 use super::registry::Registries;
 use crate::EngineConfig;
+use berth_snapshot::StagedLayer;
 use berth_store::{Batch, Store, StoreError};
 use berth_types::spec::ImageDefaults;
 use berth_types::{Digest, Error, ErrorKind, ImageName, Result};
@@ -176,6 +177,12 @@ impl Shared {
         let retired = self.disk.set_aside(layer)?;
         drop(alone);
         Ok(retired.is_some())
+    }
+
+    /// Puts a whole layer where the damaged one of its name is, whoever stands on that.
+    pub(super) fn mend(&self, layer: &Digest, whole: StagedLayer) -> Result<()> {
+        let _alone = self.layers.write().unwrap_or_else(PoisonError::into_inner);
+        self.disk.mend(layer, whole)
     }
 
     /// Says that layers may have become unneeded.

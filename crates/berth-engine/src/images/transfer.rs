@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 
 /// Messages between an operation and a slow client.
 const MESSAGES_MAX: usize = 64;
-/// Chunks of an archive between the disk and a slow client.
+/// Chunks of an archive between the disk or another host and a slow client.
 const CHUNKS_MAX: usize = 16;
 
 impl Images {
@@ -171,6 +171,39 @@ impl Images {
             Ok(id)
         })
         .await
+    }
+
+    /// The same for an archive elsewhere; a name without a scheme is fetched by HTTP.
+    pub async fn import_from(&self, url: &str, options: ImportOptions) -> Result<Digest> {
+        let url = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
+        if !(url.starts_with("http://") || url.starts_with("https://")) {
+            return Err(Error::invalid(format!("cannot import from {url}: only http and https are fetched")));
+        }
+        let failed = |cause: &berth_registry::RegistryError| {
+            Error::because(ErrorKind::Unavailable, format!("cannot fetch {url}"), cause)
+        };
+        let mut download = self.download(&url).await.map_err(|cause| failed(&cause))?;
+        if !(200..300).contains(&download.status()) {
+            return Err(Error::invalid(format!("cannot fetch {url}: the server answers {}", download.status())));
+        }
+        let (sender, archive) = mpsc::channel(CHUNKS_MAX);
+        let fetch = async {
+            loop {
+                let chunk = match download.chunk().await {
+                    Ok(None) => break,
+                    Ok(Some(bytes)) => Ok(bytes),
+                    Err(cause) => Err(failed(&cause)),
+                };
+                let last = chunk.is_err();
+                // An import that has failed wants no more.
+                if sender.send(chunk).await.is_err() || last {
+                    break;
+                }
+            }
+            drop(sender);
+        };
+        let (id, ()) = tokio::join!(self.import(archive, options), fetch);
+        id
     }
 
     /// Unpacks `source` as the one layer of an image with the configuration `made`.

@@ -30,6 +30,7 @@ pub(crate) struct Shared {
     root: PathBuf,
     pins: Mutex<BTreeMap<Base, usize>>,
     next: AtomicU64,
+    pub(super) moments: super::moments::Moments,
 }
 
 /// Keeps a base until the record that names it is stored.
@@ -98,7 +99,8 @@ pub(super) fn open_source(path: &Path) -> Result<File> {
 impl Shared {
     pub(crate) fn new(config: &crate::EngineConfig) -> Arc<Shared> {
         let root = config.data_root.join("machines");
-        Arc::new(Shared { root, pins: Mutex::default(), next: AtomicU64::new(0) })
+        super::acceleration::keep_in(&root);
+        Arc::new(Shared { root, pins: Mutex::default(), next: AtomicU64::new(0), moments: Default::default() })
     }
 
     fn pins(&self) -> std::sync::MutexGuard<'_, BTreeMap<Base, usize>> {
@@ -135,12 +137,7 @@ impl Shared {
                 return Err(refused(source, &error));
             }
             (None, Kind::Vmdk | Kind::Vdi | Kind::Vhdx | Kind::Ova) => {
-                return Err(Error::not_implemented(format!(
-                    "cannot use {} as a disk: it is {}, and qcow2 and raw are read",
-                    source.display(),
-                    found.as_str()
-                ))
-                .with_hint("convert it first with qemu-img convert -O qcow2"));
+                return Err(Error::internal(format!("{} has to be converted first", source.display())));
             }
             (Some(other), _) => {
                 return Err(
@@ -258,8 +255,6 @@ mod tests {
         disk::create_qcow2(&backed, 1 << 20, Some(("/etc/shadow", Format::Raw))).unwrap();
         let error = bring("backed.qcow2", None);
         assert!(error.to_string().contains("/etc/shadow") && error.hint.is_some(), "{error}");
-        std::fs::write(folder.path().join("x.vmdk"), b"KDMV").unwrap();
-        assert_eq!(bring("x.vmdk", None).kind, ErrorKind::NotImplemented);
         std::fs::write(folder.path().join("empty"), b"").unwrap();
         assert_eq!(bring("empty", None).kind, ErrorKind::DataLoss);
         assert_eq!(bring("empty", Some("qcow2")).kind, ErrorKind::DataLoss);

@@ -1,6 +1,7 @@
 //! Making a machine: its disks brought in, and the jail's specification.
 
 use super::bases::{Pin, open_source, refused};
+use super::convert::NewlyBrought;
 use super::record::{Base, BaseFormat, DiskRecord, KernelFiles, Record};
 use super::types::{CreateMachine, Display, FirmwareKind};
 use super::{Machines, start};
@@ -33,11 +34,12 @@ fn check(wish: &CreateMachine) -> Result<()> {
             .with_hint("apt-get install qemu-system-x86"));
     }
     check_size(wish.cpus, wish.memory_bytes)?;
+    wish.seed.as_ref().map_or(Ok(()), super::Seed::check)?;
     if wish.disks.is_empty() && wish.cdroms.is_empty() && wish.kernel.is_none() {
         return Err(Error::invalid("a machine needs something to boot from")
             .with_hint("give --disk FILE, --cdrom FILE, or --kernel FILE"));
     }
-    if wish.disks.len() + wish.cdroms.len() > DISKS_MAX {
+    if wish.disks.len() + wish.cdroms.len() + usize::from(wish.seed.is_some()) > DISKS_MAX {
         return Err(Error::invalid(format!("more than {DISKS_MAX} disks")));
     }
     for disk in &wish.disks {
@@ -76,7 +78,7 @@ pub(super) fn check_size(cpus: u16, memory_bytes: u64) -> Result<()> {
 }
 
 /// The jail's limits of memory and of processes.
-pub(super) fn limits(cpus: u16, memory_bytes: u64) -> (i64, i64) {
+pub(crate) fn limits(cpus: u16, memory_bytes: u64) -> (i64, i64) {
     let memory = i64::try_from(memory_bytes + MEMORY_BESIDE_GUEST_BYTES).unwrap_or(i64::MAX);
     (memory, i64::from(cpus) + PIDS_BESIDE_CPUS)
 }
@@ -85,15 +87,17 @@ impl Machines {
     /// Makes a machine; it does not run yet.
     pub async fn create(&self, wish: CreateMachine) -> Result<Created> {
         check(&wish)?;
+        let mut wish = wish;
+        let brought = self.bring(&mut wish).await?;
         let (engine, name) = (self.engine.clone(), wish.name.clone());
         let spec = specification(&wish);
-        let furnish = move |id: &ContainerId, spec: &mut ContainerSpec| furnish(&engine, id, &wish, spec);
+        let furnish = move |id: &ContainerId, spec: &mut ContainerSpec| furnish(&engine, id, &wish, brought, spec);
         self.containers().create_machine(name, spec, Wish(Box::new(furnish))).await
     }
 }
 
 /// What does not depend on the machine's id.
-fn specification(wish: &CreateMachine) -> ContainerSpec {
+pub(super) fn specification(wish: &CreateMachine) -> ContainerSpec {
     let mut spec = ContainerSpec { endpoints: wish.endpoints.clone(), ..ContainerSpec::default() };
     let config = &mut spec.config;
     config.labels.clone_from(&wish.labels);
@@ -113,13 +117,14 @@ fn specification(wish: &CreateMachine) -> ContainerSpec {
     host.security_opt = vec!["no-new-privileges".to_owned()];
     host.readonly_rootfs = true;
     host.pid_mode = NamespaceMode::Default;
-    host.resources = Resources {
-        memory_bytes,
-        pids_limit: Some(pids),
-        devices: start::devices().into_iter().map(device).collect(),
-        ..Resources::default()
-    };
+    host.resources =
+        Resources { memory_bytes, pids_limit: Some(pids), devices: device_mappings(), ..Resources::default() };
     spec
+}
+
+/// Device files that a jail has.
+pub(crate) fn device_mappings() -> Vec<DeviceMapping> {
+    start::devices().into_iter().map(device).collect()
 }
 
 fn device(path: &str) -> DeviceMapping {
@@ -128,7 +133,13 @@ fn device(path: &str) -> DeviceMapping {
 }
 
 /// Brings the disks in, makes the machine's folder, and completes the specification. Undone by its caller.
-fn furnish(engine: &Engine, id: &ContainerId, wish: &CreateMachine, spec: &mut ContainerSpec) -> Result<Furnished> {
+fn furnish(
+    engine: &Engine,
+    id: &ContainerId,
+    wish: &CreateMachine,
+    brought: Vec<NewlyBrought>,
+    spec: &mut ContainerSpec,
+) -> Result<Furnished> {
     let shared = engine.machine_state();
     let folder = start::folder(engine, id);
     let owner = start::user(id);
@@ -140,11 +151,10 @@ fn furnish(engine: &Engine, id: &ContainerId, wish: &CreateMachine, spec: &mut C
     own(&folder)?;
     let mut pins = Vec::new();
     let mut disks = Vec::new();
-    for (index, wanted) in wish.disks.iter().enumerate() {
+    for (index, wanted) in brought.into_iter().enumerate() {
         let name = format!("disk{index}");
-        let (base, base_size) = match &wanted.source {
-            Some(source) => {
-                let brought = shared.bring(source, wanted.format.as_deref())?;
+        let (base, base_size) = match wanted.source {
+            Some(brought) => {
                 let base = brought.pin.base.clone();
                 pins.push(brought.pin);
                 (Some(base), brought.size_bytes)
@@ -204,6 +214,10 @@ fn furnish(engine: &Engine, id: &ContainerId, wish: &CreateMachine, spec: &mut C
         snapshots: Vec::new(),
         at: None,
         files: 0,
+        moment: None,
+        resume: None,
+        seed: wish.seed.clone(),
+        tool: false,
     };
     Ok(Furnished { record, _pins: pins })
 }
@@ -295,6 +309,7 @@ fn mounts(engine: &Engine, id: &ContainerId) -> Result<Vec<MountSpec>> {
         volume: None,
         tmpfs: None,
         image_subpath: String::new(),
+        file: None,
     };
     Ok(vec![
         bind("/usr".into(), "/usr", true),

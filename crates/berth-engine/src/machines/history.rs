@@ -18,12 +18,15 @@
 //! writes to what the record calls a base; the next start finds all that it wrote there, under an empty overlay.
 
 use super::bases::Pin;
+use super::moments::{MomentPin, Resume, SAVE_SECONDS_MAX, Unfinished, check_saved};
+use super::monitor::told;
 use super::record::{Base, BaseFormat, DiskRecord, Record, Snapshot, SnapshotDisk};
 use super::types::SnapshotView;
 use super::{Machines, create, start};
 use crate::containers::{Container, Created, Wish, blocking};
 use berth_types::spec::{ContainerSpec, EndpointSpec};
 use berth_types::{ContainerId, Error, ErrorKind, Phase, Result};
+use berth_vm::qmp::{Client, QmpError};
 use berth_vm::spec::{DiskKind, MACHINE};
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -56,12 +59,12 @@ impl Frozen {
     }
 }
 
-fn random_name() -> Result<String> {
+pub(super) fn random_name() -> Result<String> {
     Ok(berth_types::digest::hex(&crate::containers::random_bytes()?))
 }
 
 /// The next file of a disk; no name comes twice in a machine's life.
-fn next_file(record: &mut Record, disk: &str) -> String {
+pub(super) fn next_file(record: &mut Record, disk: &str) -> String {
     record.files += 1;
     format!("{disk}-{}.qcow2", record.files)
 }
@@ -113,13 +116,42 @@ fn freeze(machines: &Machines, id: &ContainerId, record: &Record, running: bool)
     }
 }
 
+/// What must stay until a record names it.
+pub(super) struct Kept {
+    pub(super) _bases: Vec<Pin>,
+    pub(super) _moment: Option<MomentPin>,
+}
+
+/// Where a machine stands that could not be frozen whole.
+enum Stayed {
+    AsBefore(Error),
+    Turned(Error),
+}
+
+fn turn_nodes(monitor: &mut Client, nodes: &[(String, String)]) -> std::result::Result<(), QmpError> {
+    let mut actions = Vec::new();
+    for (node, next) in nodes {
+        let file = format!("{MACHINE}/{next}.qcow2");
+        let overlay = json!({
+            "driver": "qcow2", "node-name": next, "backing": null, "discard": "unmap",
+            "file": {"driver": "file", "filename": file, "discard": "unmap"},
+        });
+        monitor.ask("blockdev-add", overlay)?;
+        actions.push(json!({"type": "blockdev-snapshot", "data": {"node": node, "overlay": next}}));
+    }
+    match actions.is_empty() {
+        true => Ok(()),
+        false => monitor.ask("transaction", json!({"actions": actions})).map(drop),
+    }
+}
+
 impl Machines {
     pub(super) fn machine_of(&self, container: &Container) -> Result<Record> {
         container.record().machine.clone().ok_or_else(|| Error::internal("a machine's record has lost the machine"))
     }
 
     /// Stores another record of a machine. The caller holds its lock.
-    async fn store(&self, container: &Arc<Container>, machine: Record) -> Result<()> {
+    pub(super) async fn store(&self, container: &Arc<Container>, machine: Record) -> Result<()> {
         let mut record = (*container.record()).clone();
         record.machine = Some(machine);
         self.containers().store_record(&record).await?;
@@ -128,13 +160,15 @@ impl Machines {
     }
 
     /// Freezes the disks of `wanted`, which may be larger than those that the machine has, with `change` in the same
-    /// record. The caller holds the machine's lock.
+    /// record. The caller holds the machine's lock. With `moment` the machine's state and memory of the same moment are
+    /// saved; it must run.
     pub(super) async fn freeze(
         &self,
         container: &Arc<Container>,
         wanted: Record,
+        moment: Option<Unfinished>,
         change: impl FnOnce(&mut Record),
-    ) -> Result<Vec<Pin>> {
+    ) -> Result<Kept> {
         let before = self.machine_of(container)?;
         let running = match container.phase() {
             Phase::Running { .. } => true,
@@ -145,47 +179,68 @@ impl Machines {
         };
         let (machines, id, of) = (self.clone(), container.id.clone(), wanted);
         let mut frozen = blocking(move || freeze(&machines, &id, &of, running)).await?;
+        let unchanged = frozen.record.clone();
         change(&mut frozen.record);
         if let Err(error) = self.store(container, frozen.record.clone()).await {
             frozen.take_back();
             return Err(error);
         }
-        if running && let Err(error) = self.turn(container, &frozen.nodes).await {
-            // QEMU goes on as before, and so does the record.
-            self.store(container, before).await?;
-            frozen.take_back();
-            return Err(error);
-        }
+        let turned = match running {
+            true => self.turn(container, &frozen.nodes, moment).await,
+            false => Ok(None),
+        };
+        let moment = match turned {
+            Ok(moment) => moment,
+            Err(Stayed::AsBefore(error)) => {
+                // QEMU goes on as before, and so does the record.
+                self.store(container, before).await?;
+                frozen.take_back();
+                return Err(error);
+            }
+            Err(Stayed::Turned(error)) => {
+                // Its disks have turned, and nothing else has come of it.
+                self.store(container, unchanged).await?;
+                return Err(error);
+            }
+        };
         // A running QEMU opens its files by name again when they become read-only: the next start sweeps them.
         for path in frozen.old.iter().filter(|_| !running) {
             if let Err(error) = std::fs::remove_file(path) {
                 tracing::warn!(path = %path.display(), %error, "a frozen disk keeps its old name");
             }
         }
-        Ok(frozen.pins)
+        Ok(Kept { _bases: frozen.pins, _moment: moment })
     }
 
-    /// Lets a running QEMU write to the new overlays, all disks at one moment.
-    async fn turn(&self, container: &Arc<Container>, nodes: &[(String, String)]) -> Result<()> {
+    /// Lets a running QEMU write to the new overlays, all disks at one moment; saves what else is of that moment.
+    async fn turn(
+        &self,
+        container: &Arc<Container>,
+        nodes: &[(String, String)],
+        moment: Option<Unfinished>,
+    ) -> std::result::Result<Option<MomentPin>, Stayed> {
         let nodes = nodes.to_vec();
-        self.ask(container, TURN_SECONDS_MAX, move |monitor| {
-            let mut actions = Vec::new();
-            for (node, next) in &nodes {
-                let file = format!("{MACHINE}/{next}.qcow2");
-                let overlay = json!({
-                    "driver": "qcow2", "node-name": next, "backing": null, "discard": "unmap",
-                    "file": {"driver": "file", "filename": file, "discard": "unmap"},
-                });
-                monitor.ask("blockdev-add", overlay)?;
-                actions.push(json!({"type": "blockdev-snapshot", "data": {"node": node, "overlay": next}}));
-            }
-            monitor.ask("transaction", json!({"actions": actions})).map(drop)
-        })
-        .await
+        let Phase::Running { pid: init } = container.phase() else {
+            return Err(Stayed::AsBefore(Error::conflict(format!("machine {} has ended", container.name()))));
+        };
+        let seconds = if moment.is_some() { SAVE_SECONDS_MAX } else { TURN_SECONDS_MAX };
+        let talk = move |monitor: &mut Client| {
+            let Some(moment) = moment else { return turn_nodes(monitor, &nodes).map(|()| Ok(None)) };
+            monitor.ask("stop", json!({}))?;
+            let done = turn_nodes(monitor, &nodes).map(|()| moment.save(monitor, init));
+            // Whatever came of it, the guest goes on; it has waited long enough.
+            let going = monitor.ask("cont", json!({}));
+            let saved = done?;
+            Ok(saved.and_then(|()| going.map_err(|error| told(&error))).map(|_| Some(moment)))
+        };
+        let moment = self.ask(container, seconds, talk).await.map_err(Stayed::AsBefore)?.map_err(Stayed::Turned)?;
+        let Some(moment) = moment else { return Ok(None) };
+        blocking(move || moment.keep()).await.map_err(Stayed::Turned)
     }
 
-    /// Remembers what its disks hold now, also while it runs; its memory is not part of it.
-    pub async fn snapshot(&self, machine: &str, name: &str) -> Result<()> {
+    /// Remembers what its disks hold now, also while it runs; with `memory` also where it stands, so that it goes on from
+    /// there when it is put back.
+    pub async fn snapshot(&self, machine: &str, name: &str, memory: bool) -> Result<()> {
         let found = self.get(machine)?;
         let _ops = found.ops.lock().await;
         crate::containers::check_name(name).map_err(|_| {
@@ -202,7 +257,9 @@ impl Machines {
             return Err(Error::conflict(format!("machine {} is a template: it does not change", found.name())));
         }
         let (name, made) = (name.to_owned(), crate::events::now_unix_nanos());
-        let pins = self.freeze(&found, record, move |record| {
+        let unfinished = if memory { Some(self.begin_moment(&found).await?) } else { None };
+        let moment = unfinished.as_ref().map(|unfinished| unfinished.moment.clone());
+        let pins = self.freeze(&found, record, unfinished, move |record| {
             let disks = record.disks.iter().filter(|disk| disk.kind == DiskKind::Disk);
             let disks = disks
                 .map(|disk| SnapshotDisk {
@@ -212,7 +269,7 @@ impl Machines {
                 })
                 .collect();
             let parent = record.at.replace(name.clone());
-            record.snapshots.push(Snapshot { name, parent, created_unix_nanos: made, disks });
+            record.snapshots.push(Snapshot { name, parent, created_unix_nanos: made, disks, moment });
         });
         drop(pins.await.map_err(|error| error.context(format!("cannot make a snapshot of machine {machine}")))?);
         Ok(())
@@ -226,17 +283,23 @@ impl Machines {
             name: one.name,
             parent: one.parent,
             created_unix_nanos: one.created_unix_nanos,
+            memory: one.moment.is_some(),
         };
         Ok(record.snapshots.iter().cloned().map(view).collect())
     }
 
-    /// Puts its disks back to what a snapshot remembers; what was written since is gone. It must be stopped.
-    pub async fn revert(&self, machine: &str, snapshot: &str) -> Result<()> {
+    /// Puts its disks back to what a snapshot remembers; what was written since is gone. It must be stopped. Where the
+    /// snapshot has memory, the next start goes on from there, unless only the disks are wanted.
+    pub async fn revert(&self, machine: &str, snapshot: &str, disks_only: bool) -> Result<()> {
         let found = self.get(machine)?;
         let _ops = found.ops.lock().await;
         self.must_be_stopped(&found, "go back to a snapshot")?;
         let before = self.machine_of(&found)?;
         let target = find(&before, snapshot, &found)?.clone();
+        let moment = target.moment.clone().filter(|_| !disks_only);
+        if let Some(moment) = &moment {
+            check_saved(self.engine.machine_state(), moment).await?;
+        }
         let (machines, id, name) = (self.clone(), found.id.clone(), snapshot.to_owned());
         let (record, old, new) = blocking(move || {
             let folder = start::folder(&machines.engine, &id);
@@ -254,6 +317,10 @@ impl Machines {
                 (disk.bases, disk.size_bytes) = (saved.bases.clone(), saved.size_bytes);
             }
             record.at = Some(name);
+            if let Some(moment) = &moment {
+                (record.cpus, record.memory_bytes) = (moment.cpus, moment.memory_bytes);
+            }
+            record.resume = moment.map(|moment| Resume { moment, fork: false });
             Ok((record, old, new))
         })
         .await?;
@@ -294,23 +361,31 @@ impl Machines {
             return Ok(());
         }
         self.must_be_stopped(&found, "become a template")?;
-        drop(self.freeze(&found, self.machine_of(&found)?, |record| record.template = true).await?);
+        drop(self.freeze(&found, self.machine_of(&found)?, None, |record| record.template = true).await?);
         Ok(())
     }
 
     /// Another machine that begins with what this one's disks hold now, also while it runs. It has processors, memory and
     /// networks of the same kind, and addresses, hardware addresses and published ports of its own.
-    pub async fn clone_machine(&self, machine: &str, name: Option<String>) -> Result<Created> {
+    /// With `snapshot` it begins with what that one holds.
+    pub async fn clone_machine(&self, machine: &str, name: Option<String>, snapshot: Option<&str>) -> Result<Created> {
         let found = self.get(machine)?;
         let (source, spec, pins) = {
             let _ops = found.ops.lock().await;
-            let template = self.machine_of(&found)?.template;
-            let pins = if template {
+            let before = self.machine_of(&found)?;
+            let saved = snapshot.map(|name| find(&before, name, &found)).transpose()?.cloned();
+            let pins = if before.template || saved.is_some() {
                 self.pin_all(&found)?
             } else {
-                self.freeze(&found, self.machine_of(&found)?, |_| {}).await?
+                self.freeze(&found, self.machine_of(&found)?, None, |_| {}).await?._bases
             };
-            (self.machine_of(&found)?, found.record().spec.clone(), pins)
+            let mut source = Record { resume: None, ..self.machine_of(&found)? };
+            for saved in saved.iter().flat_map(|saved| &saved.disks) {
+                for disk in source.disks.iter_mut().filter(|disk| disk.name == saved.name) {
+                    (disk.bases, disk.size_bytes) = (saved.bases.clone(), saved.size_bytes);
+                }
+            }
+            (source, found.record().spec.clone(), pins)
         };
         let (machines, from) = (self.clone(), found.id.clone());
         let furnish = move |id: &ContainerId, spec: &mut ContainerSpec| {
@@ -321,7 +396,7 @@ impl Machines {
     }
 
     /// Keeps what a machine stands on while something is made of it.
-    fn pin_all(&self, container: &Container) -> Result<Vec<Pin>> {
+    pub(super) fn pin_all(&self, container: &Container) -> Result<Vec<Pin>> {
         let shared = self.engine.machine_state();
         Ok(self.machine_of(container)?.bases().map(|base| shared.pin(base.clone())).collect())
     }
@@ -344,7 +419,7 @@ fn find<'a>(record: &'a Record, snapshot: &str, of: &Container) -> Result<&'a Sn
 }
 
 /// The specification without what only one machine can have.
-fn like(mut spec: ContainerSpec) -> ContainerSpec {
+pub(super) fn like(mut spec: ContainerSpec) -> ContainerSpec {
     spec.config.hostname.clear();
     spec.host.port_bindings.clear();
     for endpoint in spec.endpoints.values_mut() {
@@ -354,7 +429,7 @@ fn like(mut spec: ContainerSpec) -> ContainerSpec {
 }
 
 /// A clone's folder: overlays over its origin's bases, copies of the small files.
-fn furnish(
+pub(super) fn furnish(
     machines: &Machines,
     from: &ContainerId,
     source: Record,
@@ -367,8 +442,15 @@ fn furnish(
     std::fs::create_dir_all(&folder).map_err(|cause| start::cannot_write(&folder, &cause))?;
     std::os::unix::fs::chown(&folder, Some(owner), Some(owner))
         .map_err(|cause| start::cannot_write(&folder, &cause))?;
-    let mut record =
-        Record { uuid: start::uuid()?, template: false, snapshots: Vec::new(), at: None, files: 0, ..source };
+    let mut record = Record {
+        uuid: start::uuid()?,
+        template: false,
+        snapshots: Vec::new(),
+        at: None,
+        files: 0,
+        moment: None,
+        ..source
+    };
     let pins = record.bases().map(|base| shared.pin(base.clone())).collect();
     for disk in record.disks.iter_mut().filter(|disk| disk.kind == DiskKind::Disk) {
         let file = format!("{}.qcow2", disk.name);

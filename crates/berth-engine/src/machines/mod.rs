@@ -6,6 +6,7 @@
 //!
 //!  <data-root>/machines/jail/         an empty root: folders to mount on
 //!  <data-root>/machines/bases/        disks that were brought in, read-only, by the digest of their bytes
+//!  <data-root>/machines/moments/      saved memories and states; nobody but the engine reads them
 //!  <data-root>/machines/<id>/         machine.json, disk0.qcow2 (an overlay over a base), ...; the machine's user's
 //!  <exec-root>/machines/<id>/         sockets of the monitor and the display
 //! ```
@@ -18,12 +19,19 @@
 //! A base lives while a machine's record names it; who makes a machine pins its bases until that record is
 //! stored. Nothing here opens a disk image but through `berth_vm::disk`'s checks.
 
+mod acceleration;
 mod bases;
+mod convert;
 mod create;
+mod export;
+mod fork;
 mod history;
+mod moments;
 mod monitor;
 mod record;
+mod seed;
 mod start;
+mod tool;
 mod types;
 mod update;
 
@@ -31,10 +39,17 @@ pub use types::{
     CreateMachine, DirectKernel, Display, FirmwareKind, MachineDisk, MachineView, NewDisk, SnapshotView, UpdateMachine,
 };
 
+pub use export::{Export, ExportFormat, Part};
+pub use seed::Seed;
+
+pub(crate) use acceleration::{accelerator, known};
 pub(crate) use bases::Shared;
 pub(crate) use create::Furnished;
+pub(crate) use create::{device_mappings, limits};
 pub(crate) use record::Record;
-pub(crate) use start::{adjust, before_start, jail, remove_files};
+pub(crate) use start::{
+    adjust, before_start, cards, folder, jail, make_jail, remove_files, replace, run_folder, user, uuid,
+};
 
 use crate::Engine;
 use crate::containers::{Containers, Outcome, RemoveOptions, StopOptions};
@@ -59,14 +74,21 @@ impl Machines {
     fn get(&self, machine: &str) -> Result<Arc<crate::containers::Container>> {
         let missing = || Error::not_found(format!("No such machine: {machine}"));
         let found = self.engine.table().get(machine).map_err(|_| missing())?;
-        match found.record().machine.is_some() {
-            true => Ok(found),
-            false => Err(missing().with_hint(format!("{machine} is a container: berth container inspect {machine}"))),
+        match &found.record().machine {
+            Some(machine) if machine.tool => Err(missing()),
+            Some(_) => Ok(found.clone()),
+            None => Err(missing().with_hint(format!("{machine} is a container: berth container inspect {machine}"))),
         }
     }
 
+    /// From its firmware on, or from the moment that it was put back to.
     pub async fn start(&self, machine: &str) -> Result<Outcome> {
-        self.containers().start(self.get(machine)?.id.as_str()).await
+        let found = self.get(machine)?;
+        let resume = found.record().machine.as_ref().and_then(|machine| machine.resume.clone());
+        match resume {
+            None => self.containers().start(found.id.as_str()).await,
+            Some(resume) => self.begin_with(&found, resume).await,
+        }
     }
 
     /// Presses the power button; the machine is killed after the grace.
@@ -104,9 +126,11 @@ impl Machines {
     /// Removes disks that no machine stands on any more. `all`: also what an earlier engine left half done.
     pub(crate) fn collect_bases(&self, all: bool) {
         let records = self.engine.table().all();
-        let machines = records.iter().filter_map(|one| one.record().machine.clone());
-        let kept = machines.flat_map(|machine| machine.bases().cloned().collect::<Vec<_>>()).collect();
+        let machines: Vec<Record> = records.iter().filter_map(|one| one.record().machine.clone()).collect();
+        let kept = machines.iter().flat_map(|machine| machine.bases().cloned()).collect();
         self.engine.machine_state().collect(&kept, all);
+        let kept = machines.iter().flat_map(|machine| machine.moments().map(|moment| moment.name.clone())).collect();
+        self.engine.machine_state().collect_moments(&kept, all);
     }
 
     /// All, newest first.

@@ -4,21 +4,22 @@
 use super::{Machines, start};
 use crate::containers::{Container, blocking};
 use berth_types::{Error, ErrorKind, Phase, Result};
-use berth_vm::qmp::{Client, QmpError};
-use berth_vm::spec::QMP_SOCKET;
+use berth_vm::qmp::{self, Client, QmpError};
+use berth_vm::spec::{QMP_SOCKET, VNC_SOCKET};
 use serde_json::json;
 use std::io::Read;
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// A question and its answer; QEMU answers within milliseconds, also where its guest hangs.
-const ANSWER_SECONDS_MAX: u64 = 10;
+pub(super) const ANSWER_SECONDS_MAX: u64 = 10;
 /// A picture of 8K in 32 bits, uncompressed, would be 133 MB.
 const PICTURE_BYTES_MAX: u64 = 64 << 20;
 const PICTURE: &str = "screen.png";
 const PNG_MAGIC: &[u8] = b"\x89PNG\r\n\x1a\n";
 
-fn told(error: &QmpError) -> Error {
+pub(super) fn told(error: &QmpError) -> Error {
     let kind = match error {
         QmpError::Connect(_) | QmpError::Broken(_) => ErrorKind::Unavailable,
         QmpError::Silent => ErrorKind::Timeout,
@@ -26,6 +27,16 @@ fn told(error: &QmpError) -> Error {
         QmpError::Refused { .. } => ErrorKind::Internal,
     };
     Error::because(kind, "the machine's monitor failed", error)
+}
+
+fn must_run(container: &Container) -> Result<()> {
+    match container.phase() {
+        Phase::Running { .. } => Ok(()),
+        Phase::Paused { .. } => Err(Error::conflict(format!("machine {} is paused", container.name()))
+            .with_hint(format!("berth vm resume {}", container.name()))),
+        _ => Err(Error::conflict(format!("machine {} is not running", container.name()))
+            .with_hint(format!("berth vm start {}", container.name()))),
+    }
 }
 
 impl Machines {
@@ -36,14 +47,7 @@ impl Machines {
         seconds: u64,
         talk: impl FnOnce(&mut Client) -> Result<T, QmpError> + Send + 'static,
     ) -> Result<T> {
-        match container.phase() {
-            Phase::Running { .. } => {}
-            Phase::Paused { .. } => {
-                return Err(Error::conflict(format!("machine {} is paused", container.name()))
-                    .with_hint(format!("berth vm resume {}", container.name())));
-            }
-            _ => return Err(Error::conflict(format!("machine {} is not running", container.name()))),
-        }
+        must_run(container)?;
         let folder = start::run_folder(&self.engine, &container.id);
         blocking(move || {
             let time = Duration::from_secs(seconds);
@@ -61,15 +65,32 @@ impl Machines {
             .map_err(|error| error.context(format!("cannot reset machine {}", found.name())))
     }
 
+    /// A connection to the screen, keyboard and mouse: the other side speaks RFB (VNC).
+    pub async fn display(&self, machine: &str) -> Result<UnixStream> {
+        let found = self.get(machine)?;
+        let _ops = found.ops.lock().await;
+        self.must_have_display(&found)?;
+        must_run(&found)?;
+        let folder = start::run_folder(&self.engine, &found.id);
+        blocking(move || qmp::dial(&folder, VNC_SOCKET).map_err(|error| told(&error)))
+            .await
+            .map_err(|error| error.context(format!("cannot open the display of machine {}", found.name())))
+    }
+
+    fn must_have_display(&self, container: &Container) -> Result<()> {
+        match container.record().machine.as_ref().is_some_and(|machine| machine.display) {
+            true => Ok(()),
+            false => Err(Error::conflict(format!("machine {} has no display", container.name()))
+                .with_hint("make it with --display vnc, or see its serial line with berth vm logs")),
+        }
+    }
+
     /// The screen as a PNG.
     pub async fn screenshot(&self, machine: &str) -> Result<Vec<u8>> {
         let found = self.get(machine)?;
         let _ops = found.ops.lock().await;
         let name = found.name();
-        if !found.record().machine.as_ref().is_some_and(|machine| machine.display) {
-            return Err(Error::conflict(format!("machine {name} has no display"))
-                .with_hint("make it with --display vnc, or see its serial line with berth vm logs"));
-        }
+        self.must_have_display(&found)?;
         let path = format!("{}/{PICTURE}", berth_vm::spec::RUN);
         let arguments = json!({"filename": path, "format": "png"});
         self.ask(&found, ANSWER_SECONDS_MAX, move |monitor| monitor.ask("screendump", arguments).map(drop))

@@ -1,5 +1,7 @@
 //! What a container's record says more where the container is a machine.
 
+use super::moments::{Moment, Resume};
+use super::seed::Seed;
 use berth_vm::spec::{DiskKind, Format};
 use serde::{Deserialize, Serialize};
 
@@ -24,6 +26,18 @@ pub(crate) struct Record {
     /// Counts the files of disks, so that no name comes twice.
     #[serde(default)]
     pub files: u32,
+    /// A template's that was running: what its forks begin with.
+    #[serde(default)]
+    pub moment: Option<Moment>,
+    /// What its next start begins with, instead of its firmware.
+    #[serde(default)]
+    pub resume: Option<Resume>,
+    /// Of a cloud image: what it is told.
+    #[serde(default)]
+    pub seed: Option<Seed>,
+    /// No machine of a user's, but a job on disk images (`tool`).
+    #[serde(default)]
+    pub tool: bool,
 }
 
 /// What the disks held at a moment.
@@ -33,6 +47,9 @@ pub(crate) struct Snapshot {
     pub parent: Option<String>,
     pub created_unix_nanos: i64,
     pub disks: Vec<SnapshotDisk>,
+    /// State and memory at that moment, where they are part of it.
+    #[serde(default)]
+    pub moment: Option<Moment>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -105,6 +122,33 @@ impl Base {
 }
 
 impl Record {
+    pub(crate) fn of_a_tool() -> Record {
+        Record {
+            uuid: String::new(),
+            cpus: 1,
+            memory_bytes: 0,
+            uefi: false,
+            kernel: None,
+            disks: Vec::new(),
+            display: false,
+            template: false,
+            snapshots: Vec::new(),
+            at: None,
+            files: 0,
+            moment: None,
+            resume: None,
+            seed: None,
+            tool: true,
+        }
+    }
+
+    /// Saved moments that it can go to.
+    pub(crate) fn moments(&self) -> impl Iterator<Item = &Moment> {
+        let snapshots = self.snapshots.iter().filter_map(|snapshot| snapshot.moment.as_ref());
+        let resume = self.resume.iter().map(|resume| &resume.moment);
+        self.moment.iter().chain(snapshots).chain(resume)
+    }
+
     pub(crate) fn bases(&self) -> impl Iterator<Item = &Base> {
         let snapshots = self.snapshots.iter().flat_map(|snapshot| &snapshot.disks);
         self.disks.iter().flat_map(|disk| &disk.bases).chain(snapshots.flat_map(|disk| &disk.bases))

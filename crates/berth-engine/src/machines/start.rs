@@ -1,5 +1,6 @@
 //! What a start needs beside what a container's needs: the description, the network cards, the sockets' folder.
 
+use super::acceleration::accelerator;
 use super::create::{INITRD, KERNEL, VARIABLES};
 use super::record::Record;
 use crate::Engine;
@@ -11,7 +12,6 @@ use berth_vm::spec::{self as words, Accelerator, Disk, DiskFile, Firmware, Forma
 use std::net::IpAddr;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 
 const TUN: &str = "/dev/net/tun";
 const KVM: &str = "/dev/kvm";
@@ -28,22 +28,22 @@ pub(super) fn cannot_write(path: &Path, cause: &std::io::Error) -> Error {
     Error::because(kind, format!("cannot write {}", path.display()), cause)
 }
 
-pub(super) fn folder(engine: &Engine, id: &ContainerId) -> PathBuf {
+pub(crate) fn folder(engine: &Engine, id: &ContainerId) -> PathBuf {
     engine.machine_state().root().join(id.as_str())
 }
 
-pub(super) fn run_folder(engine: &Engine, id: &ContainerId) -> PathBuf {
+pub(crate) fn run_folder(engine: &Engine, id: &ContainerId) -> PathBuf {
     engine.config().exec_root.join("machines").join(id.as_str())
 }
 
 /// The user that the machine's jail runs as: nobody else's.
-pub(super) fn user(id: &ContainerId) -> u32 {
+pub(crate) fn user(id: &ContainerId) -> u32 {
     let digits = id.as_str().get(..6).and_then(|text| u32::from_str_radix(text, 16).ok());
     USERS_BEGIN + digits.unwrap_or(0)
 }
 
 /// A random (version 4) UUID.
-pub(super) fn uuid() -> Result<String> {
+pub(crate) fn uuid() -> Result<String> {
     let random = crate::containers::random_bytes()?;
     Ok(crate::system::uuid(std::array::from_fn(|at| random[at])))
 }
@@ -51,19 +51,6 @@ pub(super) fn uuid() -> Result<String> {
 pub(super) fn ovmf() -> Option<(PathBuf, PathBuf)> {
     let found = OVMF.iter().find(|(code, variables)| Path::new(code).exists() && Path::new(variables).exists());
     found.map(|(code, variables)| (PathBuf::from(code), PathBuf::from(variables)))
-}
-
-/// What machines run on. `/dev/kvm` alone proves nothing: under some hypervisors it is there and runs no ordinary
-/// kernel. Hardware that virtualizes says so in its flags.
-pub(super) fn accelerator() -> Accelerator {
-    static FOUND: OnceLock<Accelerator> = OnceLock::new();
-    *FOUND.get_or_init(|| {
-        let flags = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-        let line = flags.lines().find(|line| line.starts_with("flags")).unwrap_or_default();
-        let virtualizes = line.split_whitespace().any(|flag| matches!(flag, "vmx" | "svm"));
-        let opens = std::fs::File::options().read(true).write(true).open(KVM).is_ok();
-        if virtualizes && opens { Accelerator::Kvm } else { Accelerator::Tcg }
-    })
 }
 
 /// Device files that the jail has.
@@ -83,13 +70,15 @@ pub(crate) fn adjust(spec: &mut oci_spec::runtime::Spec) {
 }
 
 /// An empty root with places to mount on, the same for all machines.
-pub(super) fn make_jail(engine: &Engine) -> Result<()> {
+pub(crate) fn make_jail(engine: &Engine) -> Result<()> {
     let jail = jail(engine);
     let failed = |path: &Path| {
         let path = path.to_owned();
         move |cause: std::io::Error| cannot_write(&path, &cause)
     };
-    for name in ["usr", "etc", "tmp", "proc", "dev", "sys", "machine", "bases", "kernels", "run/machine"] {
+    for name in
+        ["usr", "etc", "tmp", "proc", "dev", "sys", "machine", "bases", "kernels", "shares", "var/run", "run/machine"]
+    {
         let path = jail.join(name);
         std::fs::create_dir_all(&path).map_err(failed(&path))?;
     }
@@ -125,8 +114,19 @@ pub(crate) fn before_start(
     attachment: &Attachment,
 ) -> Result<()> {
     if record.template {
-        return Err(Error::conflict(format!("machine {name} is a template: it does not run"))
-            .with_hint(format!("berth vm clone {name} NEW")));
+        return Err(Error::conflict(format!("machine {name} is a template: it does not run")).with_hint(match record
+            .moment
+        {
+            Some(_) => format!("berth vm fork {name}"),
+            None => format!("berth vm clone {name} NEW"),
+        }));
+    }
+    if record.resume.is_some() {
+        // Whoever starts it so would use the moment twice.
+        return Err(Error::conflict(format!(
+            "machine {name} goes on from a saved moment, which this start does not know of"
+        ))
+        .with_hint(format!("berth vm start {name}")));
     }
     // An engine that was killed while it froze a disk may have left one that its user cannot write.
     for file in record.disks.iter().filter_map(|disk| disk.file.as_deref()) {
@@ -149,7 +149,11 @@ pub(crate) fn before_start(
     let owner = user(id);
     std::os::unix::fs::chown(&run, Some(owner), Some(owner)).map_err(|cause| cannot_write(&run, &cause))?;
     let nics = cards(attachment, owner)?;
-    let machine = describe(name, record, nics)?;
+    let begin = super::moments::before_start(engine, id, &run)?;
+    if let Some(seed) = &record.seed {
+        super::seed::write(&folder(engine, id), seed, &record.uuid, name, &nics, attachment)?;
+    }
+    let machine = Machine { start: begin, ..describe(name, record, nics)? };
     let text = serde_json::to_vec_pretty(&machine)
         .map_err(|cause| Error::because(ErrorKind::Internal, "cannot write the machine's description", &cause))?;
     let path = folder(engine, id).join("machine.json");
@@ -207,7 +211,7 @@ fn give(path: &Path, user: u32, mode: u32) -> Result<()> {
 }
 
 /// Its folder is the machine's user's: a link in the file's place is replaced, never followed.
-fn replace(path: &Path, text: &[u8]) -> std::io::Result<()> {
+pub(crate) fn replace(path: &Path, text: &[u8]) -> std::io::Result<()> {
     use std::io::Write;
     use std::os::unix::fs::OpenOptionsExt;
     match std::fs::remove_file(path) {
@@ -218,8 +222,10 @@ fn replace(path: &Path, text: &[u8]) -> std::io::Result<()> {
     file.write_all(text)
 }
 
-fn cards(attachment: &Attachment, owner: u32) -> Result<Vec<Nic>> {
-    let endpoints: Vec<_> = attachment.endpoints.values().filter(|one| !one.interface.is_empty()).collect();
+pub(crate) fn cards(attachment: &Attachment, owner: u32) -> Result<Vec<Nic>> {
+    let mut endpoints: Vec<_> = attachment.endpoints.values().filter(|one| !one.interface.is_empty()).collect();
+    // The guest's kernel numbers its cards in this order.
+    endpoints.sort_by(|a, b| a.interface.cmp(&b.interface));
     if endpoints.is_empty() {
         return Ok(Vec::new());
     }
@@ -237,10 +243,24 @@ fn cards(attachment: &Attachment, owner: u32) -> Result<Vec<Nic>> {
         let ipv4 = endpoint.ipv4.map(|(address, prefix)| (IpAddr::from(address), prefix));
         let ipv6 = endpoint.ipv6.map(|(address, prefix)| (IpAddr::from(address), prefix));
         let addresses: Vec<_> = ipv4.into_iter().chain(ipv6).collect();
-        let hand =
-            HandOver { interface: &endpoint.interface, tap: &tap, bridge: &bridge, addresses: &addresses, owner };
+        let lease = endpoint.ipv4.map(|(address, prefix_len)| words::Lease {
+            bridge: bridge.clone(),
+            address,
+            prefix_len,
+            gateway: endpoint.gateway.filter(|_| endpoint.default_route),
+            mtu: 0,
+        });
+        let first = nics.is_empty();
+        let hand = HandOver {
+            interface: &endpoint.interface,
+            tap: &tap,
+            bridge: &bridge,
+            addresses: &addresses,
+            owner,
+            service: lease.as_ref().filter(|_| first).map(|lease| (words::SERVICE, lease.address)),
+        };
         namespace.hand_over(&hand).map_err(failed)?;
-        nics.push(Nic { tap, mac: endpoint.mac_address.clone() });
+        nics.push(Nic { tap, mac: endpoint.mac_address.clone(), lease });
     }
     Ok(nics)
 }
@@ -267,6 +287,12 @@ fn describe(name: &str, record: &Record, nics: Vec<Nic>) -> Result<Machine> {
         let node = disk.file.as_deref().map_or_else(|| disk.name.clone(), node_of);
         Disk { id: disk.name.clone(), node, chain: file.into_iter().chain(bases).collect(), kind: disk.kind }
     });
+    let seed = record.seed.as_ref().map(|_| Disk {
+        id: "seed".to_owned(),
+        node: "seed".to_owned(),
+        chain: vec![DiskFile { path: own(super::seed::SEED), format: Format::Raw }],
+        kind: words::DiskKind::ReadOnly,
+    });
     Ok(Machine {
         name: name.to_owned(),
         uuid: record.uuid.clone(),
@@ -279,9 +305,12 @@ fn describe(name: &str, record: &Record, nics: Vec<Nic>) -> Result<Machine> {
             initrd: kernel.initrd.then(|| own(INITRD)),
             arguments: kernel.arguments.clone(),
         }),
-        disks: disks.collect(),
+        disks: disks.chain(seed).collect(),
         nics,
         display: record.display,
+        start: words::Start::Cold,
+        agent: false,
+        workload: None,
     })
 }
 

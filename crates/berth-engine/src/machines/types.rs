@@ -24,6 +24,8 @@ pub struct CreateMachine {
     /// Images of CDs, read-only.
     pub cdroms: Vec<PathBuf>,
     pub display: Display,
+    /// For an image with cloud-init.
+    pub seed: Option<super::Seed>,
     pub network: NetworkMode,
     pub endpoints: BTreeMap<String, EndpointSpec>,
     pub ports: BTreeMap<PortProto, Vec<PortBinding>>,
@@ -83,6 +85,8 @@ pub struct MachineView {
     pub display: bool,
     /// Only there to be cloned.
     pub template: bool,
+    /// Its next start goes on from a saved moment; of a template: its forks do.
+    pub resumes: bool,
     pub snapshots: usize,
     pub disks: Vec<MachineDisk>,
     pub network: Attachment,
@@ -106,6 +110,8 @@ pub struct SnapshotView {
     pub created_unix_nanos: i64,
     /// What the disks hold now came after this one.
     pub current: bool,
+    /// State and memory are part of it.
+    pub memory: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -135,7 +141,7 @@ fn disk(disk: &DiskRecord) -> MachineDisk {
 pub(super) fn view(container: &Container) -> Option<MachineView> {
     let live = container.live();
     let record = live.record.clone();
-    let machine = record.machine.as_ref()?;
+    let machine = record.machine.as_ref().filter(|machine| !machine.tool)?;
     Some(MachineView {
         id: record.id.clone(),
         name: record.name.clone(),
@@ -146,9 +152,10 @@ pub(super) fn view(container: &Container) -> Option<MachineView> {
         memory_bytes: machine.memory_bytes,
         firmware: if machine.uefi { "uefi" } else { "bios" },
         direct_kernel: machine.kernel.is_some(),
-        accelerator: super::start::accelerator().as_str(),
+        accelerator: super::accelerator().as_str(),
         display: machine.display,
         template: machine.template,
+        resumes: machine.resume.is_some() || machine.moment.is_some(),
         snapshots: machine.snapshots.len(),
         disks: machine.disks.iter().map(disk).collect(),
         network: live.run.attachment.clone(),

@@ -39,7 +39,7 @@ impl Machines {
             .map_err(|error| error.context(format!("cannot grow a disk of machine {}", found.name())))?;
         } else if !nodes.is_empty() {
             // A larger overlay over what was there.
-            drop(self.freeze(&found, grown, |_| {}).await?);
+            drop(self.freeze(&found, grown, None, |_| {}).await?);
             grown = self.machine_of(&found)?;
         }
         let mut later = Vec::new();

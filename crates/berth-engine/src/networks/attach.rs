@@ -9,17 +9,18 @@
 //! A step that fails gives back what the steps before it took; nothing half made is left.
 
 use super::options;
-use super::publish::publish;
-use super::state::{Held, Live, Shared, State, host_error, host_name, random_id};
+use super::publish::{Openness, Place, Published, publish};
+use super::state::{Held, Live, Shared, State, host_error, host_name, random_id, random_mac};
 use super::types::{AttachRequest, Attachment, Driver, Endpoint};
 use berth_net::addresses::{AddressError, mac_of, mac_text, parse_mac};
 use berth_net::firewall::PortGuard;
 use berth_net::names::NameSockets;
 use berth_net::route::Route;
-use berth_net::slot::{Interface, Namespace, SlotError, Uplink};
-use berth_types::spec::{EndpointSpec, PortBinding, PortProto};
+use berth_net::slot::{self, Interface, Namespace, SlotError, Uplink};
+use berth_types::spec::{EndpointSpec, HostConfig, PortBinding, PortProto};
 use berth_types::{ContainerId, Error, ErrorKind, NetworkId, Result};
-use std::net::{IpAddr, Ipv4Addr};
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// An [`AttachRequest`] that owns what it says, the primary network first.
 pub(super) struct Wanted {
@@ -41,28 +42,33 @@ impl From<&AttachRequest<'_>> for Wanted {
         let others = request.endpoints.iter().filter(|(name, _)| Some(name.as_str()) != request.primary);
         endpoints.extend(others.map(|(name, spec)| (name.clone(), spec.clone())));
 
-        let any = PortBinding { host_ip: None, host_port: (0, 0) };
-        let mut ports = Vec::new();
-        for (port, bindings) in &request.host.port_bindings {
-            if bindings.is_empty() {
-                ports.push((*port, any.clone()));
-            }
-            ports.extend(bindings.iter().map(|binding| (*port, binding.clone())));
-        }
-        if request.host.publish_all_ports {
-            let rest = request.exposed_ports.iter().filter(|port| !request.host.port_bindings.contains_key(port));
-            ports.extend(rest.map(|port| (*port, any.clone())));
-        }
         Wanted {
             id: request.id.clone(),
             name: request.name.to_owned(),
             endpoints,
-            ports,
+            ports: wanted_ports(request.host, request.exposed_ports),
             // What is no address was refused when the container was made, or stands in resolv.conf only.
             servers: request.host.dns.iter().filter_map(|server| server.parse().ok()).collect(),
             hostname: request.hostname.to_owned(),
         }
     }
+}
+
+/// Every binding that a specification asks for.
+pub(super) fn wanted_ports(host: &HostConfig, exposed: &BTreeSet<PortProto>) -> Vec<(PortProto, PortBinding)> {
+    let any = PortBinding { host_ip: None, host_port: (0, 0) };
+    let mut ports = Vec::new();
+    for (port, bindings) in &host.port_bindings {
+        if bindings.is_empty() {
+            ports.push((*port, any.clone()));
+        }
+        ports.extend(bindings.iter().map(|binding| (*port, binding.clone())));
+    }
+    if host.publish_all_ports {
+        let rest = exposed.iter().filter(|port| !host.port_bindings.contains_key(port));
+        ports.extend(rest.map(|port| (*port, any.clone())));
+    }
+    ports
 }
 
 /// An endpoint on its way.
@@ -71,11 +77,13 @@ pub(super) struct Planned {
     network_id: NetworkId,
     pub(super) endpoint: Endpoint,
     pub(super) driver: Driver,
-    site: Site,
+    pub(super) site: Site,
     internal: bool,
     has_names: bool,
     /// Where ports are published that name no address.
     pub(super) host_binding: Option<IpAddr>,
+    /// Ports are reached under the container's own address: alone, by IPv4 and by IPv6, and besides.
+    pub(super) openness: Openness,
     /// Made ahead of time.
     done: bool,
 }
@@ -103,7 +111,9 @@ impl Shared {
         }
         self.work.notify_all();
         let (attachment, sockets) = result?;
-        if let Err(error) = self.tell_names(&wanted.id, &[], sockets) {
+        // Last, for by now the kernel is ready almost always.
+        let told = self.tell_names(&wanted.id, &[], sockets).and_then(|()| await_links(&planned));
+        if let Err(error) = told {
             // The reason worth telling is the first one.
             self.detach(&wanted.id).ok();
             return Err(error.context(format!("failed to set up container networking for {}", wanted.name)));
@@ -112,7 +122,19 @@ impl Shared {
     }
 
     fn plan(&self, wanted: &Wanted) -> Result<(Vec<Planned>, Option<Blank>)> {
-        let mut state = self.ready()?;
+        let mut state = match self.ready() {
+            Ok(state) => state,
+            // What a host cannot have is not needed by everybody.
+            Err(error) => {
+                let state = self.lock();
+                let needs =
+                    |reference: &str| state.find(reference).is_ok_and(|live| live.network.driver.has_addresses());
+                if wanted.endpoints.is_empty() || wanted.endpoints.iter().any(|(reference, _)| needs(reference)) {
+                    return Err(error);
+                }
+                state
+            }
+        };
         let (mut planned, mut namespace): (Vec<Planned>, _) = (Vec::new(), None);
         for (reference, spec) in &wanted.endpoints {
             let id = state.find(reference)?.network.id.clone();
@@ -139,7 +161,8 @@ impl Shared {
                 }
                 None => {
                     let used = |name: &str| planned.iter().any(|plan| plan.endpoint.interface == name);
-                    interface_of(spec, used).and_then(|name| self.plan_endpoint(&mut state, &id, spec, &name))
+                    let prefix = state.networks.get(&id).map_or(DEFAULT_PREFIX, Live::interface_prefix).to_owned();
+                    interface_of(spec, &prefix, used).and_then(|name| self.plan_endpoint(&mut state, &id, spec, &name))
                 }
             };
             match plan {
@@ -192,11 +215,12 @@ impl Shared {
         if let (false, Some(ready)) = (guards.is_empty(), &mut state.ready) {
             ready.firewall.guard(guards).map_err(|error| failed(&error))?;
         }
-        let (publications, reservations, ports) = publish(&mut state, wanted, planned)?;
+        let Published { publications, openings, reservations, ports } =
+            publish(&mut state, &wanted.name, &wanted.ports, Place::of(planned))?;
         state.claim(&wanted.id, &publications);
         let attachment = Attachment {
             netns: namespace.path(),
-            endpoints: planned.iter().map(|plan| (plan.network.clone(), plan.endpoint.clone())).collect(),
+            endpoints: planned.iter().map(|plan| (plan.network.clone(), Box::new(plan.endpoint.clone()))).collect(),
             ports,
             names: has_names,
             dns_servers: wanted.servers.clone(),
@@ -209,6 +233,7 @@ impl Shared {
             attachment: attachment.clone(),
             namespace: Some(namespace),
             publications,
+            openings,
             reservations,
             names_on_the_way: has_names,
         };
@@ -224,7 +249,9 @@ impl Shared {
             state.leave(endpoint);
         }
         let withdrawn = match &mut state.ready {
-            Some(ready) if !held.publications.is_empty() => ready.firewall.withdraw(&held.publications),
+            Some(ready) if !held.publications.is_empty() || !held.openings.is_empty() => {
+                ready.firewall.withdraw(&held.publications, &held.openings)
+            }
             _ => Ok(()),
         };
         drop(state);
@@ -258,6 +285,7 @@ fn plan_of(live: &Live, endpoint: Endpoint) -> Planned {
         internal: live.network.internal,
         has_names: live.has_names(),
         host_binding: live.host_binding(),
+        openness: Openness::of(&live.network),
         endpoint,
         done: false,
     }
@@ -357,15 +385,14 @@ impl Live {
                 };
                 taken.push(address);
                 match (address, block.gateway) {
-                    (IpAddr::V4(address), IpAddr::V4(gateway)) => {
+                    (IpAddr::V4(address), gateway) => {
                         endpoint.ipv4 = Some((address, block.subnet.prefix_len));
-                        endpoint.gateway = Some(gateway);
+                        endpoint.gateway = gateway.and_then(v4_of);
                     }
-                    (IpAddr::V6(address), IpAddr::V6(gateway)) => {
+                    (IpAddr::V6(address), gateway) => {
                         endpoint.ipv6 = Some((address, block.subnet.prefix_len));
-                        endpoint.ipv6_gateway = Some(gateway);
+                        endpoint.ipv6_gateway = gateway.and_then(v6_of);
                     }
-                    _ => (),
                 }
             }
             match wanted_v4.or(wanted_v6) {
@@ -386,8 +413,11 @@ impl Live {
                 None => result = Err(Error::invalid(format!("invalid MAC address: {}", spec.mac_address))),
             }
         } else {
-            let v4 = endpoint.ipv4.map_or(Ipv4Addr::UNSPECIFIED, |(address, _)| address);
-            endpoint.mac_address = mac_text(mac_of(v4));
+            let mac = match endpoint.ipv4 {
+                Some((address, _)) => mac_of(address),
+                None => random_mac()?,
+            };
+            endpoint.mac_address = mac_text(mac);
         }
         match result {
             Ok(()) => Ok(endpoint),
@@ -430,6 +460,23 @@ impl Planned {
     }
 }
 
+/// What the container sends first is not to be lost.
+fn await_links(planned: &[Planned]) -> Result<()> {
+    let mut route: Option<Route> = None;
+    for plan in planned.iter().filter(|plan| !plan.done && !plan.endpoint.interface.is_empty()) {
+        let failed = |error: &(dyn std::error::Error + 'static)| {
+            host_error(format!("cannot wait for the interface on network {}", plan.network), error)
+        };
+        let route = match &mut route {
+            Some(route) => route,
+            none => none.insert(Route::open().map_err(|error| failed(&error))?),
+        };
+        let waited = slot::wait_operational(route, &host_name(&plan.endpoint.endpoint_id), plan.site.uplink);
+        waited.map_err(|error| failed(&error))?;
+    }
+    Ok(())
+}
+
 pub(super) fn build(namespace: &Namespace, route: &mut Route, plan: &Planned) -> Result<(), SlotError> {
     build_endpoint(namespace, route, &plan.endpoint, plan.site)
 }
@@ -464,12 +511,29 @@ pub(super) fn build_endpoint(
     )
 }
 
-/// The interface's name: the one asked for, or the first `eth` that is free.
-pub(super) fn interface_of(spec: &EndpointSpec, used: impl Fn(&str) -> bool) -> Result<String> {
+/// What interfaces are called, with a number behind, where the network says nothing else.
+pub(super) const DEFAULT_PREFIX: &str = "eth";
+
+/// The interface's name: the one asked for, or the first of the network's that is free.
+pub(super) fn interface_of(spec: &EndpointSpec, prefix: &str, used: impl Fn(&str) -> bool) -> Result<String> {
     match options::read(&spec.driver_options)?.interface {
         Some(name) if used(&name) => Err(Error::conflict(format!("the container has an interface {name} already"))),
         Some(name) => Ok(name),
-        None => Ok((0..).map(|n| format!("eth{n}")).find(|name| !used(name)).unwrap_or_default()),
+        None => Ok((0..).map(|n| format!("{prefix}{n}")).find(|name| !used(name)).unwrap_or_default()),
+    }
+}
+
+fn v4_of(address: IpAddr) -> Option<Ipv4Addr> {
+    match address {
+        IpAddr::V4(address) => Some(address),
+        IpAddr::V6(_) => None,
+    }
+}
+
+fn v6_of(address: IpAddr) -> Option<Ipv6Addr> {
+    match address {
+        IpAddr::V4(_) => None,
+        IpAddr::V6(address) => Some(address),
     }
 }
 
@@ -481,7 +545,7 @@ fn link_local(spec: &EndpointSpec) -> Vec<(IpAddr, u8)> {
 
 pub(super) fn default_gateway(state: &State) -> Option<IpAddr> {
     let bridge = state.networks.values().find(|live| live.network.name == "bridge")?;
-    bridge.network.blocks.first().map(|block| block.gateway)
+    bridge.network.blocks.first()?.gateway
 }
 
 /// Names on the user networks that this container joins; the default bridge has none, as in Docker.

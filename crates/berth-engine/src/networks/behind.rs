@@ -5,11 +5,11 @@
 //! `firewall`: waits for the kernel to tell that our table was deleted and puts it back whole.
 
 use super::attach::{Blank, build_endpoint};
-use super::state::{Leaving, Shared, Slot, State};
+use super::state::{Leaving, Shared, Slot, State, host_name};
 use berth_net::firewall::{Notice, Watch};
 use berth_net::netlink::Batch;
 use berth_net::route::{self, Route};
-use berth_net::slot::Namespace;
+use berth_net::slot::{self, Namespace};
 use berth_types::{Error, Result};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -171,7 +171,9 @@ fn fill(shared: &Shared) -> Result<()> {
     let made = Namespace::create().and_then(|namespace| {
         let mut route = Route::open()
             .map_err(|source| berth_net::slot::SlotError::Interface { name: endpoint.interface.clone(), source })?;
-        build_endpoint(&namespace, &mut route, &endpoint, site).map(|()| namespace)
+        build_endpoint(&namespace, &mut route, &endpoint, site)?;
+        slot::wait_operational(&mut route, &host_name(&endpoint.endpoint_id), site.uplink)?;
+        Ok(namespace)
     });
     let mut state = shared.lock();
     let guarded = made.map_err(|error| failed(&error)).and_then(|namespace| {
@@ -222,11 +224,12 @@ fn watch_table(shared: Weak<Shared>) {
             return;
         }
         let Some(ready) = &mut state.ready else { continue };
+        // First what every container's packets depend on.
+        let healed = if notice == Notice::TableDeleted { ready.firewall.heal() } else { Ok(false) };
         // A flush takes the rules in other people's chains along.
         if let Err(error) = ready.firewall.pass_foreign_chains() {
             tracing::warn!(%error, "cannot pass the host's forward chains");
         }
-        let healed = if notice == Notice::TableDeleted { ready.firewall.heal() } else { Ok(false) };
         match healed {
             Ok(true) => tracing::warn!(table, "somebody deleted the firewall table; it is back"),
             Ok(false) => (),

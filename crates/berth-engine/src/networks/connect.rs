@@ -3,15 +3,17 @@
 //! The default route belongs to one endpoint: the one with the highest gateway priority, among equals the oldest
 //! interface. When that changes, the route inside moves, and published ports lead to the new endpoint.
 
-use super::attach::{build, interface_of, name_endpoint};
-use super::state::{Held, Shared, State, host_error, host_name};
+use super::attach::{DEFAULT_PREFIX, build, interface_of, name_endpoint};
+use super::publish::Openness;
+use super::state::{Held, Live, Shared, State, host_error, host_name};
 use super::types::{Attachment, Endpoint};
-use berth_net::firewall::Publication;
+use berth_net::firewall::{Opening, Publication};
 use berth_net::netlink::Batch;
 use berth_net::route::{self, Route};
-use berth_net::slot::{Namespace, SlotError};
+use berth_net::slot::{self, Namespace, SlotError};
 use berth_types::spec::EndpointSpec;
 use berth_types::{ContainerId, Error, ErrorKind, NetworkId, Result};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 impl Shared {
@@ -36,7 +38,8 @@ impl Shared {
         let name = held.name.clone();
         let had_names = held.attachment.names;
         let used = |interface: &str| held.attachment.endpoints.values().any(|e| e.interface == interface);
-        let interface = interface_of(&spec, used)?;
+        let prefix = state.networks.get(&network.id).map_or(DEFAULT_PREFIX, Live::interface_prefix);
+        let interface = interface_of(&spec, prefix, used)?;
         let failed = |error: &(dyn std::error::Error + 'static)| {
             host_error(format!("cannot connect container {name} to network {}", network.name), error)
         };
@@ -49,7 +52,10 @@ impl Shared {
         let mut sockets = None;
         let built = Route::open()
             .map_err(|source| SlotError::Interface { name: interface.clone(), source })
-            .and_then(|mut route| build(&own, &mut route, &plan))
+            .and_then(|mut route| {
+                build(&own, &mut route, &plan)?;
+                slot::wait_operational(&mut route, &host_name(&plan.endpoint.endpoint_id), plan.site.uplink)
+            })
             .and_then(|()| {
                 if needs_names && !had_names {
                     sockets = Some(own.open_name_sockets()?);
@@ -64,7 +70,7 @@ impl Shared {
             }
             let held =
                 state.held.get_mut(id).ok_or_else(|| Error::conflict(format!("container {name} is not running")))?;
-            held.attachment.endpoints.insert(plan.network.clone(), plan.endpoint.clone());
+            held.attachment.endpoints.insert(plan.network.clone(), Box::new(plan.endpoint.clone()));
             held.attachment.names |= needs_names;
             held.names_on_the_way = sockets.is_some();
             settle_default_route(&mut state, id, &own)
@@ -177,18 +183,27 @@ fn settle_default_route(state: &mut State, id: &ContainerId, own: &Namespace) ->
         Some(Publication { container: container?, ..*p })
     };
     let moved: Vec<Publication> = old.iter().filter_map(published).collect();
-    if moved != old {
+    let closed = std::mem::take(&mut held.openings);
+    let open = reopened(networks, new.as_deref(), &closed, &old);
+    if moved != old || open != closed {
         let words = || format!("cannot move the ports of container {}", held.name);
-        ready.firewall.withdraw(&old).map_err(|error| host_error(words(), &error))?;
-        ready.firewall.publish(&moved).map_err(|error| host_error(words(), &error))?;
+        ready.firewall.withdraw(&old, &closed).map_err(|error| host_error(words(), &error))?;
+        ready.firewall.publish(&moved, &open).map_err(|error| host_error(words(), &error))?;
         // Ports that lead nowhere now are free for others.
-        let kept = |host: &IpAddr, port: u16| moved.iter().any(|p| p.host == *host && p.host_port == port);
+        let kept = |host: &IpAddr, port: u16| {
+            moved.iter().any(|p| p.host == *host && (p.host_port..=p.host_port + (p.count - 1)).contains(&port))
+        };
         for ((_, port), holders) in claims.iter_mut() {
             holders.retain(|(host, holder)| holder != id || kept(host, *port));
         }
         claims.retain(|_, holders| !holders.is_empty());
-        for listeners in held.attachment.ports.values_mut() {
-            listeners.retain(|(host, port)| kept(host, *port));
+        for (inside, listeners) in &mut held.attachment.ports {
+            let still_open = |host: &IpAddr| {
+                open.iter().any(|one| {
+                    (one.protocol, one.port, one.address.is_ipv4()) == (inside.protocol, inside.port, host.is_ipv4())
+                })
+            };
+            listeners.retain(|(host, port)| if *port == 0 { still_open(host) } else { kept(host, *port) });
         }
         held.attachment.ports.retain(|_, listeners| !listeners.is_empty());
         if moved.is_empty() {
@@ -196,5 +211,30 @@ fn settle_default_route(state: &mut State, id: &ContainerId, own: &Namespace) ->
         }
     }
     held.publications = moved;
+    held.openings = open;
     Ok(())
+}
+
+/// The ports that are open at the container's own addresses once `endpoint` is its way out: those that were, and those of
+/// published ports. (A container that leaves a routed network for a translated one gets ports of the host with its
+/// next start.)
+fn reopened(
+    networks: &BTreeMap<NetworkId, Live>,
+    endpoint: Option<&Endpoint>,
+    closed: &[Opening],
+    published: &[Publication],
+) -> Vec<Opening> {
+    let Some(endpoint) = endpoint else { return Vec::new() };
+    let network = endpoint.network_id.as_ref().and_then(|id| networks.get(id));
+    let openness = network.map_or_else(Openness::default, |live| Openness::of(&live.network));
+    let addresses: Vec<IpAddr> = endpoint.addresses().into_iter().filter(|own| openness.opens(*own)).collect();
+    let ports = closed.iter().map(|one| (one.address.is_ipv4(), one.protocol, one.port));
+    let published = published.iter().flat_map(|p| {
+        (p.container_port..=p.container_port + (p.count - 1)).map(|port| (p.container.is_ipv4(), p.protocol, port))
+    });
+    let open = ports.chain(published).filter_map(|(v4, protocol, port)| {
+        let address = *addresses.iter().find(|own| own.is_ipv4() == v4)?;
+        Some(Opening { address, protocol, port })
+    });
+    open.collect::<BTreeSet<Opening>>().into_iter().collect()
 }

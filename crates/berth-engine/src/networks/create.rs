@@ -1,15 +1,16 @@
 //! A network comes and goes.
 
+use super::bridge_options;
 use super::macvlan::{self, OPTION_PARENT};
 use super::setup::{block_of, busy_subnets, choice_lock, host_has_ipv6};
-use super::state::{Live, OPTION_ANTISPOOF, OPTION_ICC, OPTION_MASQUERADE, Shared, host_error, random_id};
+use super::state::{Live, Shared, host_error, random_id};
 use super::types::{AddressBlock, BlockSpec, Driver, Network, NetworkSpec, is_predefined};
 use crate::events::now_unix_nanos;
 use berth_net::addresses::{Subnet, free_subnet};
 use berth_net::netlink::Batch;
-use berth_net::route::{self, Route};
+use berth_net::route::{self, Link, Route};
 use berth_types::{Error, ErrorKind, NetworkId, Result};
-use std::collections::BTreeMap;
+use std::collections::{HashMap, HashSet};
 
 /// Where user networks get their blocks: one pool, /26 each, a thousand and more of them.
 const POOLS: [&str; 3] = ["172.31.0.0/16", "172.30.0.0/16", "192.168.0.0/16"];
@@ -34,7 +35,7 @@ impl Shared {
         };
         match driver {
             Driver::Macvlan => macvlan::check_options(&spec.options)?,
-            _ => check_options(&spec.options)?,
+            _ => bridge_options::check(&spec.options, spec.internal)?,
         }
         let mut state = self.ready()?;
         if is_predefined(&spec.name) {
@@ -51,11 +52,12 @@ impl Shared {
         };
         let mut route = Route::open().map_err(|error| failed(&error))?;
         let _choosing = choice_lock();
-        let taken = self.taken(&state, &mut route, driver)?;
+        let links = route.links().map_err(|error| failed(&error))?;
+        let taken = self.taken(&state, &mut route, &links, driver)?;
         let blocks = choose_blocks(&spec, &taken)?;
 
         let id = NetworkId::from_bytes(random_id()?);
-        let option = if driver == Driver::Macvlan { OPTION_PARENT } else { "com.docker.network.bridge.name" };
+        let option = if driver == Driver::Macvlan { OPTION_PARENT } else { bridge_options::BRIDGE_NAME };
         let named = spec.options.get(option).filter(|name| !name.is_empty());
         let bridge = named.cloned().unwrap_or_else(|| format!("br-{}", id.short()));
         if bridge.len() > 15 || bridge.contains(['/', ' ']) {
@@ -78,7 +80,6 @@ impl Shared {
         // The record first: a crash from here on leaves a network that the next start completes.
         state.networks.insert(id.clone(), Live::new(network.clone(), 0));
         let result = self.save(&state).and_then(|()| {
-            let links = route.links().map_err(|error| failed(&error))?;
             if driver == Driver::Bridge && links.iter().any(|link| link.name == network.bridge) {
                 return Err(Error::conflict(format!("interface {} already exists", network.bridge)));
             }
@@ -109,16 +110,26 @@ impl Shared {
     }
 
     /// What a new network may not overlap: our own, and what the host uses. A macvlan is part of the host's.
-    fn taken(&self, state: &super::state::State, route: &mut Route, driver: Driver) -> Result<Vec<(Subnet, String)>> {
+    fn taken(
+        &self,
+        state: &super::state::State,
+        route: &mut Route,
+        links: &[Link],
+        driver: Driver,
+    ) -> Result<Vec<(Subnet, String)>> {
         let mut taken = Vec::new();
         for live in state.networks.values().filter(|live| live.network.driver.has_addresses()) {
             let whose = format!("network {}", live.network.name);
             taken.extend(live.network.blocks.iter().map(|block| (block.subnet, whose.clone())));
         }
         if driver == Driver::Bridge {
-            let own = |subnet: &Subnet| taken.iter().any(|(other, _)| other == subnet);
-            let host: Vec<Subnet> = busy_subnets(route, "")?.into_iter().filter(|subnet| !own(subnet)).collect();
-            taken.extend(host.into_iter().map(|subnet| (subnet, "the host (see `ip route`)".to_owned())));
+            let names: HashMap<u32, &str> = links.iter().map(|link| (link.index, link.name.as_str())).collect();
+            let own: HashSet<Subnet> = taken.iter().map(|(subnet, _)| *subnet).collect();
+            for (subnet, index) in busy_subnets(route, "")?.into_iter().filter(|(subnet, _)| !own.contains(subnet)) {
+                let whose =
+                    names.get(&index).map_or("the host".to_owned(), |name| format!("the host's interface {name}"));
+                taken.push((subnet, format!("{whose} (see `ip route`)")));
+            }
         }
         Ok(taken)
     }
@@ -168,31 +179,6 @@ impl Shared {
     }
 }
 
-/// Options are honoured or refused.
-fn check_options(options: &BTreeMap<String, String>) -> Result<()> {
-    let boolean = |text: &str| {
-        matches!(text, "1" | "t" | "T" | "true" | "TRUE" | "True" | "0" | "f" | "F" | "false" | "FALSE" | "False")
-    };
-    for (name, value) in options {
-        let good = match name.as_str() {
-            OPTION_ICC | OPTION_MASQUERADE | OPTION_ANTISPOOF => boolean(value),
-            "com.docker.network.driver.mtu" => value.parse().is_ok_and(|mtu: u32| (68..=65535).contains(&mtu)),
-            "com.docker.network.bridge.host_binding_ipv4" => value.parse::<std::net::Ipv4Addr>().is_ok(),
-            "com.docker.network.bridge.gateway_mode_ipv4" => value == "nat",
-            "com.docker.network.bridge.gateway_mode_ipv6" => value == "nat",
-            "com.docker.network.bridge.name" => true,
-            other if other.starts_with("com.docker.network.") => {
-                return Err(Error::not_implemented(format!("network option {other} is not supported")));
-            }
-            _ => true,
-        };
-        if !good {
-            return Err(Error::invalid(format!("invalid value for network option {name}: {value}")));
-        }
-    }
-    Ok(())
-}
-
 /// As dockerd: whatever is not blank. Nothing of the host carries this name.
 fn check_name(name: &str) -> Result<()> {
     if name.trim().is_empty() {
@@ -211,11 +197,26 @@ fn choose_blocks(spec: &NetworkSpec, taken: &[(Subnet, String)]) -> Result<Vec<A
     let mut blocks: Vec<AddressBlock> = Vec::new();
     // Who writes the blocks gets these and no others.
     let written = |block: &BlockSpec| block.subnet.is_some_and(|subnet| subnet.address.is_ipv6());
-    let enable_ipv6 =
-        spec.enable_ipv6.unwrap_or_else(|| match spec.blocks.iter().any(|block| block.subnet.is_some()) {
+    let option = |family: usize| {
+        let text = spec.options.get(bridge_options::FAMILIES[family]);
+        text.and_then(|text| bridge_options::boolean(text))
+    };
+    let enable_ipv4 = spec.enable_ipv4.or(option(0)).unwrap_or(true);
+    let enable_ipv6 = spec.enable_ipv6.or(option(1)).unwrap_or_else(|| {
+        match spec.blocks.iter().any(|block| block.subnet.is_some()) {
             true => spec.blocks.iter().any(written),
-            false => host_has_ipv6(),
-        });
+            false => host_has_ipv6() || !enable_ipv4,
+        }
+    });
+    if !enable_ipv4 && !enable_ipv6 {
+        return Err(Error::invalid("invalid network config:\nIPv4 or IPv6 must be enabled"));
+    }
+    let has_gateway =
+        |subnet: Subnet| bridge_options::has_gateway(&spec.options, spec.internal, subnet.address.is_ipv6());
+    let chosen = |subnet: Subnet| {
+        let block = block_of(subnet)?;
+        Ok::<_, Error>(AddressBlock { gateway: block.gateway.filter(|_| has_gateway(subnet)), ..block })
+    };
     for wanted in &spec.blocks {
         let Some(subnet) = wanted.subnet else {
             if wanted.range.is_some() || wanted.gateway.is_some() || !wanted.auxiliary.is_empty() {
@@ -230,6 +231,11 @@ fn choose_blocks(spec: &NetworkSpec, taken: &[(Subnet, String)]) -> Result<Vec<A
                 "invalid network config:\nsubnet {subnet} needs IPv6 enabled (--ipv6)"
             )));
         }
+        if subnet.address.is_ipv4() && !enable_ipv4 {
+            return Err(Error::invalid(format!(
+                "invalid network config:\nsubnet {subnet} needs IPv4 enabled (--ipv4)"
+            )));
+        }
         if subnet.prefix_len > if subnet.address.is_ipv4() { 30 } else { 126 } {
             return Err(Error::invalid(format!("invalid subnet {subnet}: it has no room for containers")));
         }
@@ -242,10 +248,8 @@ fn choose_blocks(spec: &NetworkSpec, taken: &[(Subnet, String)]) -> Result<Vec<A
             .with_hint(format!("{subnet} overlaps {other} of {whose}; choose another with --subnet")));
         }
         let mut block = block_of(subnet)?;
-        if let Some(gateway) = wanted.gateway {
-            block.gateway = gateway;
-        }
-        for (what, address) in [("gateway", Some(block.gateway)), ("range", wanted.range.map(|range| range.address))]
+        block.gateway = wanted.gateway.or(block.gateway.filter(|_| has_gateway(subnet)));
+        for (what, address) in [("gateway", block.gateway), ("range", wanted.range.map(|range| range.address))]
             .into_iter()
             .chain(wanted.auxiliary.values().map(|address| ("auxiliary address", Some(*address))))
         {
@@ -262,17 +266,17 @@ fn choose_blocks(spec: &NetworkSpec, taken: &[(Subnet, String)]) -> Result<Vec<A
         block.auxiliary = wanted.auxiliary.clone();
         blocks.push(block);
     }
-    if !blocks.iter().any(|block| block.subnet.address.is_ipv4()) {
+    if enable_ipv4 && !blocks.iter().any(|block| block.subnet.address.is_ipv4()) {
         let pools: Vec<Subnet> = POOLS.iter().filter_map(|pool| pool.parse().ok()).collect();
         let busy: Vec<Subnet> = taken.iter().map(|(subnet, _)| *subnet).collect();
         let subnet = free_subnet(&pools, BLOCK_PREFIX, &busy).ok_or_else(|| {
             Error::internal("could not find an available, non-overlapping IPv4 address pool among the defaults to assign to the network")
                 .with_hint("give one with --subnet, or remove networks that nobody uses")
         })?;
-        blocks.push(block_of(subnet)?);
+        blocks.push(chosen(subnet)?);
     }
     if enable_ipv6 && !blocks_have_ipv6(&blocks) {
-        blocks.push(block_of(unique_local_subnet()?)?);
+        blocks.push(chosen(unique_local_subnet()?)?);
     }
     Ok(blocks)
 }

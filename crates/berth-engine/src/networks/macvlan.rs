@@ -4,6 +4,8 @@
 //! containers do not reach each other through the parent. Without `parent` the network is one of its own, on a bridge
 //! that nothing else hangs on.
 
+use super::bridge_options::{MTU, PREFIX};
+use super::options;
 use super::setup::mark;
 use super::state::{Shared, host_error};
 use super::types::Network;
@@ -36,8 +38,9 @@ pub(super) fn check_options(options: &BTreeMap<String, String>) -> Result<()> {
     for (name, value) in options {
         let good = match name.as_str() {
             OPTION_MODE => mode_number(value).is_some(),
+            PREFIX => options::is_interface_prefix(value),
             OPTION_PARENT => !value.contains(['/', ' ']) && value.len() <= 15,
-            "com.docker.network.driver.mtu" => value.parse().is_ok_and(|mtu: u32| (68..=65535).contains(&mtu)),
+            MTU => value.parse().is_ok_and(|mtu: u32| (68..=65535).contains(&mtu)),
             _ => true,
         };
         if !good {

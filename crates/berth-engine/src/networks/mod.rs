@@ -10,6 +10,7 @@
 //!  shards     more bridges for a network that one bridge cannot hold
 //!  macvlan    networks that are part of the host's own
 //!  options    what --driver-opt says about one endpoint
+//!  bridge_options   what --opt says about a bridge network
 //!  names      what the containers' name server is told, and that it runs
 //!  setup      bridges, table and leftovers when an engine starts
 //!  behind     the two threads that work off the answer's path: slots refilled, addresses given back,
@@ -23,6 +24,7 @@
 
 mod attach;
 mod behind;
+mod bridge_options;
 mod connect;
 mod create;
 mod macvlan;
@@ -30,6 +32,7 @@ mod names;
 mod options;
 mod publish;
 mod records;
+mod republish;
 mod setup;
 mod shards;
 mod state;
@@ -37,6 +40,7 @@ mod state;
 mod tests;
 mod types;
 
+pub use berth_net::addresses::Subnet;
 pub use berth_net::files;
 pub use types::*;
 
@@ -46,8 +50,9 @@ pub(crate) use state::Shared;
 
 use crate::containers::ListOptions;
 use crate::{Engine, Filters};
-use berth_types::spec::EndpointSpec;
+use berth_types::spec::{EndpointSpec, HostConfig, PortProto};
 use berth_types::{ContainerId, Error, NetworkId, Result};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// The engine's networks.
@@ -80,6 +85,18 @@ impl Networks {
         blocking(move || shared.attach(wanted)).await
     }
 
+    /// Publishes what `new` asks for beyond `old`, and withdraws what it does not ask for any more.
+    pub(crate) async fn republish(
+        &self,
+        id: &ContainerId,
+        old: (&HostConfig, &BTreeSet<PortProto>),
+        new: (&HostConfig, &BTreeSet<PortProto>),
+    ) -> Result<Attachment> {
+        let (shared, id) = (self.shared(), id.clone());
+        let (old, new) = (attach::wanted_ports(old.0, old.1), attach::wanted_ports(new.0, new.1));
+        blocking(move || shared.republish(&id, &old, &new)).await
+    }
+
     /// Gives all of it back; goes on after failures, and what is already gone is done.
     pub async fn detach(&self, id: &ContainerId, _attachment: &Attachment) -> Result<()> {
         let (shared, id) = (self.shared(), id.clone());
@@ -90,12 +107,25 @@ impl Networks {
     /// everything else of ours (namespaces, veths, firewall entries, addresses) is removed.
     pub async fn recover(&self, attached: Vec<(ContainerId, Attachment)>) -> Result<()> {
         let shared = self.shared();
-        blocking(move || shared.recover(attached)).await
+        blocking(move || match shared.recover(attached) {
+            // The engine has more to do than networks; who wants one is told why there is none.
+            Err(error) if shared.lock().waiting.is_some() => {
+                tracing::error!(%error, "no networks");
+                Ok(())
+            }
+            other => other,
+        })
+        .await
     }
 
     /// The name and id of the network that `reference` means, or `network x not found`.
     pub fn resolve(&self, reference: &str) -> Result<(String, NetworkId)> {
         self.shared().resolve(reference).map(|network| (network.name, network.id))
+    }
+
+    /// The default bridge's own address: `host-gateway` of `--add-host`.
+    pub fn default_gateway(&self) -> Option<std::net::IpAddr> {
+        self.shared().resolve("bridge").ok()?.blocks.first()?.gateway
     }
 
     /// Keys: dangling, driver, id, label, name, scope, type.
@@ -228,6 +258,11 @@ impl Networks {
     pub async fn counters(&self, id: &ContainerId) -> Result<Vec<InterfaceCounters>> {
         let (shared, id) = (self.shared(), id.clone());
         blocking(move || shared.counters(&id)).await
+    }
+
+    /// The same, for a thread that may wait.
+    pub(crate) fn counters_now(&self, id: &ContainerId) -> Result<Vec<InterfaceCounters>> {
+        self.shared().counters(id)
     }
 
     fn tell(&self, action: &str, network: &Network, container: Option<&ContainerId>) {

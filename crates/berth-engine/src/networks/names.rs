@@ -10,7 +10,7 @@
 //! first container joins a user network. One lock guards the connection; whoever holds it may take the networks' lock,
 //! never the other way round.
 
-use super::state::{Held, Shared, State};
+use super::state::{Held, Live, Shared, State};
 use super::types::Endpoint;
 use berth_dns::protocol::{self, DESCRIPTORS_PER_CONTAINER, Op, Reply, SERVES_MAX, VERSION, View};
 use berth_net::names::NameSockets;
@@ -168,14 +168,13 @@ trait NameSocketsExt {
 
 impl State {
     /// The endpoints of a container that have names, the preferred first.
-    fn named<'a>(&'a self, held: &'a Held) -> Vec<(&'a str, &'a Endpoint)> {
-        let mut all: Vec<(&str, &Endpoint)> = held
+    fn named<'a>(&'a self, held: &'a Held) -> Vec<(&'a Live, &'a Endpoint)> {
+        let mut all: Vec<(&Live, &Endpoint)> = held
             .attachment
             .endpoints
             .values()
-            .filter_map(|endpoint| Some((self.networks.get(endpoint.network_id.as_ref()?)?, endpoint)))
+            .filter_map(|endpoint| Some((self.networks.get(endpoint.network_id.as_ref()?)?, &**endpoint)))
             .filter(|(live, _)| live.has_names())
-            .map(|(live, endpoint)| (live.network.name.as_str(), endpoint))
             .collect();
         all.sort_by_key(|(_, e)| (e.gateway.is_none(), e.interface.len(), e.interface.clone()));
         all
@@ -204,12 +203,13 @@ impl State {
             container: id.to_string(),
             networks: named.iter().map(|(_, endpoint)| network(endpoint)).collect(),
             servers: held.attachment.dns_servers.clone(),
-            forward: held.attachment.endpoints.values().any(leads_out),
+            forward: held.attachment.endpoints.values().any(|endpoint| leads_out(endpoint)),
             links,
         };
-        let put = |(label, endpoint): &(&str, &Endpoint)| Op::Put {
+        let put = |(live, endpoint): &(&Live, &Endpoint)| Op::Put {
             network: network(endpoint),
-            label: (*label).to_owned(),
+            label: live.network.name.clone(),
+            one: live.answers_one(),
             container: id.to_string(),
             names: endpoint.dns_names.clone(),
             addresses: endpoint.addresses(),

@@ -36,12 +36,21 @@ pub(crate) fn read(options: &BTreeMap<String, String>) -> Result<EndpointOptions
     Ok(read)
 }
 
+pub(super) fn is_interface_name(name: &str) -> bool {
+    name.len() <= INTERFACE_BYTES_MAX && !matches!(name, "." | "..") && has_good_letters(name)
+}
+
+/// Room for two digits is left.
+pub(super) fn is_interface_prefix(name: &str) -> bool {
+    name.len() + 2 <= INTERFACE_BYTES_MAX && has_good_letters(name) && name != "lo"
+}
+
+fn has_good_letters(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'/' | b':' | b'%'))
+}
+
 fn interface(name: &str) -> Result<String> {
-    let good = !name.is_empty()
-        && name.len() <= INTERFACE_BYTES_MAX
-        && !matches!(name, "." | ".." | "lo")
-        && name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'/' && byte != b':' && byte != b'%');
-    match good {
+    match is_interface_name(name) && name != "lo" {
         true => Ok(name.to_owned()),
         false => Err(Error::invalid(format!("invalid interface name {name:?} in {INTERFACE}"))
             .with_hint(format!("at most {INTERFACE_BYTES_MAX} letters, digits and dashes, not lo"))),

@@ -1,36 +1,121 @@
 //! Host ports that lead to containers.
 
-use super::attach::{Planned, Wanted};
+use super::attach::Planned;
 use super::state::{State, host_error};
-use super::types::Driver;
-use berth_net::firewall::Publication;
+use super::types::{Driver, Endpoint, Network};
+use berth_net::firewall::{Opening, Others, Publication};
 use berth_net::ports::{self, PortError, Reservation};
-use berth_types::spec::{PortProto, Protocol};
+use berth_types::spec::{PortBinding, PortProto, Protocol};
 use berth_types::{Error, Result};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// What the same container publishes already.
 type Own = HashSet<(Protocol, IpAddr, u16)>;
 
-pub(super) type Published = (Vec<Publication>, Vec<Reservation>, BTreeMap<PortProto, Vec<(IpAddr, u16)>>);
+/// Publications, ports in a row as one.
+#[derive(Default)]
+pub(super) struct Runs {
+    pub(super) all: Vec<Publication>,
+    /// Which of them a port would follow.
+    last: HashMap<(Protocol, IpAddr), usize>,
+}
+
+impl Runs {
+    pub(super) fn push(&mut self, next: Publication) {
+        let key = (next.protocol, next.host);
+        let last = self.last.get(&key).and_then(|&at| self.all.get_mut(at));
+        if !last.is_some_and(|last| last.extend(&next)) {
+            self.last.insert(key, self.all.len());
+            self.all.push(next);
+        }
+    }
+}
+
+/// Ports that cannot be had although no container of this engine has them.
+struct Taken {
+    own: Own,
+    others: Others,
+}
+
+/// What of a network is reached under its containers' own addresses.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Openness {
+    /// By IPv4, by IPv6: published ports, and the host's lead nowhere.
+    routed: [bool; 2],
+    /// Some interfaces reach published ports so, too.
+    trusts: bool,
+}
+
+impl Openness {
+    pub(super) fn of(network: &Network) -> Openness {
+        let has = |address| network.is_routed(address);
+        Openness {
+            routed: [has(Ipv4Addr::UNSPECIFIED.into()), has(Ipv6Addr::UNSPECIFIED.into())],
+            trusts: !network.trusted().is_empty(),
+        }
+    }
+
+    pub(super) fn is_routed(self, address: IpAddr) -> bool {
+        self.routed[usize::from(address.is_ipv6())]
+    }
+
+    /// Whether a published port is open at a container's own `address`.
+    pub(super) fn opens(self, address: IpAddr) -> bool {
+        self.is_routed(address) || self.trusts
+    }
+}
+
+/// What a container has for its published ports.
+#[derive(Default)]
+pub(super) struct Published {
+    pub(super) publications: Vec<Publication>,
+    pub(super) openings: Vec<Opening>,
+    pub(super) reservations: Vec<Reservation>,
+    /// Where each listens on the host; port 0: nowhere, it is open at the container's own address.
+    pub(super) ports: BTreeMap<PortProto, Vec<(IpAddr, u16)>>,
+}
+
+/// Where a container's ports lead: the endpoint with its default route.
+pub(super) struct Place<'a> {
+    pub(super) endpoint: &'a Endpoint,
+    /// Where ports are published that name no address.
+    pub(super) host_binding: Option<IpAddr>,
+    pub(super) openness: Openness,
+}
+
+impl<'a> Place<'a> {
+    pub(super) fn of(planned: &'a [Planned]) -> Option<Place<'a>> {
+        let plan = planned.iter().find(|plan| plan.endpoint.default_route && plan.driver == Driver::Bridge)?;
+        Some(Place { endpoint: &plan.endpoint, host_binding: plan.host_binding, openness: plan.openness })
+    }
+}
 
 /// Keeps the host's ports and opens them in one transaction.
-pub(super) fn publish(state: &mut State, wanted: &Wanted, planned: &[Planned]) -> Result<Published> {
-    let mut all: Published = Default::default();
-    let Some(target) = planned.iter().find(|plan| plan.endpoint.default_route && plan.driver == Driver::Bridge) else {
-        return Ok(all);
+pub(super) fn publish(
+    state: &mut State,
+    name: &str,
+    ports: &[(PortProto, PortBinding)],
+    place: Option<Place<'_>>,
+) -> Result<Published> {
+    let mut all = Published::default();
+    let Some(place) = place else { return Ok(all) };
+    let endpoint = place.endpoint;
+    let prefix =
+        format!("driver failed programming external connectivity on endpoint {name} ({})", endpoint.endpoint_id);
+    let others = match &mut state.ready {
+        Some(ready) if !ports.is_empty() => ready.firewall.others(),
+        _ => Ok(Others::default()),
     };
-    let endpoint = &target.endpoint;
-    let prefix = format!(
-        "driver failed programming external connectivity on endpoint {} ({})",
-        wanted.name, endpoint.endpoint_id
-    );
-    let mut own = Own::new();
-    for (port, binding) in &wanted.ports {
+    let others = others.map_err(|error| host_error(prefix.clone(), &error))?;
+    let mut taken = Taken { own: Own::new(), others };
+    let mut runs = Runs::default();
+    let mut openings = BTreeSet::new();
+    for (port, binding) in ports {
+        let (protocol, container_port) = (port.protocol, port.port);
         let mut pairs: Vec<(IpAddr, IpAddr)> = Vec::new();
         let (v4, v6) = (endpoint.ipv4.map(|a| a.0), endpoint.ipv6.map(|a| a.0));
-        match (binding.host_ip.or(target.host_binding), v4, v6) {
+        match (binding.host_ip.or(place.host_binding), v4, v6) {
             (None, v4, v6) => {
                 pairs.extend(v4.map(|own| (Ipv4Addr::UNSPECIFIED.into(), own.into())));
                 pairs.extend(v6.map(|own| (Ipv6Addr::UNSPECIFIED.into(), own.into())));
@@ -42,25 +127,48 @@ pub(super) fn publish(state: &mut State, wanted: &Wanted, planned: &[Planned]) -
                     .with_hint("the container has no address of that family on its network"));
             }
         }
+        // A routed network has no addresses of the host to choose from: what is asked for is the family.
+        if let (None, Some(own)) = (binding.host_ip, v6.map(IpAddr::from).filter(|own| place.openness.is_routed(*own)))
+            && !pairs.iter().any(|(_, container)| *container == own)
+        {
+            pairs.push((Ipv6Addr::UNSPECIFIED.into(), own));
+        }
+        for &(_, own) in pairs.iter().filter(|(_, own)| place.openness.opens(*own)) {
+            openings.insert(Opening { address: own, protocol, port: container_port });
+        }
+        pairs.retain(|&(_, own)| {
+            let routed = place.openness.is_routed(own);
+            if routed {
+                let any = if own.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+                all.ports.entry(*port).or_default().push((any, 0));
+            }
+            !routed
+        });
+        if pairs.is_empty() {
+            continue;
+        }
         let hosts: Vec<IpAddr> = pairs.iter().map(|pair| pair.0).collect();
-        let (host_port, kept) = choose_port(state, &own, port.protocol, &hosts, binding.host_port)
+        let (host_port, kept) = choose_port(state, &taken, port.protocol, &hosts, binding.host_port)
             .map_err(|e| e.context(prefix.clone()))?;
-        all.1.extend(kept);
+        all.reservations.extend(kept);
         for (host, container) in pairs {
-            own.insert((port.protocol, host, host_port));
-            all.0.push(Publication { protocol: port.protocol, host, host_port, container, container_port: port.port });
-            all.2.entry(*port).or_default().push((host, host_port));
+            taken.own.insert((port.protocol, host, host_port));
+            let next = Publication { protocol, host, host_port, container, container_port, count: 1 };
+            runs.push(next);
+            all.ports.entry(*port).or_default().push((host, host_port));
         }
     }
-    if let (false, Some(ready)) = (all.0.is_empty(), &mut state.ready) {
-        ready.firewall.publish(&all.0).map_err(|error| host_error(prefix, &error))?;
+    all.publications = runs.all;
+    all.openings = openings.into_iter().collect();
+    if let (false, Some(ready)) = (all.publications.is_empty() && all.openings.is_empty(), &mut state.ready) {
+        ready.firewall.publish(&all.publications, &all.openings).map_err(|error| host_error(prefix, &error))?;
     }
     Ok(all)
 }
 
 fn choose_port(
     state: &mut State,
-    own: &Own,
+    taken: &Taken,
     protocol: Protocol,
     hosts: &[IpAddr],
     range: (u16, u16),
@@ -73,7 +181,7 @@ fn choose_port(
     let mut refused = None;
     for step in 0..count {
         let port = first + ((start + step) % count) as u16;
-        match keep(state, own, protocol, hosts, port) {
+        match keep(state, taken, protocol, hosts, port) {
             Ok(kept) => {
                 if ours {
                     state.next_port = if port == last { first } else { port + 1 };
@@ -89,13 +197,14 @@ fn choose_port(
 }
 
 /// `port` on all of `hosts`, or on none.
-fn keep(state: &State, own: &Own, protocol: Protocol, hosts: &[IpAddr], port: u16) -> Result<Vec<Reservation>> {
+fn keep(state: &State, taken: &Taken, protocol: Protocol, hosts: &[IpAddr], port: u16) -> Result<Vec<Reservation>> {
     let mut kept = Vec::new();
     // Every address of both families: one socket keeps them all.
     let everywhere = hosts.len() == 2 && hosts.iter().all(IpAddr::is_unspecified);
     for &host in hosts {
-        let bind = format!("Bind for {} failed", std::net::SocketAddr::new(host, port));
-        let allocated = || Error::internal(format!("{bind}: port is already allocated"));
+        let told = if everywhere { hosts[0] } else { host };
+        let bind = || format!("Bind for {} failed", std::net::SocketAddr::new(told, port));
+        let allocated = || Error::internal(format!("{}: port is already allocated", bind()));
         if let Some(holder) = state.claimant(protocol, host, port) {
             let holder = state.held.get(holder).map_or(holder.short(), |held| held.name.as_str());
             return Err(
@@ -103,8 +212,14 @@ fn keep(state: &State, own: &Own, protocol: Protocol, hosts: &[IpAddr], port: u1
             );
         }
         let any: IpAddr = if host.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-        if own.contains(&(protocol, host, port)) || own.contains(&(protocol, any, port)) {
+        if taken.own.contains(&(protocol, host, port)) || taken.own.contains(&(protocol, any, port)) {
             return Err(allocated().with_hint("this container publishes it twice"));
+        }
+        if let Some(table) = taken.others.holder(protocol, host, port) {
+            return Err(allocated().with_hint(format!(
+                "another engine of this host publishes it (table inet {table}); its container runs on while it is down: \
+                 start that engine and stop the container, or publish another port"
+            )));
         }
         let reserved = match everywhere {
             true if host.is_ipv4() => continue,
@@ -119,7 +234,7 @@ fn keep(state: &State, own: &Own, protocol: Protocol, hosts: &[IpAddr], port: u1
                     None => allocated(),
                 });
             }
-            Err(error) => return Err(host_error(bind, &error)),
+            Err(error) => return Err(host_error(bind(), &error)),
         }
     }
     Ok(kept)

@@ -4,12 +4,14 @@
 //! there stay, and the table is replaced by its equal in one transaction. What nobody owns goes: ports of
 //! our bridges without a container, bridges without a record.
 
+use super::bridge_options;
+use super::publish::{Openness, Runs};
 use super::records;
-use super::state::{Held, Live, Ready, Shared, State, host_error, host_name, random_id};
+use super::state::{Held, Live, Ready, Shared, State, host_error, host_name, random_id, random_mac};
 use super::types::{AddressBlock, Attachment, Driver, Network};
 use crate::events::now_unix_nanos;
 use berth_net::addresses::{Subnet, free_subnet, mac_of};
-use berth_net::firewall::{Contents, Firewall, Publication};
+use berth_net::firewall::{Contents, Firewall, Opening, Publication};
 use berth_net::netlink::{Batch, NetlinkError};
 use berth_net::ports;
 use berth_net::route::{self, Link, Range, Route};
@@ -21,6 +23,9 @@ use std::net::{IpAddr, Ipv4Addr};
 /// Where the default bridge's /16 is looked for.
 const DEFAULT_BRIDGE_POOL: &str = "172.16.0.0/12";
 const DEFAULT_BRIDGE_PREFIX: u8 = 16;
+
+const NEEDS_NF_TABLES: &str = "the kernel needs nf_tables with NAT: load the modules nf_tables, nft_chain_nat, nft_masq, \
+     nft_fib_inet; until then containers run with --network none and --network host";
 
 /// A lock among engines of one host while they choose subnets; without it two could choose the same.
 const CHOICE_LOCK: &str = "/run/berth-subnets.lock";
@@ -50,6 +55,12 @@ impl Shared {
         make_room_for_descriptors();
         let _choosing = choice_lock();
         self.add_predefined(&mut state, &mut route)?;
+        // Before anything of the host is touched.
+        if let Err(error) = Firewall::check() {
+            state.waiting.get_or_insert(attached);
+            return Err(host_error("this host cannot have container networks", &error).with_hint(NEEDS_NF_TABLES));
+        }
+        let attached = state.waiting.take().unwrap_or(attached);
         forward_packets()?;
 
         let links = route.links().map_err(failed)?;
@@ -72,14 +83,13 @@ impl Shared {
         let contents = Contents {
             zones: state.networks.values().filter(|live| live.network.driver.has_bridge()).map(Live::zone).collect(),
             publications: state.held.values().flat_map(|held| held.publications.iter().copied()).collect(),
+            openings: state.held.values().flat_map(|held| held.openings.iter().copied()).collect(),
             guards: endpoints.filter_map(|endpoint| state.guard_of(endpoint)).collect(),
             doors: self.doors.clone(),
             loopback_ipv6: !bridged_ipv6_is_filtered(),
         };
-        let firewall = Firewall::open_with(&self.table(), contents).map_err(|error| {
-            host_error("cannot set up the firewall table", &error)
-                .with_hint("the kernel needs nf_tables with NAT: load the modules nf_tables, nft_chain_nat, nft_masq, nft_fib_inet")
-        })?;
+        let firewall = Firewall::open_with(&self.table(), contents)
+            .map_err(|error| host_error("cannot set up the firewall table", &error).with_hint(NEEDS_NF_TABLES))?;
         if !firewall.is_guarding() {
             tracing::warn!(
                 "this kernel does not filter on bridges (NF_TABLES_BRIDGE): containers of one network can pretend to be each other"
@@ -105,7 +115,7 @@ impl Shared {
         }
         let configured = self.bridge_subnet.as_deref().map(configured_block).transpose()?;
         let old = state.find("bridge").ok().map(|live| live.network.clone());
-        let busy: Vec<Subnet> = busy_subnets(route, &self.bridge_name)?;
+        let busy: Vec<Subnet> = busy_subnets(route, &self.bridge_name)?.into_iter().map(|(subnet, _)| subnet).collect();
         let has_ipv6 = host_has_ipv6();
         if !has_ipv6 {
             tracing::info!("this host has no IPv6: networks are IPv4 only");
@@ -165,7 +175,6 @@ impl Shared {
     /// Running containers keep what they have.
     fn adopt(&self, state: &mut State, attached: Vec<(ContainerId, Attachment)>) {
         for (id, attachment) in attached {
-            let mut publications = Vec::new();
             for endpoint in attachment.endpoints.values() {
                 if let Some(live) = endpoint.network_id.as_ref().and_then(|id| state.networks.get_mut(id)) {
                     if let Some(shard) = live.shards.get_mut(endpoint.shard) {
@@ -180,35 +189,37 @@ impl Shared {
                 }
             }
             let target = attachment.endpoints.values().find(|endpoint| endpoint.default_route);
+            let (v4, v6) = (IpAddr::from(Ipv4Addr::UNSPECIFIED), IpAddr::from(std::net::Ipv6Addr::UNSPECIFIED));
+            let (mut publications, mut reservations) = (Runs::default(), Vec::new());
+            let network = target.and_then(|endpoint| state.networks.get(endpoint.network_id.as_ref()?));
+            let openness = network.map_or_else(Openness::default, |live| Openness::of(&live.network));
+            let mut openings = BTreeSet::new();
             for (port, listeners) in &attachment.ports {
                 for &(host, host_port) in listeners {
                     let own = target.and_then(|endpoint| match host {
                         IpAddr::V4(_) => endpoint.ipv4.map(|(address, _)| IpAddr::V4(address)),
                         IpAddr::V6(_) => endpoint.ipv6.map(|(address, _)| IpAddr::V6(address)),
                     });
-                    publications.extend(own.map(|container| Publication {
-                        protocol: port.protocol,
-                        host,
-                        host_port,
-                        container,
-                        container_port: port.port,
-                    }));
+                    let Some(container) = own else { continue };
+                    let (protocol, container_port) = (port.protocol, port.port);
+                    if openness.opens(container) {
+                        openings.insert(Opening { address: container, protocol, port: container_port });
+                    }
+                    // Of a routed network: no port of the host leads there.
+                    if host_port == 0 {
+                        continue;
+                    }
+                    publications.push(Publication { protocol, host, host_port, container, container_port, count: 1 });
+                    let everywhere = [v4, v6].iter().all(|any| listeners.contains(&(*any, host_port)));
+                    // A port that somebody took while no engine held it stays the container's: packets reach it first.
+                    reservations.extend(match everywhere && host.is_unspecified() {
+                        true if host == v4 => None,
+                        true => ports::reserve_everywhere(protocol, host_port).ok(),
+                        false => ports::reserve(protocol, host, host_port).ok(),
+                    });
                 }
             }
-            // A port that somebody took while no engine held it stays the container's: packets reach it first.
-            let published = |p: &Publication, host: IpAddr| {
-                publications.iter().any(|o| (o.protocol, o.host_port, o.host) == (p.protocol, p.host_port, host))
-            };
-            let keep = |p: &Publication| {
-                let (v4, v6) = (IpAddr::from(Ipv4Addr::UNSPECIFIED), IpAddr::from(std::net::Ipv6Addr::UNSPECIFIED));
-                let everywhere = p.host.is_unspecified() && published(p, v4) && published(p, v6);
-                match everywhere {
-                    true if p.host == v4 => None,
-                    true => ports::reserve_everywhere(p.protocol, p.host_port).ok(),
-                    false => ports::reserve(p.protocol, p.host, p.host_port).ok(),
-                }
-            };
-            let reservations = publications.iter().filter_map(keep).collect();
+            let publications = publications.all;
             let name = attachment.endpoints.values().find_map(|endpoint| endpoint.dns_names.first().cloned());
             let held = Held {
                 name: name.unwrap_or_else(|| id.short().to_owned()),
@@ -216,6 +227,7 @@ impl Shared {
                 namespace: Namespace::open(&attachment.netns).ok(),
                 attachment,
                 publications,
+                openings: openings.into_iter().collect(),
                 reservations,
                 names_on_the_way: false,
             };
@@ -240,11 +252,12 @@ impl Shared {
         }
         if found.is_none() {
             let v4 = network.blocks.iter().find_map(|block| match block.gateway {
-                IpAddr::V4(address) => Some(address),
-                IpAddr::V6(_) => None,
+                Some(IpAddr::V4(address)) => Some(address),
+                _ => None,
             });
-            let mac = mac_of(v4.unwrap_or(Ipv4Addr::LOCALHOST));
-            let mtu = network.options.get("com.docker.network.driver.mtu").and_then(|text| text.parse().ok());
+            // Not that of an address which a container may get.
+            let mac = v4.map_or_else(random_mac, |address| Ok(mac_of(address)))?;
+            let mtu = network.options.get(bridge_options::MTU).and_then(|text| text.parse().ok());
             let mut batch = Batch::default();
             route::add_bridge(&mut batch, name, mac, mtu.unwrap_or(1500), &mark(&self.bridge_name));
             route.run(batch).map_err(failed)?;
@@ -267,8 +280,7 @@ impl Shared {
         }
 
         let mut batch = Batch::default();
-        let wanted: Vec<(IpAddr, u8)> =
-            network.blocks.iter().map(|block| (block.gateway, block.subnet.prefix_len)).collect();
+        let wanted = network.host_addresses();
         // A fresh bridge has no addresses; looking at a thousand others' would be all that its making costs.
         let ranges = if found.is_some() { route.ranges().map_err(failed)? } else { Vec::new() };
         for range in ranges.iter().filter(|range| range.index == index) {
@@ -369,7 +381,7 @@ fn configured_block(text: &str) -> Result<AddressBlock> {
     if let Some(address) = text.split('/').next().and_then(|address| address.parse().ok())
         && address != subnet.address
     {
-        block.gateway = address;
+        block.gateway = Some(address);
     }
     Ok(block)
 }
@@ -377,16 +389,16 @@ fn configured_block(text: &str) -> Result<AddressBlock> {
 /// The whole of `subnet` with its first address as gateway.
 pub(super) fn block_of(subnet: Subnet) -> Result<AddressBlock> {
     let gateway = subnet.nth(1).ok_or_else(|| Error::invalid(format!("subnet {subnet} is too small")))?;
-    Ok(AddressBlock { subnet, range: None, gateway, auxiliary: BTreeMap::new() })
+    Ok(AddressBlock { subnet, range: None, gateway: Some(gateway), auxiliary: BTreeMap::new() })
 }
 
-/// What the host uses, apart from the bridge `own`.
-pub(super) fn busy_subnets(route: &mut Route, own: &str) -> Result<Vec<Subnet>> {
+/// What the host uses, apart from the bridge `own`, and the interface behind each; 0: none.
+pub(super) fn busy_subnets(route: &mut Route, own: &str) -> Result<Vec<(Subnet, u32)>> {
     let failed = |error: NetlinkError| host_error("cannot list the host's addresses and routes", &error);
     let own = route.link(own).map_err(failed)?.map(|link| link.index);
     let ranges = route.ranges().map_err(failed)?;
     let others = ranges.iter().filter(|range| own.is_none_or(|own| range.index != own));
-    Ok(others.filter_map(|range| Subnet::around(range.address, range.prefix_len)).collect())
+    Ok(others.filter_map(|range| Some((Subnet::around(range.address, range.prefix_len)?, range.index))).collect())
 }
 
 /// Held until dropped. Engines without /run choose unguarded.

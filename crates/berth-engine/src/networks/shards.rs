@@ -67,12 +67,7 @@ impl Shared {
         let [bridge, near, far] = names(network, number);
         let failed = |error: NetlinkError| host_error(format!("cannot set up bridge {bridge}"), &error);
         let mut route = Route::open().map_err(failed)?;
-        let mac = {
-            let mut mac = super::state::random_id()?;
-            // Locally administered, of one.
-            mac[0] = mac[0] & 0xfc | 2;
-            [mac[0], mac[1], mac[2], mac[3], mac[4], mac[5]]
-        };
+        let mac = super::state::random_mac()?;
         let mut batch = Batch::default();
         route::add_bridge(&mut batch, &bridge, mac, mtu, &self.shard_mark(network, number));
         route.run(batch).map_err(failed)?;

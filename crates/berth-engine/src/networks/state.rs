@@ -4,11 +4,12 @@
 //! changes of the firewall inside, so that table and memory never differ.
 
 use super::attach::{Blank, Site};
+use super::bridge_options;
 use super::names::Names;
 use super::types::{AddressBlock, Attachment, Driver, Endpoint, InterfaceCounters, Network, NetworkView};
 use crate::EngineConfig;
 use berth_net::addresses::Addresses;
-use berth_net::firewall::{Firewall, PortGuard, Publication, Zone};
+use berth_net::firewall::{Firewall, Opening, PortGuard, Publication, Zone};
 use berth_net::ports::Reservation;
 use berth_net::route::Route;
 use berth_net::slot::{Namespace, Uplink};
@@ -37,6 +38,8 @@ pub(crate) struct Shared {
 
 #[derive(Default)]
 pub(super) struct State {
+    /// Running containers whose networks cannot be taken over yet: the host has no nf_tables.
+    pub(super) waiting: Option<Vec<(ContainerId, Attachment)>>,
     /// Set by recovery; before it nothing of the host is touched.
     pub(super) ready: Option<Ready>,
     pub(super) networks: BTreeMap<NetworkId, Live>,
@@ -84,6 +87,8 @@ pub(super) struct Held {
     pub(super) attachment: Attachment,
     pub(super) namespace: Option<Namespace>,
     pub(super) publications: Vec<Publication>,
+    /// Ports that are reached under its own addresses.
+    pub(super) openings: Vec<Opening>,
     pub(super) reservations: Vec<Reservation>,
     /// Its name sockets are open and whoever opened them is about to hand them over: nobody else opens others, which
     /// would take the questions away from these.
@@ -104,10 +109,11 @@ pub(super) struct Leaving {
     pub(super) since: Instant,
 }
 
-pub(super) const OPTION_ICC: &str = "com.docker.network.bridge.enable_icc";
-pub(super) const OPTION_MASQUERADE: &str = "com.docker.network.bridge.enable_ip_masquerade";
 /// Off: containers of the network may send under each other's addresses.
 pub(super) const OPTION_ANTISPOOF: &str = "berth.network.antispoof";
+
+/// `all` or `one`: with how many of several containers a shared name is answered.
+pub(super) const OPTION_NAMES: &str = "berth.network.names";
 
 /// The host's end of an endpoint's veth pair.
 pub(super) fn host_name(endpoint_id: &str) -> String {
@@ -119,6 +125,12 @@ pub(super) fn random_id() -> Result<[u8; 32]> {
     rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
         .map_err(|errno| Error::because(ErrorKind::Internal, "cannot get random bytes", &errno))?;
     Ok(bytes)
+}
+
+/// Locally administered, of one.
+pub(super) fn random_mac() -> Result<[u8; 6]> {
+    let id = random_id()?;
+    Ok([id[0] & 0xfc | 2, id[1], id[2], id[3], id[4], id[5]])
 }
 
 impl Endpoint {
@@ -137,7 +149,7 @@ impl Live {
     pub(super) fn new(network: Network, bridge_index: u32) -> Live {
         let pool = |block: &AddressBlock| {
             let mut reserved: Vec<IpAddr> = block.auxiliary.values().copied().collect();
-            reserved.push(block.gateway);
+            reserved.extend(block.gateway);
             Addresses::new(block.subnet, block.range, &reserved)
         };
         let pools = network.blocks.iter().map(pool).collect();
@@ -160,12 +172,12 @@ impl Live {
         self.network.driver.has_addresses() && !self.network.is_predefined()
     }
 
-    fn option(&self, name: &str, default: bool) -> bool {
-        match self.network.options.get(name).map(String::as_str) {
-            Some("false" | "0" | "False" | "FALSE" | "f" | "F") => false,
-            Some(_) => true,
-            None => default,
-        }
+    pub(super) fn interface_prefix(&self) -> &str {
+        self.network.options.get(bridge_options::PREFIX).map_or(super::attach::DEFAULT_PREFIX, String::as_str)
+    }
+
+    pub(super) fn answers_one(&self) -> bool {
+        self.network.options.get(OPTION_NAMES).is_some_and(|text| text == "one")
     }
 
     /// Where an endpoint's interface hangs.
@@ -175,7 +187,7 @@ impl Live {
             Driver::Macvlan => Uplink::Macvlan { parent: index, mode: super::macvlan::mode(&self.network) },
             Driver::Bridge | Driver::Host | Driver::Null => Uplink::Bridge { index, gateway: self.bridge_index() },
         };
-        Site { uplink, mtu: self.mtu(), isolated: !self.option(OPTION_ICC, true) }
+        Site { uplink, mtu: self.mtu(), isolated: !self.network.flag(bridge_options::ICC, true) }
     }
 
     pub(super) fn give_back_port(&mut self, shard: usize) {
@@ -188,22 +200,25 @@ impl Live {
         Zone {
             bridge: self.network.bridge.clone(),
             more_bridges: self.shards.iter().skip(1).map(|shard| shard.name.clone()).collect(),
-            gateways: self.network.blocks.iter().map(|block| block.gateway).collect(),
+            gateways: self.network.blocks.iter().filter_map(|block| block.gateway).collect(),
             subnets: self.network.blocks.iter().map(|block| block.subnet).collect(),
             internal: self.network.internal,
-            masquerade: self.option(OPTION_MASQUERADE, true),
-            inter_container: self.option(OPTION_ICC, true),
+            masquerade: self.network.flag(bridge_options::MASQUERADE, true),
+            inter_container: self.network.flag(bridge_options::ICC, true),
+            access: self.network.access(),
+            sources: self.network.sources(),
+            trusted: self.network.trusted(),
         }
     }
 
     /// `None`: every address.
     pub(super) fn host_binding(&self) -> Option<IpAddr> {
-        let option = self.network.options.get("com.docker.network.bridge.host_binding_ipv4")?;
+        let option = self.network.options.get(bridge_options::HOST_BINDING)?;
         option.parse().ok().filter(|address: &IpAddr| !address.is_unspecified())
     }
 
     pub(super) fn mtu(&self) -> u32 {
-        let wanted = self.network.options.get("com.docker.network.driver.mtu");
+        let wanted = self.network.options.get(bridge_options::MTU);
         let default = if self.network.driver == Driver::Macvlan { 0 } else { 1500 };
         wanted.and_then(|text| text.parse().ok()).filter(|mtu| (68..=65535).contains(mtu)).unwrap_or(default)
     }
@@ -249,13 +264,14 @@ impl State {
 
     pub(super) fn claim(&mut self, id: &ContainerId, publications: &[Publication]) {
         for p in publications {
-            self.claims.entry((p.protocol, p.host_port)).or_default().push((p.host, id.clone()));
+            for port in p.host_ports() {
+                self.claims.entry((p.protocol, port)).or_default().push((p.host, id.clone()));
+            }
         }
     }
 
     pub(super) fn unclaim(&mut self, id: &ContainerId, publications: &[Publication]) {
-        for p in publications {
-            let key = (p.protocol, p.host_port);
+        for key in publications.iter().flat_map(|p| p.host_ports().map(|port| (p.protocol, port))) {
             if let Some(claims) = self.claims.get_mut(&key) {
                 claims.retain(|(_, holder)| holder != id);
                 if claims.is_empty() {
@@ -268,7 +284,7 @@ impl State {
     /// What an endpoint's port may send as; `None`: it has no port, or anything.
     pub(super) fn guard_of(&self, endpoint: &Endpoint) -> Option<PortGuard> {
         let live = self.networks.get(endpoint.network_id.as_ref()?)?;
-        (live.network.driver.has_bridge() && live.option(OPTION_ANTISPOOF, true)).then(|| PortGuard {
+        (live.network.driver.has_bridge() && live.network.flag(OPTION_ANTISPOOF, true)).then(|| PortGuard {
             port: host_name(&endpoint.endpoint_id),
             mac: berth_net::addresses::parse_mac(&endpoint.mac_address).unwrap_or_default(),
             addresses: endpoint.addresses(),
@@ -346,12 +362,20 @@ impl Shared {
             let mut containers = Vec::new();
             for (container, held) in &state.held {
                 for endpoint in held.attachment.endpoints.values().filter(|e| e.network_id.as_ref() == Some(id)) {
-                    containers.push((container.clone(), held.name.clone(), endpoint.clone()));
+                    containers.push((container.clone(), held.name.clone(), Endpoint::clone(endpoint)));
                 }
             }
             containers
         };
-        let view = |live: &Live| NetworkView { network: live.network.clone(), containers: on(&live.network.id) };
+        let usage = |pool: &Addresses| {
+            let (taken, free) = pool.usage();
+            (pool.subnet(), taken, free)
+        };
+        let view = |live: &Live| NetworkView {
+            network: live.network.clone(),
+            containers: on(&live.network.id),
+            usage: live.pools.iter().map(usage).collect(),
+        };
         state.networks.values().map(view).collect()
     }
 

@@ -1,7 +1,10 @@
 //! Whole networks in private network namespaces: a "host", containers on it, and a machine outside.
 
+mod host;
 mod isolation;
 mod large;
+mod modes;
+mod ports;
 
 use super::attach::Wanted;
 use super::state::Shared;
@@ -25,6 +28,11 @@ const SHORT: Duration = Duration::from_millis(300);
 
 fn is_root() -> bool {
     rustix::process::geteuid().is_root()
+}
+
+fn with_options(name: &str, options: &[(&str, &str)]) -> NetworkSpec {
+    let options = options.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    NetworkSpec { name: name.to_owned(), enable_ipv6: Some(true), options, ..NetworkSpec::default() }
 }
 
 /// Runs `work` on a thread with a network of its own and a scratch folder.
@@ -160,6 +168,7 @@ fn outside() -> Namespace {
         gateways: &["198.51.100.1".parse().unwrap()],
     };
     machine.add_interface(&mut route, &interface).unwrap();
+    berth_net::slot::wait_operational(&mut route, interface.host_name, interface.uplink).unwrap();
     machine
 }
 

@@ -30,9 +30,10 @@ pub struct Attachment {
     /// The network namespace's file. Good while the engine that made it runs; afterwards a running
     /// container's is `/proc/<pid>/ns/net`.
     pub netns: PathBuf,
-    /// By network name.
-    pub endpoints: BTreeMap<String, Endpoint>,
+    /// By network name. Boxed: a leaf of the map has room for eleven, and nearly every container has one.
+    pub endpoints: BTreeMap<String, Box<Endpoint>>,
     /// Published ports: where each listens on the host.
+    #[serde(with = "berth_types::port_runs")]
     pub ports: BTreeMap<PortProto, Vec<(IpAddr, u16)>>,
     /// Its names are answered at 127.0.0.11.
     pub names: bool,
@@ -97,8 +98,9 @@ pub struct AddressBlock {
     /// Where addresses are chosen from.
     #[serde(default)]
     pub range: Option<Subnet>,
-    /// The bridge's own address; `None` for internal networks without one.
-    pub gateway: IpAddr,
+    /// The host's address on the bridge, or another router's; `None`: nobody's.
+    #[serde(default)]
+    pub gateway: Option<IpAddr>,
     /// Addresses that other machines have, by name.
     #[serde(default)]
     pub auxiliary: BTreeMap<String, IpAddr>,
@@ -141,6 +143,8 @@ pub struct NetworkView {
     pub network: Network,
     /// Running containers: id, name, endpoint.
     pub containers: Vec<(ContainerId, String, Endpoint)>,
+    /// Of each block: addresses that are taken, and those left to choose from.
+    pub usage: Vec<(Subnet, u64, u64)>,
 }
 
 /// One address block as a caller asks for it; empty means: choose.
@@ -161,6 +165,8 @@ pub struct NetworkSpec {
     pub blocks: Vec<BlockSpec>,
     pub internal: bool,
     pub attachable: bool,
+    /// `None`: yes.
+    pub enable_ipv4: Option<bool>,
     /// `None`: where the host has it.
     pub enable_ipv6: Option<bool>,
     pub labels: BTreeMap<String, String>,

@@ -127,7 +127,7 @@ pub fn build(input: OciInput<'_>) -> Result<Built> {
     let process_label = labels.as_ref().map(|(process, _)| process.as_str());
     let process = process::main_process(spec, hostname, input.command, &security, process_label)?;
 
-    let user_mounts = mounts::oci_mounts(input.mounts, host, labels.as_ref().map(|(_, file)| file))?;
+    let user_mounts = mounts::oci_mounts(input.mounts, spec, labels.as_ref().map(|(_, file)| file))?;
 
     let mut linux = Linux::default();
     let (nodes, rules) = devices::of(&host.resources, host.privileged)?;

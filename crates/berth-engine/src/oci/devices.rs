@@ -1,7 +1,7 @@
 //! Device nodes and the rules of who may use them.
 
 use berth_types::spec::{DeviceMapping, Resources};
-use berth_types::{Error, ErrorKind, Result};
+use berth_types::{Error, Result};
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceCgroup, LinuxDeviceType};
 use rustix::fs::FileType;
 use std::path::{Path, PathBuf};
@@ -172,8 +172,9 @@ pub(super) fn check(limits: &Resources) -> Result<()> {
                 format!("could not select device driver {driver:?} with capabilities: [{}]", list.join(" "))
             }
         };
-        return Err(Error::new(ErrorKind::NotImplemented, words)
-            .with_hint("no device drivers are known here; give the device's nodes with --device"));
+        return Err(
+            Error::invalid(words).with_hint("no device drivers are known here; give the device's nodes with --device")
+        );
     }
     Ok(())
 }

@@ -93,11 +93,12 @@ pub(super) fn convert(text: &str, caps: &HashSet<Capability>) -> Result<LinuxSec
         }),
         _ => None,
     };
-    let kernel = kernel();
+    let kernel = berth_sys::kernel::release();
     let names: HashSet<String> = caps.iter().map(|cap| format!("CAP_{cap}")).collect();
     let mut syscalls = Vec::new();
     for call in profile.syscalls.unwrap_or_default() {
-        let new_enough = |min: &Option<String>| min.as_deref().is_none_or(|min| kernel >= version(min));
+        let new_enough =
+            |min: &Option<String>| min.as_deref().is_none_or(|min| kernel >= berth_sys::kernel::version(min));
         let listed =
             |list: &Option<Vec<String>>| list.as_ref().is_some_and(|list| list.iter().any(|name| name == arch));
         let excluded = listed(&call.excludes.arches)
@@ -144,16 +145,6 @@ pub(super) fn convert(text: &str, caps: &HashSet<Capability>) -> Result<LinuxSec
     }
     serde_json::from_value(value)
         .map_err(|cause| Error::because(berth_types::ErrorKind::InvalidArgument, "invalid seccomp profile", &cause))
-}
-
-/// Major and minor.
-fn version(text: &str) -> (u32, u32) {
-    let mut parts = text.split(['.', '-']).map(|part| part.parse().unwrap_or(0));
-    (parts.next().unwrap_or(0), parts.next().unwrap_or(0))
-}
-
-fn kernel() -> (u32, u32) {
-    version(rustix::system::uname().release().to_str().unwrap_or_default())
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use crate::containers::mounts;
 use berth_types::spec::{
     Config, ContainerSpec, HostConfig, LogConfig, NamespaceMode, NetworkMode, Resources, RestartPolicy,
 };
-use berth_types::{Error, ErrorKind, Result};
+use berth_types::{Error, Result};
 use std::net::IpAddr;
 
 /// Less than this leaves no room for a program to start.
@@ -152,7 +152,7 @@ fn host(host: &HostConfig) -> Result<()> {
     }
     caps::check(host)?;
     devices::check(&host.resources)?;
-    if !matches!(host.isolation.as_str(), "" | "default") {
+    if !matches!(host.isolation.as_str(), "" | "default" | "vm") {
         return Err(Error::invalid(format!("invalid isolation '{}' on linux", host.isolation)));
     }
     if host.annotations.keys().any(String::is_empty) {
@@ -161,9 +161,9 @@ fn host(host: &HostConfig) -> Result<()> {
     if host.annotations.keys().any(|key| key.starts_with("org.berth.")) {
         return Err(Error::invalid("invalid Annotations: keys that start with \"org.berth.\" are the engine's own"));
     }
-    if !matches!(host.runtime.as_str(), "" | "runc" | "berth" | "io.containerd.runc.v2") {
+    if !matches!(host.runtime.as_str(), "" | "runc" | "berth" | "vm" | "io.containerd.runc.v2") {
         return Err(Error::invalid(format!("unknown or invalid runtime name: {}", host.runtime))
-            .with_hint("leave out --runtime: this engine has one runtime, its own"));
+            .with_hint("leave out --runtime: this engine has its own, and \"vm\" for a machine around the container"));
     }
     if let Some(key) = host.storage_opt.keys().next() {
         return Err(Error::invalid(format!("--storage-opt {key} is not supported by the overlay driver on this host"))
@@ -251,7 +251,7 @@ fn modes(spec: &ContainerSpec) -> Result<()> {
     match &host.userns_mode {
         NamespaceMode::Default | NamespaceMode::Host => {}
         NamespaceMode::Private | NamespaceMode::Container(_) => {
-            return Err(Error::new(ErrorKind::NotImplemented, "user namespaces are not enabled on this engine")
+            return Err(Error::invalid("user namespaces are not enabled on this engine")
                 .with_hint("leave out --userns, or use --userns=host"));
         }
     }

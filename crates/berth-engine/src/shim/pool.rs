@@ -5,6 +5,7 @@
 
 use super::client::{Incoming, Shim};
 use crate::EngineConfig;
+use berth_sys::spawn::Spawner;
 use berth_types::{Error, ErrorKind, Result};
 use std::ffi::CString;
 use std::os::fd::AsFd;
@@ -32,12 +33,35 @@ pub(crate) struct Pool {
     exec_root: PathBuf,
     size: usize,
     idle: Mutex<Vec<Idle>>,
+    /// `None` on kernels where a thread cannot take the process's descriptors (before 5.9).
+    spawner: Option<Spawner>,
     /// A refill is on its way.
     due: AtomicBool,
 }
 
+/// A child that is waited for when nobody wants it any more.
+struct Child(i32);
+
+impl Child {
+    /// Somebody else waits for it from now on.
+    fn claimed(self) -> i32 {
+        let pid = self.0;
+        std::mem::forget(self);
+        pid
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        // At the engine's end its children go to the system's first process.
+        if tokio::runtime::Handle::try_current().is_ok() {
+            forget_process(self.0);
+        }
+    }
+}
+
 struct Idle {
-    pid: i32,
+    child: Child,
     start_ticks: u64,
     stream: std::os::unix::net::UnixStream,
 }
@@ -67,6 +91,7 @@ impl Pool {
             exec_root: config.exec_root.clone(),
             size: config.idle_shims,
             idle: Mutex::new(Vec::new()),
+            spawner: Spawner::start().inspect_err(|error| tracing::info!(%error, "shims are started directly")).ok(),
             due: AtomicBool::new(false),
         })
     }
@@ -80,7 +105,7 @@ impl Pool {
         let idle = loop {
             match self.idle().pop() {
                 // Somebody killed it while it waited.
-                Some(idle) if idle.has_ended() => forget_process(idle.pid),
+                Some(idle) if idle.has_ended() => drop(idle),
                 other => break other,
             }
         };
@@ -96,7 +121,7 @@ impl Pool {
         let failed = |cause: std::io::Error| Error::because(ErrorKind::Internal, "cannot speak to a shim", &cause);
         let stream = UnixStream::from_std(idle.stream).map_err(failed)?;
         let (shim, incoming) = Shim::over(stream);
-        Ok(Taken { shim, incoming, pid: idle.pid, start_ticks: idle.start_ticks })
+        Ok(Taken { shim, incoming, pid: idle.child.claimed(), start_ticks: idle.start_ticks })
     }
 
     /// Starts what is missing once the container whose shim was taken has had its time: at once it would only take
@@ -137,16 +162,24 @@ impl Pool {
         let text = |bytes: &[u8]| CString::new(bytes).map_err(|cause| failed(cause.into()));
         let program = text(self.program.as_os_str().as_bytes())?;
         let arguments = [text(b"berth-shim")?, text(self.exec_root.as_os_str().as_bytes())?];
-        let environment = [text(b"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")?];
+        // The C library keeps a few freed blocks of each size for the next who asks, all over the heap: a shim that
+        // has started its container and waits would hold 30 KB for them.
+        let environment = [
+            text(b"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")?,
+            text(b"GLIBC_TUNABLES=glibc.malloc.tcache_count=0")?,
+        ];
         let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null").map_err(failed)?;
         // What a shim says when it dies; nothing in ordinary days.
         let log = std::fs::OpenOptions::new().create(true).append(true).open(&self.log).map_err(failed)?;
         let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(failed)?;
         ours.set_nonblocking(true).map_err(failed)?;
         let descriptors = [(null.as_fd(), 0), (null.as_fd(), 1), (log.as_fd(), 2), (theirs.as_fd(), CONNECTION)];
-        let pid = berth_sys::spawn::spawn(&program, &arguments, &environment, &descriptors)
-            .map_err(|errno| failed(errno.into()))?;
-        Ok(Idle { pid, start_ticks: start_ticks(pid).unwrap_or(0), stream: ours })
+        let started = match &self.spawner {
+            Some(spawner) => spawner.spawn(&program, &arguments, &environment, &descriptors),
+            None => berth_sys::spawn::spawn(&program, &arguments, &environment, &descriptors),
+        };
+        let pid = started.map_err(|errno| failed(errno.into()))?;
+        Ok(Idle { child: Child(pid), start_ticks: start_ticks(pid).unwrap_or(0), stream: ours })
     }
 }
 
@@ -205,24 +238,27 @@ fn start_ticks(pid: i32) -> Option<u64> {
 /// Waits behind until a shim that this engine started has ended, so that no zombie stays. Killed if it
 /// does not end by itself.
 pub(crate) fn forget_process(pid: i32) {
-    tokio::spawn(async move {
-        let Some(pid) = rustix::process::Pid::from_raw(pid) else { return };
-        let mut pause = Duration::from_millis(1);
-        let begin = std::time::Instant::now();
-        let mut killed = false;
-        loop {
-            match rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::NOHANG) {
-                Ok(None) => {}
-                // Ended, or not a child of ours.
-                Ok(Some(_)) | Err(_) => return,
-            }
-            if !killed && begin.elapsed() > Duration::from_secs(END_SECONDS_MAX) {
-                tracing::warn!(pid = pid.as_raw_nonzero().get(), "a shim does not end: killed");
-                rustix::process::kill_process(pid, rustix::process::Signal::KILL).ok();
-                killed = true;
-            }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(Duration::from_millis(200));
+    tokio::spawn(ended(pid));
+}
+
+/// Waits until a shim that this engine started has ended; killed if it does not end by itself.
+pub(crate) async fn ended(pid: i32) {
+    let Some(pid) = rustix::process::Pid::from_raw(pid) else { return };
+    let mut pause = Duration::from_millis(1);
+    let begin = std::time::Instant::now();
+    let mut killed = false;
+    loop {
+        match rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::NOHANG) {
+            Ok(None) => {}
+            // Ended, or not a child of ours.
+            Ok(Some(_)) | Err(_) => return,
         }
-    });
+        if !killed && begin.elapsed() > Duration::from_secs(END_SECONDS_MAX) {
+            tracing::warn!(pid = pid.as_raw_nonzero().get(), "a shim does not end: killed");
+            rustix::process::kill_process(pid, rustix::process::Signal::KILL).ok();
+            killed = true;
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_millis(200));
+    }
 }

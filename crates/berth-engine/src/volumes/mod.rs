@@ -11,9 +11,11 @@
 //! just being made has pinned, is not removed. The only driver is `local`; with `type`, `device` and `o` a
 //! volume stands for a file system that is mounted in each container that uses it, never on the host.
 
+mod backups;
 mod local;
 mod shared;
 
+pub use backups::Backup;
 pub(crate) use shared::{Pin, Shared};
 
 use crate::containers::{FileSystem, ListOptions};

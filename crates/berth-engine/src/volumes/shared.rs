@@ -73,7 +73,7 @@ impl Drop for Pin {
     }
 }
 
-fn failed(action: &str, path: &Path, cause: &std::io::Error) -> Error {
+pub(super) fn failed(action: &str, path: &Path, cause: &std::io::Error) -> Error {
     let kind = if cause.raw_os_error() == Some(28) { ErrorKind::Unavailable } else { ErrorKind::Internal };
     Error::because(kind, format!("cannot {action} {}", path.display()), cause)
 }

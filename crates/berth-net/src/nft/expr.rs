@@ -69,11 +69,16 @@ pub enum Expression {
         map: String,
         register: u32,
     },
-    /// Changes the destination to the address and port in the registers.
+    /// Changes the destination to the address and port in the registers; without one the port stays.
     DestinationNat {
         ipv6: bool,
         address: u32,
-        port: u32,
+        port: Option<u32>,
+    },
+    /// Changes the source to the address in the register.
+    SourceNat {
+        ipv6: bool,
+        address: u32,
     },
     Masquerade,
     /// A constant into a register.
@@ -188,7 +193,14 @@ impl Expression {
                 a.be32(1, 1); // NFT_NAT_DNAT
                 a.be32(2, if *ipv6 { 10 } else { 2 });
                 a.be32(3, *address);
-                a.be32(5, *port);
+                if let Some(port) = port {
+                    a.be32(5, *port);
+                }
+            }),
+            SourceNat { ipv6, address } => named(a, "nat", |a| {
+                a.be32(1, 0); // NFT_NAT_SNAT
+                a.be32(2, if *ipv6 { 10 } else { 2 });
+                a.be32(3, *address);
             }),
             Masquerade => named(a, "masq", |_| ()),
             Immediate { register, value } => named(a, "immediate", |a| {

@@ -74,22 +74,27 @@ impl DataType {
         }
     }
 
-    /// Bytes in a concatenation, where each part fills whole 32-bit registers.
-    fn bytes(self) -> u32 {
+    fn own_bytes(self) -> u32 {
         match self {
-            DataType::Ipv4 | DataType::Protocol | DataType::Service => 4,
-            DataType::Ether => 8,
+            DataType::Protocol => 1,
+            DataType::Service => 2,
+            DataType::Ipv4 => 4,
+            DataType::Ether => 6,
             DataType::Ipv6 | DataType::Interface => 16,
             DataType::Verdict => 0,
         }
+    }
+
+    /// Bytes in a concatenation, where each part fills whole 32-bit registers.
+    fn bytes(self) -> u32 {
+        self.own_bytes().next_multiple_of(4)
     }
 }
 
 /// The type number and length of a concatenation; a single small type keeps its true length.
 fn shape(parts: &[DataType]) -> (u32, u32) {
     match parts {
-        [DataType::Protocol] => (DataType::Protocol.number(), 1),
-        [DataType::Service] => (DataType::Service.number(), 2),
+        [small @ (DataType::Protocol | DataType::Service)] => (small.number(), small.own_bytes()),
         [one] => (one.number(), one.bytes()),
         many => many.iter().fold((0, 0), |(number, bytes), part| (number << 6 | part.number(), bytes + part.bytes())),
     }
@@ -100,8 +105,18 @@ fn shape(parts: &[DataType]) -> (u32, u32) {
 pub struct Element {
     pub key: Vec<u8>,
     pub value: Value,
-    /// Ends the interval that the element before it began.
-    pub interval_end: bool,
+    pub extent: Extent,
+}
+
+/// How far an element of an interval set goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Extent {
+    /// Its key alone; in a set of one part: to the element that ends it.
+    Key,
+    /// Ends the interval that the element before it began (sets of one part).
+    End,
+    /// Every part from the key's to this one's, both included (concatenations).
+    To(Vec<u8>),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -248,12 +263,20 @@ impl Transaction {
         let is_map = !set.value.is_empty();
         self.message(NEW_SET, CREATE, |a| {
             a.text(2, set.name);
-            a.be32(3, if is_map { 0x08 } else { 0 } | if set.interval { 0x04 } else { 0 });
+            let by_parts = set.interval && set.key.len() > 1;
+            let flag = |wanted, bit| if wanted { bit } else { 0 };
+            a.be32(3, flag(is_map, 0x08) | flag(set.interval, 0x04) | flag(by_parts, 0x80));
             a.be32(4, key_type);
             a.be32(5, key_bytes);
             if is_map {
                 a.be32(6, value_type);
                 a.be32(7, if value_type == DataType::Verdict.number() { 16 } else { value_bytes });
+            }
+            if by_parts {
+                // Each part's true length: an interval is one of every part.
+                a.nest(9, |a| {
+                    a.nest(2, |a| set.key.iter().for_each(|part| a.nest(1, |a| a.be32(1, part.own_bytes()))))
+                });
             }
             a.be32(10, id);
             if set.key == [DataType::Interface] {
@@ -350,7 +373,11 @@ pub(crate) fn tells_deletion(reply: &Reply, table: &str) -> bool {
 
 impl Element {
     pub fn key(key: Vec<u8>) -> Element {
-        Element { key, value: Value::None, interval_end: false }
+        Element { key, value: Value::None, extent: Extent::Key }
+    }
+
+    pub fn mapped(key: Vec<u8>, value: Value) -> Element {
+        Element { key, value, extent: Extent::Key }
     }
 
     fn write(&self, a: &mut Attributes<'_>, with_value: bool) {
@@ -360,8 +387,10 @@ impl Element {
             Value::Verdict(verdict) if with_value => a.nest(2, |a| verdict.write(a)),
             _ => (),
         }
-        if self.interval_end {
-            a.be32(3, 1);
+        match &self.extent {
+            Extent::Key => (),
+            Extent::End => a.be32(3, 1),
+            Extent::To(last) => a.nest(10, |a| a.bytes(1, last)),
         }
     }
 }

@@ -5,11 +5,11 @@ use crate::mounts::options::Options;
 use crate::mounts::target;
 use berth_sys::mounts::{MountChange, attributes as attr, change_mount};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use rustix::fs::CWD;
+use rustix::fs::{CWD, Mode};
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen,
-    open_tree,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_string,
+    fsmount, fsopen, move_mount, open_tree,
 };
 use std::path::Path;
 
@@ -73,8 +73,11 @@ fn mount_v1(at: BorrowedFd<'_>, options: &Options, own: &[Own]) -> Result<(), La
             Err(Errno::NOENT) => continue,
             Err(errno) => return Err(errno).step(what),
         };
-        let place = target::folder(base.as_fd(), Path::new(&own.name))?;
-        finish(tree.as_fd(), options).and_then(|()| target::attach(tree.as_fd(), place.as_fd())).step(what)?;
+        // Nobody else has been in this tmpfs: its names need no resolving with care.
+        finish(tree.as_fd(), options)
+            .and_then(|()| rustix::fs::mkdirat(&base, own.name.as_str(), Mode::from_raw_mode(0o755)))
+            .and_then(|()| move_mount(&tree, "", &base, own.name.as_str(), MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH))
+            .step(what)?;
         for controller in own.name.split(',').filter(|_| own.name.contains(',')) {
             rustix::fs::symlinkat(own.name.as_str(), &base, controller).step(what)?;
         }
@@ -98,8 +101,9 @@ pub(crate) fn own_folders() -> Result<Vec<Own>, LaunchError> {
     if is_v2() {
         return Ok(Vec::new());
     }
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo").step(|| "read the mount table".to_owned())?;
-    let memberships = std::fs::read_to_string("/proc/self/cgroup").step(|| "read /proc/self/cgroup".to_owned())?;
+    let read = |path: &str| berth_sys::procfs::read(path).step(|| format!("read {path}"));
+    let (mounts, memberships) = (read("/proc/self/mountinfo")?, read("/proc/self/cgroup")?);
+    let (mounts, memberships) = (String::from_utf8_lossy(&mounts), String::from_utf8_lossy(&memberships));
     let mut found = Vec::new();
     for line in mounts.lines() {
         let Some((left, right)) = line.split_once(" - ") else { continue };

@@ -12,6 +12,7 @@
 mod cgroups;
 mod copy_up;
 mod idmap;
+mod memory;
 mod options;
 mod rootfs;
 mod source;
@@ -36,6 +37,8 @@ use std::path::Path;
 pub(crate) use cgroups::Own;
 pub(crate) use rootfs::layer_images;
 
+/// `SYSFS_MAGIC`, <linux/magic.h>
+const SYSFS: u64 = 0x6265_6572;
 const CLONE: OpenTreeFlags = OpenTreeFlags::OPEN_TREE_CLONE.union(OpenTreeFlags::OPEN_TREE_CLOEXEC);
 
 /// What a cgroup mount of the configuration will need, before there is a cgroup namespace.
@@ -79,7 +82,7 @@ pub(crate) fn build(
     namespaces: &Namespaces,
     cgroups: &[Own],
     sources: &[Option<OwnedFd>],
-    images: &[Option<OwnedFd>],
+    images: &[Option<berth_sys::images::ImageMount>],
 ) -> Result<OwnedFd, LaunchError> {
     let spec = request.spec;
     let host = open_path(CWD, Path::new("/")).step(|| "open the host's root".to_owned())?;
@@ -139,31 +142,10 @@ fn apply(
     if kind == "cgroup" {
         return cgroups::mount(&at, options, cgroups);
     }
-    let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC).step(what)?;
-    if let Some(source) = mount.source() {
-        fsconfig_set_string(&context, "source", source.as_path()).step(what)?;
-    }
-    let mut images = Vec::new();
-    for (key, value) in &options.data {
-        let said = match value {
-            Some(value) if key == "lowerdir+" && Path::new(value).is_file() => {
-                // A layer that is an image: it is mounted first.
-                let image = berth_sys::images::mount_image(Path::new(value)).step(what)?;
-                let name = format!("/proc/self/fd/{}", rustix::fd::AsRawFd::as_raw_fd(&image));
-                images.push(image);
-                fsconfig_set_string(&context, "lowerdir+", name.as_str())
-            }
-            Some(value) => fsconfig_set_string(&context, key.as_str(), value.as_str()),
-            None => fsconfig_set_flag(&context, key.as_str()),
-        };
-        said.step(|| format!("{}: option {key:?}", what()))?;
-    }
-    let label = request.spec.linux().as_ref().and_then(|linux| linux.mount_label().as_deref());
-    if let Some(label) = label.filter(|label| !label.is_empty() && matches!(kind, "tmpfs" | "mqueue" | "devpts")) {
-        fsconfig_set_string(&context, "context", label).step(what)?;
-    }
-    fsconfig_create(&context).step(what)?;
-    let mut tree = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty()).step(what)?;
+    let mut tree = match kind == "overlay" && !berth_sys::overlay::takes_layers_one_by_one() {
+        true => listed_overlay(options).step(what)?,
+        false => of_options(kind, mount, options, request)?,
+    };
     if let Some(path) = &options.subpath {
         tree = part(tree.as_fd(), path).step(|| format!("{}: take its part {path:?}", what()))?;
     }
@@ -177,6 +159,64 @@ fn apply(
     }
     finish(tree.as_fd(), options, None).step(what)?;
     target::attach(tree.as_fd(), at.as_fd()).step(what)
+}
+
+/// A file system of this kind with a mount's source and options, in no tree yet.
+fn of_options(
+    kind: &str,
+    mount: &Mount,
+    options: &Options,
+    request: &CreateRequest<'_>,
+) -> Result<OwnedFd, LaunchError> {
+    let what = || format!("mount {:?} to {:?}", shown_source(mount), mount.destination().display().to_string());
+    let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC).step(what)?;
+    if let Some(source) = mount.source() {
+        fsconfig_set_string(&context, "source", source.as_path()).step(what)?;
+    }
+    let mut images = Vec::new();
+    for (key, value) in &options.data {
+        let said = match value {
+            Some(value) if key == "lowerdir+" && Path::new(value).is_file() => {
+                // A layer that is an image: it is mounted first, where overlayfs takes it on every kernel.
+                let image = berth_sys::images::mount_image(Path::new(value)).step(what)?;
+                berth_sys::images::attach(image.as_fd(), Path::new(value)).step(what)?;
+                let name = format!("/proc/self/fd/{}", rustix::fd::AsRawFd::as_raw_fd(&image));
+                images.push(image);
+                fsconfig_set_string(&context, "lowerdir+", name.as_str())
+            }
+            Some(value) => fsconfig_set_string(&context, key.as_str(), value.as_str()),
+            None => fsconfig_set_flag(&context, key.as_str()),
+        };
+        said.step(|| format!("{}: option {key:?}", what()))?;
+    }
+    let label = request.spec.linux().as_ref().and_then(|linux| linux.mount_label().as_deref());
+    if let Some(label) = label.filter(|label| !label.is_empty() && matches!(kind, "tmpfs" | "mqueue" | "devpts")) {
+        fsconfig_set_string(&context, "context", label).step(what)?;
+    }
+    fsconfig_create(&context)
+        .and_then(|()| fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty()))
+        .step(what)
+}
+
+/// An overlay whose layers are named one by one, told as one list; in this mount namespace, which is the container's.
+fn listed_overlay(options: &Options) -> Result<OwnedFd, Errno> {
+    let hold = |path: &str| rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+    let (mut layers, mut upper, mut work, mut rest) = (Vec::new(), None, None, Vec::new());
+    let mut place = None;
+    for (key, value) in &options.data {
+        match (key.as_str(), value) {
+            ("lowerdir+", Some(path)) => {
+                place.get_or_insert(path);
+                layers.push(hold(path)?);
+            }
+            ("upperdir", Some(path)) => upper = Some(hold(path)?),
+            ("workdir", Some(path)) => work = Some(hold(path)?),
+            (key, Some(value)) => rest.push(format!("{key}={value}")),
+            (key, None) => rest.push(key.to_owned()),
+        }
+    }
+    let writable = upper.zip(work).map(|(upper, work)| [upper, work]);
+    berth_sys::overlay::mount_by_list(&layers, writable.as_ref(), &rest, Path::new(place.ok_or(Errno::INVAL)?))
 }
 
 /// A mount of what is at `path` in another; links do not lead out of it.
@@ -269,11 +309,12 @@ fn bind(
     let Some(source) = mount.source() else {
         return Err(LaunchError::configuration(format!("{}: a bind mount needs a source", what())));
     };
-    let taken = match opened {
-        Some(_) => None,
-        None => Some(source::tree(&request.bundle.join(source), options, bind_flags(options), &what)?),
+    let taken = match (opened, options.memory) {
+        (_, Some(owner)) => Some(memory::copy(&request.bundle.join(source), owner).step(what)?),
+        (Some(_), None) => None,
+        (None, None) => Some(source::tree(&request.bundle.join(source), options, bind_flags(options), &what)?),
     };
-    let tree = opened.or(taken.as_ref()).expect("one of them is there");
+    let tree = taken.as_ref().or(opened).expect("one of them is there");
     let at = if target::is_folder(tree.as_fd()).step(what)? {
         target::folder(root, mount.destination())?
     } else {
@@ -373,7 +414,7 @@ pub(crate) fn enter(root: OwnedFd, spec: &Spec) -> Result<(), LaunchError> {
     Ok(())
 }
 
-/// Files behind /dev/null, folders behind an empty read-only tmpfs.
+/// Files behind /dev/null, folders behind an empty read-only one.
 fn mask(root: BorrowedFd<'_>, linux: &Linux) -> Result<(), LaunchError> {
     let mut empty: Option<OwnedFd> = None;
     for path in linux.masked_paths().iter().flatten() {
@@ -391,7 +432,7 @@ fn mask(root: BorrowedFd<'_>, linux: &Linux) -> Result<(), LaunchError> {
             // Copied once the first is in its place: before Linux 6.15 what is detached cannot be.
             (true, Some(first)) => open_tree(first, "", CLONE | OpenTreeFlags::AT_EMPTY_PATH).step(what)?,
             (true, None) => {
-                let first = empty.insert(empty_folder().step(what)?);
+                let first = empty.insert(empty_folder(root).step(what)?);
                 target::attach(first.as_fd(), at.as_fd()).step(what)?;
                 continue;
             }
@@ -401,7 +442,23 @@ fn mask(root: BorrowedFd<'_>, linux: &Linux) -> Result<(), LaunchError> {
     Ok(())
 }
 
-fn empty_folder() -> Result<OwnedFd, Errno> {
+/// Folders of sysfs made to be mounted on: nobody, the kernel included, can put anything into them
+/// (`sysfs_create_mount_point`).
+const ALWAYS_EMPTY: [&str; 3] = ["/sys/kernel/debug", "/sys/kernel/tracing", "/sys/kernel/config"];
+
+/// One of the container's own sysfs where there is one: each file system more is a shrinker more, and every memory
+/// cgroup of the host keeps a place for every shrinker (`alloc_shrinker_info`). Else a tmpfs.
+fn empty_folder(root: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    for path in ALWAYS_EMPTY {
+        if let Ok(Some(folder)) = target::existing_without_links(root, Path::new(path))
+            && rustix::fs::fstatfs(&folder)?.f_type as u64 == SYSFS
+        {
+            let tree = open_tree(&folder, "", CLONE | OpenTreeFlags::AT_EMPTY_PATH)?;
+            let change = MountChange { set: attr::RDONLY, ..MountChange::default() };
+            change_mount(tree.as_fd(), change, None, false)?;
+            return Ok(tree);
+        }
+    }
     let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
     fsconfig_set_string(&context, "nr_blocks", "1")?;
     fsconfig_set_string(&context, "nr_inodes", "1")?;
@@ -413,15 +470,18 @@ fn empty_folder() -> Result<OwnedFd, Errno> {
 /// device goes through, but nobody inside changes the mode or owner of the host's node.
 fn null() -> Result<OwnedFd, Errno> {
     let tree = open_tree(CWD, "/dev/null", CLONE)?;
-    let stat = rustix::fs::statat(&tree, "", rustix::fs::AtFlags::EMPTY_PATH)?;
-    let is_null =
-        FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == rustix::fs::makedev(1, 3);
-    if !is_null {
+    if !is_null(tree.as_fd())? {
         return Err(Errno::NODEV);
     }
     let change = MountChange { set: attr::RDONLY | attr::NOSUID | attr::NOEXEC, ..MountChange::default() };
     change_mount(tree.as_fd(), change, None, false)?;
     Ok(tree)
+}
+
+fn is_null(file: BorrowedFd<'_>) -> Result<bool, Errno> {
+    let stat = rustix::fs::statat(file, "", rustix::fs::AtFlags::EMPTY_PATH)?;
+    let device = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice;
+    Ok(device && stat.st_rdev == rustix::fs::makedev(1, 3))
 }
 
 fn read_only_paths(root: BorrowedFd<'_>, linux: &Linux) -> Result<(), LaunchError> {
@@ -442,4 +502,21 @@ fn read_only_paths(root: BorrowedFd<'_>, linux: &Linux) -> Result<(), LaunchErro
         target::attach(tree.as_fd(), at.as_fd()).step(what)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_device_itself_is_null() {
+        let folder = std::env::temp_dir();
+        let link = folder.join(format!("berth-null-{}", std::process::id()));
+        std::os::unix::fs::symlink("/dev/null", &link).unwrap();
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let is = |path: &Path| is_null(rustix::fs::open(path, flags, Mode::empty()).unwrap().as_fd()).unwrap();
+        let answers = [Path::new("/dev/null"), Path::new("/dev/zero"), &link, &folder].map(is);
+        std::fs::remove_file(&link).unwrap();
+        assert_eq!(answers, [true, false, false, false]);
+    }
 }

@@ -17,6 +17,8 @@ pub(crate) struct Options {
     /// See [`super::source`].
     pub(crate) beneath: Option<std::path::PathBuf>,
     pub(crate) process: Option<u32>,
+    /// The source is a file, and a copy of it in memory is mounted: whose, and its permission bits.
+    pub(crate) memory: Option<super::memory::Owner>,
     /// Only this part of what is mounted is wanted; links do not lead out of it.
     pub(crate) subpath: Option<String>,
     /// `key` or `key=value` for fsconfig(2).
@@ -66,6 +68,7 @@ pub(crate) fn parse(words: &[String]) -> Result<Options, LaunchError> {
             word if word.starts_with("berth.") => match word.split_once('=') {
                 Some(("berth.beneath", folder)) => options.beneath = Some(folder.into()),
                 Some(("berth.subpath", path)) => options.subpath = Some(path.to_owned()),
+                Some(("berth.memory", owner)) => options.memory = Some(super::memory::Owner::parse(owner)?),
                 Some(("berth.process", pid)) if pid.parse::<u32>().is_ok() => options.process = pid.parse().ok(),
                 _ => return Err(LaunchError::configuration(format!("mount option {word} is not known"))),
             },

@@ -1,13 +1,14 @@
 //! The container's root as a detached mount.
 
 use crate::error::{LaunchError, Step};
+use berth_sys::images::ImageMount;
 use berth_types::mount::{Lower, Overlay, Rootfs};
-use rustix::fd::{AsRawFd, OwnedFd};
+use rustix::fd::{AsFd, AsRawFd, OwnedFd};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_flag,
-    fsconfig_set_string, fsmount, fsopen, open_tree,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string,
+    fsmount, fsopen, open_tree,
 };
 use std::path::Path;
 
@@ -21,7 +22,7 @@ pub(crate) fn recursive() -> OpenTreeFlags {
 
 /// The layers that are images, as mounts; nothing for those that are folders. Done before the clone: a user
 /// namespace may not mount them, nor look into the process that has them mounted already.
-pub(crate) fn layer_images(rootfs: &Rootfs) -> Result<Vec<Option<OwnedFd>>, LaunchError> {
+pub(crate) fn layer_images(rootfs: &Rootfs) -> Result<Vec<Option<ImageMount>>, LaunchError> {
     let Rootfs::Overlay(overlay) = rootfs else { return Ok(Vec::new()) };
     let open = |lower: &Lower| match lower {
         Lower::Folder(_) => Ok(None),
@@ -33,17 +34,46 @@ pub(crate) fn layer_images(rootfs: &Rootfs) -> Result<Vec<Option<OwnedFd>>, Laun
 }
 
 /// `images` are of [`layer_images`].
-pub(crate) fn mount(rootfs: &Rootfs, images: &[Option<OwnedFd>]) -> Result<OwnedFd, LaunchError> {
+pub(crate) fn mount(rootfs: &Rootfs, images: &[Option<ImageMount>]) -> Result<OwnedFd, LaunchError> {
     match rootfs {
         Rootfs::Directory { path } => {
             let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | recursive();
             open_tree(CWD, path, flags).step(|| format!("take the root file system {}", path.display()))
         }
+        Rootfs::Overlay(overlay) if !berth_sys::overlay::takes_layers_one_by_one() => by_string(overlay),
         Rootfs::Overlay(overlay) => match by_parts(overlay, images) {
-            // A kernel before 6.8 knows no `lowerdir+`. One that mounts images does.
-            Err(Errno::INVAL) if images.iter().all(Option::is_none) => by_string(overlay),
+            // One before 6.15 wants layers that are somewhere in this namespace, which is ours alone. Nobody shares
+            // mounts there: those of others stay where they are.
+            Err(Errno::INVAL) if images.iter().flatten().all(|image| !image.is_shared) => {
+                let again = || {
+                    attach_all(overlay, images)?;
+                    forget_mark(overlay)?;
+                    by_parts(overlay, images)
+                };
+                again().step(|| describe(overlay))
+            }
             mounted => mounted.step(|| describe(overlay)),
         },
+    }
+}
+
+fn attach_all(overlay: &Overlay, images: &[Option<ImageMount>]) -> Result<(), Errno> {
+    let mut all = overlay.lower.iter().zip(images).filter_map(|(lower, image)| Some((lower.path(), image.as_ref()?)));
+    all.try_for_each(|(path, image)| berth_sys::images::attach(image.fd.as_fd(), path))
+}
+
+/// The kernel marks the work folder of a volatile overlay before it takes the layers, and takes no folder with a mark:
+/// the one that is there is of the mount that failed a moment ago.
+fn forget_mark(overlay: &Overlay) -> Result<(), Errno> {
+    let Some(upper) = overlay.upper.as_ref().filter(|_| overlay.options.iter().any(|option| option == "volatile"))
+    else {
+        return Ok(());
+    };
+    match std::fs::remove_dir_all(upper.work.join("work/incompat")) {
+        Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => {
+            Err(cause.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -68,13 +98,13 @@ fn named(path: &Path) -> Result<Named, Errno> {
     }
 }
 
-fn by_parts(overlay: &Overlay, images: &[Option<OwnedFd>]) -> Result<OwnedFd, Errno> {
+fn by_parts(overlay: &Overlay, images: &[Option<ImageMount>]) -> Result<OwnedFd, Errno> {
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
     fsconfig_set_string(&context, "source", "overlay")?;
     let mut held = Vec::new();
     for (number, lower) in overlay.lower.iter().enumerate() {
         if let Some(Some(image)) = images.get(number) {
-            fsconfig_set_string(&context, "lowerdir+", format!("/proc/self/fd/{}", image.as_raw_fd()))?;
+            fsconfig_set_string(&context, "lowerdir+", format!("/proc/self/fd/{}", image.fd.as_raw_fd()))?;
             continue;
         }
         let name = named(lower.path())?;
@@ -105,38 +135,15 @@ fn read_only(overlay: &Overlay) -> MountAttrFlags {
     }
 }
 
-/// mount(2) with all layers in one page of options: their names are descriptors, relative to the folder of
-/// descriptors, so that 300 layers fit. It is attached where nobody sees it and taken off again.
+/// In this mount namespace, which is the container's alone.
 fn by_string(overlay: &Overlay) -> Result<OwnedFd, LaunchError> {
     let what = || describe(overlay);
     let hold = |path: &Path| rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
     let layers: Vec<OwnedFd> =
         overlay.lower.iter().map(|lower| hold(lower.path())).collect::<Result<_, _>>().step(what)?;
-    let before = rustix::fs::open(".", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).step(what)?;
-    let numbers: Vec<String> = layers.iter().map(|fd| fd.as_raw_fd().to_string()).collect();
-    let mut data = format!("lowerdir={}", numbers.join(":"));
-    let mut held = Vec::new();
-    if let Some(upper) = &overlay.upper {
-        for (key, path) in [("upperdir", &upper.upper), ("workdir", &upper.work)] {
-            let fd = hold(path).step(what)?;
-            data.push_str(&format!(",{key}={}", fd.as_raw_fd()));
-            held.push(fd);
-        }
-    }
-    for option in &overlay.options {
-        data.push_str(&format!(",{option}"));
-    }
-    // The newest layer's own folder serves as the place: this mount namespace is ours alone.
+    let upper = overlay.upper.as_ref().map(|upper| Ok::<_, Errno>([hold(&upper.upper)?, hold(&upper.work)?]));
+    let upper = upper.transpose().step(what)?;
     let place =
         overlay.lower.first().map(Lower::path).ok_or_else(|| LaunchError::configuration("an overlay needs a layer"))?;
-    let flags = if overlay.upper.is_some() { MountFlags::empty() } else { MountFlags::RDONLY };
-    rustix::process::chdir("/proc/self/fd").step(what)?;
-    let data = std::ffi::CString::new(data).map_err(|_| LaunchError::configuration("a path holds a zero byte"))?;
-    let mounted = rustix::mount::mount("overlay", place, "overlay", flags, data.as_c_str());
-    rustix::process::fchdir(&before).step(what)?;
-    mounted.step(what)?;
-    let clone = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    let tree = open_tree(CWD, place, clone).step(what)?;
-    rustix::mount::unmount(place, rustix::mount::UnmountFlags::DETACH).step(what)?;
-    Ok(tree)
+    berth_sys::overlay::mount_by_list(&layers, upper.as_ref(), &overlay.options, place).step(what)
 }

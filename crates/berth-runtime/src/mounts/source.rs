@@ -1,12 +1,14 @@
 //! Where a bind's tree comes from, beyond a path of the host.
 //!
-//! Two options of ours, which OCI has no words for; the engine writes them, `berth-runtime` takes them too:
+//! Three options of ours, which OCI has no words for; the engine writes them, `berth-runtime` takes them too:
 //!
 //! - `berth.beneath=<folder>`: the source is below this folder, and must still be there when all links are
 //!   followed. Whoever writes to the folder cannot lead the mount elsewhere, at whatever moment
 //!   (CVE-2024-23651 is the race).
 //! - `berth.process=<pid>`: the source is a path that this process sees: another container's mount, such as
 //!   the /dev/shm that is shared with `--ipc container:x`.
+//! - `berth.memory=<uid>:<gid>:<mode>`: the source is a file of the host's, and the container gets a copy of it in
+//!   memory, with this owner and these permission bits. Its content is never on a disk outside the source.
 
 use super::options::Options;
 use crate::error::{LaunchError, Step};

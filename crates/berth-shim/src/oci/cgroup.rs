@@ -12,10 +12,20 @@ use berth_runtime::CgroupEntry;
 use oci_spec::runtime::{LinuxResources, Spec};
 use rustix::fd::AsFd;
 use std::path::{Component, Path};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 /// A process that has not stopped by then waits in the kernel.
 const FREEZE_SECONDS_MAX: u64 = 10;
+
+/// This host's, looked up once: `run` makes a cgroup and removes it within the same process.
+fn hierarchy() -> Result<&'static Hierarchy, CgroupError> {
+    static FOUND: OnceLock<Hierarchy> = OnceLock::new();
+    match FOUND.get() {
+        Some(found) => Ok(found),
+        None => Hierarchy::detect().map(|found| FOUND.get_or_init(|| found)),
+    }
+}
 
 /// A new container's cgroup, if it has one.
 #[derive(Debug)]
@@ -48,7 +58,7 @@ pub(crate) fn make(global: &Global, id: &str, spec: &Spec) -> Result<Made, CliEr
     let resources = linux.and_then(|linux| linux.resources().as_ref());
     let path = path(linux.and_then(|linux| linux.cgroups_path().as_deref()), id)?;
     let limits = limits::for_create(resources).map_err(CliError::part("set limits"))?;
-    let made = Hierarchy::detect().and_then(|hierarchy| Cgroup::create(&hierarchy, &path, &limits));
+    let made = hierarchy().and_then(|hierarchy| Cgroup::create(hierarchy, &path, &limits));
     match made {
         Ok(cgroup) => {
             cgroup.warnings().iter().for_each(|warning| global.log.warn(warning));
@@ -113,7 +123,7 @@ pub(crate) fn open(record: &Record) -> Result<Opened, CliError> {
 }
 
 fn open_path(path: &str) -> Result<Cgroup, CgroupError> {
-    Cgroup::open(&Hierarchy::detect()?, path)
+    Cgroup::open(hierarchy()?, path)
 }
 
 impl Opened {

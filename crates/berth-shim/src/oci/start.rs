@@ -22,15 +22,16 @@ pub(crate) fn start(global: &Global, id: &str) -> Result<ExitCode, CliError> {
         return Err(CliError::WrongStatus { action: "start", id: id.to_owned(), status: status.word() });
     }
     let already = || CliError::WrongStatus { action: "start", id: id.to_owned(), status: "being started" };
-    let lock = lock(&folder, &already)?;
+    let directory = folder.directory()?;
+    let lock = lock(&directory, &already)?;
     let socket = socket()?;
-    match rustix::net::connect(&socket, &address(&folder)?) {
+    match rustix::net::connect(&socket, &address(&directory)?) {
         // Somebody else started it since we looked.
         Err(Errno::NOENT) => return Err(already()),
         connected => connected.map_err(CliError::sys("reach the created process"))?,
     }
     // From here on it is started, whatever comes of it.
-    rustix::fs::unlinkat(&folder.fd, "start.sock", AtFlags::empty()).map_err(CliError::sys("remove start.sock"))?;
+    rustix::fs::unlinkat(&directory, "start.sock", AtFlags::empty()).map_err(CliError::sys("remove start.sock"))?;
     drop(lock);
     berth_runtime::start_detached(socket).map_err(CliError::part("start the container"))?;
     if let Err(error) = hooks::run("poststart", Some(&record.poststart), &record.oci_state(Status::Running).to_string())
@@ -42,9 +43,9 @@ pub(crate) fn start(global: &Global, id: &str) -> Result<ExitCode, CliError> {
 
 /// One start at a time: the process accepts the first connection, so whoever makes it must be the one that goes on. The
 /// kernel lets go of the lock when its holder dies.
-fn lock(folder: &Folder, taken: &dyn Fn() -> CliError) -> Result<OwnedFd, CliError> {
+fn lock(folder: &OwnedFd, taken: &dyn Fn() -> CliError) -> Result<OwnedFd, CliError> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let lock = rustix::fs::openat(&folder.fd, ".", flags, Mode::empty()).map_err(CliError::sys("open its folder"))?;
+    let lock = rustix::fs::openat(folder, ".", flags, Mode::empty()).map_err(CliError::sys("open its folder"))?;
     match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
         Err(Errno::WOULDBLOCK) => Err(taken()),
         locked => locked.map(|()| lock).map_err(CliError::sys("lock its folder")),
@@ -54,7 +55,8 @@ fn lock(folder: &Folder, taken: &dyn Fn() -> CliError) -> Result<OwnedFd, CliErr
 /// The listening end, for the container's process.
 pub(crate) fn listen(folder: &Folder) -> Result<OwnedFd, CliError> {
     let socket = socket()?;
-    rustix::net::bind(&socket, &address(folder)?).map_err(CliError::sys("make start.sock"))?;
+    let directory = folder.directory()?;
+    rustix::net::bind(&socket, &address(&directory)?).map_err(CliError::sys("make start.sock"))?;
     rustix::net::listen(&socket, 1).map_err(CliError::sys("listen on start.sock"))?;
     Ok(socket)
 }
@@ -65,7 +67,7 @@ fn socket() -> Result<OwnedFd, CliError> {
 }
 
 /// Through the folder's descriptor: containerd's folders are longer than the 107 bytes of a socket's path.
-fn address(folder: &Folder) -> Result<SocketAddrUnix, CliError> {
-    SocketAddrUnix::new(format!("/proc/self/fd/{}/start.sock", folder.fd.as_raw_fd()))
+fn address(folder: &OwnedFd) -> Result<SocketAddrUnix, CliError> {
+    SocketAddrUnix::new(format!("/proc/self/fd/{}/start.sock", folder.as_raw_fd()))
         .map_err(CliError::sys("name start.sock"))
 }

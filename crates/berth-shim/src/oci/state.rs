@@ -82,8 +82,6 @@ impl Status {
 #[derive(Debug)]
 pub(crate) struct Folder {
     pub(crate) path: PathBuf,
-    /// Opened once: the socket is reached through it, as its full path may be longer than a socket's may.
-    pub(crate) fd: OwnedFd,
 }
 
 /// An id that is safe as a name of a folder.
@@ -125,11 +123,18 @@ impl Folder {
     }
 
     fn open_path(path: PathBuf) -> Result<Folder, CliError> {
+        let folder = Folder { path };
+        folder.directory().map(|_| folder)
+    }
+
+    /// Its descriptor, for a moment: a container's process must find no folder of the host open (CVE-2024-21626).
+    pub(crate) fn directory(&self) -> Result<OwnedFd, CliError> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        match rustix::fs::open(&path, flags, Mode::empty()) {
-            Ok(fd) => Ok(Folder { path, fd }),
-            Err(errno) => Err(CliError::File { step: "open the folder", path, source: errno.into() }),
-        }
+        rustix::fs::open(&self.path, flags, Mode::empty()).map_err(|errno| CliError::File {
+            step: "open the folder",
+            path: self.path.clone(),
+            source: errno.into(),
+        })
     }
 
     /// The record; `NotFound` also when the create that made the folder never ended.
@@ -159,12 +164,16 @@ impl Folder {
 
     /// Whether the container still waits for `start`.
     pub(crate) fn waits_for_start(&self) -> bool {
-        rustix::fs::accessat(&self.fd, "start.sock", rustix::fs::Access::EXISTS, rustix::fs::AtFlags::empty()).is_ok()
+        std::fs::symlink_metadata(self.path.join("start.sock")).is_ok()
     }
 
     pub(crate) fn remove(&self) -> Result<(), CliError> {
+        let folder = match self.directory() {
+            Err(CliError::File { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            opened => opened?,
+        };
         for name in ["start.sock", "state.json", "config.json", "state.json.new"] {
-            match rustix::fs::unlinkat(&self.fd, name, rustix::fs::AtFlags::empty()) {
+            match rustix::fs::unlinkat(&folder, name, rustix::fs::AtFlags::empty()) {
                 Ok(()) | Err(rustix::io::Errno::NOENT) => {}
                 Err(errno) => {
                     return Err(CliError::File { step: "remove", path: self.path.join(name), source: errno.into() });

@@ -23,7 +23,9 @@
 //! The folders are root's alone: what an image calls set-user-id or a device is for its containers only.
 
 mod adopt;
+mod mend;
 mod remove;
+mod sync;
 mod walk;
 mod worker;
 mod write;
@@ -70,10 +72,6 @@ pub struct OverlayDriver {
     next: Arc<AtomicU64>,
     /// Chains that are on the disk, for snapshots made one after another on the same image.
     chains: Mutex<HashMap<Digest, Vec<Digest>>>,
-}
-
-fn sync_folder(path: &Path) -> Result<()> {
-    File::open(path).and_then(|folder| folder.sync_all()).map_err(step("sync", path))
 }
 
 fn is_missing(cause: &io::Error) -> bool {
@@ -153,7 +151,7 @@ impl OverlayDriver {
                 std::fs::rename(&temporary, &path)
             };
             write().map_err(step("write", &path))?;
-            sync_folder(&self.chains_folder())?;
+            sync::folder(&self.chains_folder())?;
         }
         chains.insert(id, layers.to_vec());
         Ok(id)
@@ -200,8 +198,7 @@ impl Snapshotter for OverlayDriver {
         }
         let folder = self.layers_folder();
         let opened = File::open(&folder).map_err(step("open", &folder))?;
-        // One call for tens of thousands of files: syncing each would wait for the disk as many times.
-        rustix::fs::syncfs(&opened).map_err(|errno| step("sync", &folder)(errno.into()))?;
+        sync::layers(&layers, &opened, &folder)?;
         for mut layer in layers {
             let target = self.layer_folder(&layer.id);
             match std::fs::rename(&layer.folder.path, &target) {
@@ -212,6 +209,52 @@ impl Snapshotter for OverlayDriver {
             }
         }
         opened.sync_all().map_err(step("sync", &folder))
+    }
+
+    fn mend_layer(&self, layer: StagedLayer) -> Result<()> {
+        let target = self.layer_folder(&layer.id);
+        if !target.exists() {
+            return self.commit_layers(vec![layer]);
+        }
+        let whole = layer.folder.path.as_path();
+        let (from, to) = (whole.join(erofs::IMAGE), target.join(erofs::IMAGE));
+        let replace = |name: &str| {
+            let (from, to) = (whole.join(name), target.join(name));
+            match from.exists() {
+                true => std::fs::rename(&from, &to).map_err(step("replace", &to)),
+                false => Ok(()),
+            }
+        };
+        match (from.exists(), to.exists()) {
+            // The same entries make the same image: who has it mounted sees right what it reads from now on.
+            (true, true) => mend::file(&from, &to)?,
+            // An image comes before files: those are for who runs, and go with the layer.
+            (true, false) => {
+                replace(erofs::DISPLACED)?;
+                replace(erofs::IMAGE)?;
+            }
+            (false, _) => {
+                match target.join("fs").exists() {
+                    true => mend::files(&whole.join("fs"), &target.join("fs"), &layer.folder)?,
+                    false => replace("fs")?,
+                }
+                // Who has an image mounted keeps it.
+                match std::fs::remove_file(&to) {
+                    Err(cause) if !is_missing(&cause) => return Err(step("remove", &to)(cause)),
+                    _ => {}
+                }
+            }
+        }
+        let displaced = target.join("displaced");
+        match std::fs::rename(&displaced, layer.folder.path.join("displaced-before")) {
+            Err(cause) if !is_missing(&cause) => return Err(step("replace", displaced)(cause)),
+            _ => {}
+        }
+        for name in ["displaced", erofs::DISPLACED, "record", "bytes"] {
+            replace(name)?;
+        }
+        let opened = File::open(&target).map_err(step("open", &target))?;
+        rustix::fs::syncfs(&opened).map_err(|errno| step("sync", &target)(errno.into()))
     }
 
     fn layer_bytes(&self, id: &Digest) -> Result<Option<u64>> {
@@ -284,6 +327,19 @@ impl Snapshotter for OverlayDriver {
         Ok(self.writable(&self.snapshot(key)?, &self.layers_of(key)?))
     }
 
+    fn refresh(&self, rootfs: &mut Rootfs) {
+        let Rootfs::Overlay(overlay) = rootfs else { return };
+        for lower in &mut overlay.lower {
+            if let Some(folder) = lower.path().parent().map(Path::to_owned) {
+                let is_image = matches!(lower, Lower::Image { .. });
+                let now = lower_of(&folder);
+                if matches!(now, Lower::Image { .. }) != is_image {
+                    *lower = now;
+                }
+            }
+        }
+    }
+
     fn adopt(&self, key: &str) -> Result<Box<dyn AdoptedLayer>> {
         let folder = self.unfinished(NEW, &self.layers_folder());
         Ok(Box::new(adopt::Adopted::take(key, &self.snapshot(key)?.join("fs"), folder)?))
@@ -349,15 +405,12 @@ impl OverlayDriver {
     /// alone: overlayfs refuses a folder that is in it already.
     fn lower(&self, layers: &[Digest]) -> Vec<Lower> {
         let mut seen = std::collections::HashSet::new();
-        let one = |layer: &Digest| {
-            let folder = self.layer_folder(layer);
-            let erofs = folder.join(erofs::IMAGE);
-            match erofs.exists() {
-                true => Lower::Image { erofs, held: None },
-                false => Lower::Folder(folder.join("fs")),
-            }
-        };
-        layers.iter().rev().filter(|layer| seen.insert(**layer)).map(one).collect()
+        layers
+            .iter()
+            .rev()
+            .filter(|layer| seen.insert(**layer))
+            .map(|layer| lower_of(&self.layer_folder(layer)))
+            .collect()
     }
 
     fn writable(&self, folder: &Path, layers: &[Digest]) -> Rootfs {
@@ -367,6 +420,15 @@ impl OverlayDriver {
         // and a commit of it would miss what was renamed or only changed its owner.
         let options = vec!["redirect_dir=off".to_owned(), "metacopy=off".to_owned(), "index=off".to_owned()];
         Rootfs::Overlay(Overlay { lower, upper, options })
+    }
+}
+
+/// How the layer in `folder` is mounted.
+fn lower_of(folder: &Path) -> Lower {
+    let erofs = folder.join(erofs::IMAGE);
+    match erofs.exists() {
+        true => Lower::Image { erofs, held: None },
+        false => Lower::Folder(folder.join("fs")),
     }
 }
 

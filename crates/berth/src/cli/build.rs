@@ -12,6 +12,8 @@ pub(super) const COMMANDS: &[Command] = &[
     --allow strings  Allow extra privileged entitlement (e.g., "network.host", "security.insecure")
     --build-arg list  Set build-time variables
     --build-context list  Additional build contexts (e.g., name=path, name=docker-image://image)
+    --cache-from list  External cache sources (e.g., "user/app:cache", "type=local,src=path/to/dir")
+    --cache-to list  Cache export destinations (e.g., "user/app:cache", "type=local,dest=path/to/dir")
 -f, --file string  Name of the Dockerfile (default: "PATH/Dockerfile")
     --force-rm  Always remove intermediate containers
     --iidfile string  Write the image ID to a file

@@ -366,13 +366,26 @@ berth rm -f @last",
     --cpus decimal  Number of CPUs
     --cpuset-cpus string  CPUs in which to allow execution (0-3, 0,1)
     --cpuset-mems string  MEMs in which to allow execution (0-3, 0,1)
+    --health-cmd string  Command to run to check health
+    --health-interval duration  Time between running the check (ms|s|m|h)
+    --health-retries int  Consecutive failures needed to report unhealthy
+    --health-start-interval duration  Time between running the check during the start period (ms|s|m|h)
+    --health-start-period duration  Start period for the container to initialize before starting health-retries countdown (ms|s|m|h)
+    --health-timeout duration  Maximum time to allow one check to run (ms|s|m|h)
+    --log-opt list  Log driver options
 -m, --memory bytes  Memory limit
     --memory-reservation bytes  Memory soft limit
     --memory-swap bytes  Swap limit equal to memory plus swap: -1 to enable unlimited swap
+    --no-healthcheck  Stop checking its health
     --pids-limit int  Tune container pids limit (set -1 for unlimited)
+    --publish-add list  Publish a port to the host, too, now if it runs (as --publish of run)
+    --publish-rm list  Publish a port no more: 80, 53/udp for all of that port, or what was said to --publish
     --restart string  Restart policy to apply when a container exits",
         examples: "berth update --memory 1g --memory-swap 1g web
-berth update --restart unless-stopped web",
+berth update --publish-rm 8080:80 --publish-add 127.0.0.1:9090:80 web
+berth update --restart unless-stopped web
+berth update --health-cmd 'wget -qO- 127.0.0.1/health' --health-interval 5s web
+berth update --log-opt max-size=50m web",
         min: 1,
         max: MANY,
         tail: false,

@@ -66,8 +66,17 @@ fn wrap(text: &str, room: usize) -> Vec<String> {
 
 const COMMON: &[&str] =
     &["run", "exec", "ps", "logs", "stop", "images", "pull", "push", "login", "logout", "version", "info"];
-const OURS: &[&str] =
-    &["why", "doctor", "vm create", "image bootstrap", "image send", "system check", "console token", "completion"];
+const OURS: &[&str] = &[
+    "why",
+    "doctor",
+    "vm create",
+    "image bootstrap",
+    "image send",
+    "system check",
+    "console token",
+    "host add",
+    "completion",
+];
 
 pub(crate) fn top() -> String {
     let mut out = String::from(

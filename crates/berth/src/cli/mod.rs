@@ -19,6 +19,7 @@ pub(crate) mod help;
 mod image;
 mod network;
 mod parse;
+mod secret;
 mod system;
 mod vm;
 mod volume;
@@ -41,6 +42,8 @@ pub(crate) enum Names {
     Images,
     Volumes,
     Networks,
+    Secrets,
+    Configs,
     Contexts,
     /// The first word names a network, the second a container.
     NetworkThenContainer,
@@ -101,6 +104,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Command> {
         container::COMMANDS,
         image::COMMANDS,
         volume::COMMANDS,
+        secret::COMMANDS,
         network::COMMANDS,
         system::COMMANDS,
         vm::COMMANDS,
@@ -135,26 +139,31 @@ impl Called {
     }
 }
 
+/// Of a command: `vm kernel install`.
+const WORDS_MAX: usize = 3;
+
 /// The command that `words` begin with.
 pub(crate) fn find(words: &[String]) -> Option<Called> {
-    let two = (words.len() > 1).then(|| format!("{} {}", words[0], words[1]));
     let by = |path: &str| {
         let mut called =
             all().filter_map(|command| Some(Called { command, path: command.paths.iter().find(|p| **p == path)? }));
         called.next()
     };
-    two.as_deref().and_then(by).or_else(|| words.first().and_then(|w| by(w)))
+    (1..=WORDS_MAX.min(words.len())).rev().find_map(|count| by(&words[..count].join(" ")))
 }
 
 /// `container`, `image`, ...: words that only group commands.
 pub(crate) const GROUPS: &[(&str, &str)] = &[
     ("builder", "Manage builds"),
+    ("config", "Manage configurations"),
     ("console", "Manage the web console"),
     ("container", "Manage containers"),
     ("context", "Manage contexts"),
+    ("host", "Manage other engines"),
     ("image", "Manage images"),
     ("manifest", "Look at manifests in registries"),
     ("network", "Manage networks"),
+    ("secret", "Manage secrets"),
     ("system", "Manage berth"),
     ("vm", "Manage virtual machines"),
     ("volume", "Manage volumes"),
@@ -166,8 +175,6 @@ pub(crate) const ABSENT: &[(&str, &str)] = &[
     ("service", "this engine has no swarm mode"),
     ("stack", "this engine has no swarm mode"),
     ("node", "this engine has no swarm mode"),
-    ("secret", "this engine has no swarm mode"),
-    ("config", "this engine has no swarm mode"),
     ("plugin", "this engine has no plugins"),
     ("trust", "image signatures are not checked by this command line"),
     ("checkpoint", "checkpoints are not supported by this engine yet"),

@@ -142,7 +142,7 @@ pub(crate) const GLOBAL_FLAGS: &str = "
     --config string  Location of client config files (default ~/.docker)
 -c, --context string  Name of the context to use (overrides DOCKER_HOST and the default context)
 -D, --debug  Accepted for compatibility
--H, --host list  Engine socket to connect to
+-H, --host list  Engine socket to connect to, or the name of a host (berth host ls)
 -l, --log-level string  Accepted for compatibility
     --tls  Refused: use --tlsverify, which checks who answers
     --tlscacert string  Trust certs signed only by this CA (default ca.pem of DOCKER_CERT_PATH)

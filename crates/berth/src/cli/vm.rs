@@ -12,8 +12,9 @@ pub(super) const COMMANDS: &[Command] = &[
         about: "Create a virtual machine",
         flags: r#"    --append string  Arguments of the kernel that --kernel names
     --cdrom list  CD image to put in: a path on the engine's host
+    --cloud-init  Tell an image with cloud-init its host name and network
 -c, --cpus int  Number of processors (default 1)
--d, --disk list  Disk: FILE[,format=raw|qcow2][,size=BYTES], or size=BYTES for an empty one
+-d, --disk list  Disk: FILE[,format=FORMAT][,size=BYTES] (qcow2, raw, vmdk, vdi, vhdx, ova), or size=BYTES for an empty one
     --display string  Graphics card to have: none or vnc (default "none")
     --initrd string  Initial ramdisk for --kernel
     --kernel string  Boot this kernel directly: a path on the engine's host
@@ -22,8 +23,10 @@ pub(super) const COMMANDS: &[Command] = &[
     --network string  Connect the machine to a network
 -p, --publish list  Publish a machine's port to the host
     --restart string  Restart policy to apply when a machine ends
+    --ssh-key list  Public key for the image's user, or a file of such keys (cloud-init)
     --start  Start it at once
-    --uefi  UEFI firmware instead of a BIOS"#,
+    --uefi  UEFI firmware instead of a BIOS
+    --user-data string  File for cloud-init to follow"#,
         examples: "berth vm create --disk debian-12-generic-amd64.qcow2,size=20G -m 1g --start web\n\
                    berth vm create --disk size=20G --cdrom installer.iso --display vnc desk",
         min: 1,
@@ -205,10 +208,11 @@ pub(super) const COMMANDS: &[Command] = &[
     },
     Command {
         paths: &["vm template"],
-        usage: "MACHINE [MACHINE...]",
-        about: "Make a stopped virtual machine a template: only there to be cloned",
-        flags: NO_FLAGS,
-        examples: "berth vm template golden",
+        usage: "[OPTIONS] MACHINE [MACHINE...]",
+        about: "Make a virtual machine a template: only there to be cloned, or forked",
+        flags: "    --running  Of a running one: its forks go on from where it stands now",
+        examples: "berth vm template golden\n\
+                   berth vm template --running warm && berth vm fork warm web -n 20",
         min: 1,
         max: MANY,
         tail: false,
@@ -219,7 +223,9 @@ pub(super) const COMMANDS: &[Command] = &[
         paths: &["vm clone"],
         usage: "[OPTIONS] MACHINE NAME [NAME...]",
         about: "Make further virtual machines that begin with what one's disks hold now",
-        flags: "    --start  Start them at once",
+        flags: r#"    --full  Copy their disks whole, instead of standing on the same ones
+    --snapshot string  What this snapshot holds, instead of what the disks hold now
+    --start  Start them at once"#,
         examples: "berth vm clone --start golden web1 web2 web3",
         min: 2,
         max: MANY,
@@ -228,11 +234,25 @@ pub(super) const COMMANDS: &[Command] = &[
         run: go!(commands::vm::clone),
     },
     Command {
+        paths: &["vm fork"],
+        usage: "[OPTIONS] MACHINE [NAME...]",
+        about: "Make and start virtual machines that go on from where one stands",
+        flags: "-n, --count int  How many; with a name they are NAME-1, NAME-2, ... (default 1)",
+        examples: "berth vm fork web web-copy\n\
+                   berth vm fork warm worker -n 20",
+        min: 1,
+        max: MANY,
+        tail: false,
+        names: Names::Any,
+        run: go!(commands::vm::fork),
+    },
+    Command {
         paths: &["vm snapshot"],
-        usage: "MACHINE SNAPSHOT",
-        about: "Remember what a virtual machine's disks hold now",
-        flags: NO_FLAGS,
-        examples: "berth vm snapshot web before-upgrade",
+        usage: "[OPTIONS] MACHINE SNAPSHOT",
+        about: "Remember what a virtual machine's disks hold now, and where it stands",
+        flags: "    --memory  State and memory too: a revert goes on from there",
+        examples: "berth vm snapshot web before-upgrade\n\
+                   berth vm snapshot --memory web just-now",
         min: 2,
         max: 2,
         tail: false,
@@ -253,9 +273,9 @@ pub(super) const COMMANDS: &[Command] = &[
     },
     Command {
         paths: &["vm revert"],
-        usage: "MACHINE SNAPSHOT",
-        about: "Put a stopped virtual machine's disks back to a snapshot",
-        flags: NO_FLAGS,
+        usage: "[OPTIONS] MACHINE SNAPSHOT",
+        about: "Put a stopped virtual machine back to a snapshot",
+        flags: "    --disks-only  Leave out its memory: the next start begins with the firmware",
         examples: "berth vm revert web before-upgrade",
         min: 2,
         max: 2,
@@ -276,6 +296,31 @@ pub(super) const COMMANDS: &[Command] = &[
         run: go!(commands::vm::forget),
     },
     Command {
+        paths: &["vm kernel install"],
+        usage: "[PACKAGE.deb]",
+        about: "Install a kernel for containers with --isolation vm",
+        flags: NO_FLAGS,
+        examples: "berth vm kernel install\n\
+                   berth vm kernel install linux-image-6.12.1-cloud-amd64.deb",
+        min: 0,
+        max: 1,
+        tail: false,
+        names: Names::None,
+        run: go!(commands::vm::kernel::install),
+    },
+    Command {
+        paths: &["vm kernel ls", "vm kernel list"],
+        usage: "",
+        about: "List kernels for containers with --isolation vm",
+        flags: NO_FLAGS,
+        examples: "berth vm kernel ls",
+        min: 0,
+        max: 0,
+        tail: false,
+        names: Names::None,
+        run: go!(commands::vm::kernel::list),
+    },
+    Command {
         paths: &["vm screenshot"],
         usage: "[OPTIONS] MACHINE",
         about: "Write a virtual machine's screen as a PNG",
@@ -286,5 +331,45 @@ pub(super) const COMMANDS: &[Command] = &[
         tail: false,
         names: Names::Any,
         run: go!(commands::vm::screenshot),
+    },
+    Command {
+        paths: &["vm vnc"],
+        usage: "[OPTIONS] MACHINE",
+        about: "Show a virtual machine's screen to a VNC viewer on this computer",
+        flags: r#"    --listen string  Where the viewer connects: address and port, or the path of a socket (default "127.0.0.1:0")"#,
+        examples: "berth vm vnc --listen 127.0.0.1:5900 desk\n\
+                   berth vm vnc --listen /run/user/1000/desk.sock desk",
+        min: 1,
+        max: 1,
+        tail: false,
+        names: Names::Any,
+        run: go!(commands::vm::vnc::vnc),
+    },
+    Command {
+        paths: &["vm flatten"],
+        usage: "MACHINE [MACHINE...]",
+        about: "Make the disks of virtual machines stand on nothing that others have",
+        flags: NO_FLAGS,
+        examples: "berth vm flatten web1",
+        min: 1,
+        max: MANY,
+        tail: false,
+        names: Names::Any,
+        run: go!(commands::vm::flatten),
+    },
+    Command {
+        paths: &["vm export"],
+        usage: "[OPTIONS] MACHINE",
+        about: "Write a virtual machine's disk as one file, or all of it as an appliance",
+        flags: r#"    --disk string  Which disk, where there are several
+    --format string  qcow2, raw or ova (default "qcow2")
+-o, --output string  Write to a file, instead of STDOUT"#,
+        examples: "berth vm export -o web.qcow2 web\n\
+                   berth vm export --format ova -o web.ova web",
+        min: 1,
+        max: 1,
+        tail: false,
+        names: Names::Any,
+        run: go!(commands::vm::export),
     },
 ];

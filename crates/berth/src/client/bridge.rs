@@ -3,17 +3,20 @@
 //! ```text
 //! this program --socket pair--> ssh HOST berth system dial-stdio --> the socket there
 //! this program --socket pair--> thread: TLS                      --> tcp://HOST:2376
+//! this program --its engine's socket--> POST /api/v1/hosts/HOST/dial --> the socket there
 //! ```
 //!
 //! Either way a plain Unix stream comes out, which the client and the blocking streams of attach use alike.
 
 use super::endpoint::Tls;
-use std::io;
+use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -41,6 +44,42 @@ pub(super) fn ssh(target: &str) -> io::Result<UnixStream> {
     command.stdin(Stdio::from(input)).stdout(Stdio::from(output));
     command.spawn().map_err(|e| io::Error::new(e.kind(), format!("cannot start ssh: {e}")))?;
     Ok(ours)
+}
+
+const HEAD_BYTES_MAX: usize = 16 << 10;
+const DIAL_SECONDS_MAX: u64 = 60;
+
+/// Asks the engine behind `socket` for a raw stream to a host that it knows.
+pub(super) fn via(socket: &Path, host: &str) -> io::Result<UnixStream> {
+    let mut stream = UnixStream::connect(socket)?;
+    stream.set_read_timeout(Some(Duration::from_secs(DIAL_SECONDS_MAX)))?;
+    write!(
+        stream,
+        "POST /api/v1/hosts/{host}/dial HTTP/1.1\r\nhost: berth\r\nconnection: upgrade\r\nupgrade: tcp\r\ncontent-length: 0\r\n\r\n"
+    )?;
+    // One by one: what follows the head is the other engine's.
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        if head.len() >= HEAD_BYTES_MAX || stream.read(&mut byte)? == 0 {
+            return Err(io::Error::other("the engine's answer breaks off"));
+        }
+        head.push(byte[0]);
+    }
+    if head.starts_with(b"HTTP/1.1 101") {
+        stream.set_read_timeout(None)?;
+        return Ok(stream);
+    }
+    let mut body = Vec::new();
+    let head = String::from_utf8_lossy(&head).to_ascii_lowercase();
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length:")?.trim().parse::<u64>().ok());
+    (&mut stream).take(length.unwrap_or(0).min(HEAD_BYTES_MAX as u64)).read_to_end(&mut body)?;
+    let failure: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
+    let message = failure["message"]
+        .as_str()
+        .unwrap_or("this engine serves no console: start it with berthd --console 127.0.0.1:9443");
+    let causes = failure["causes"].as_array().into_iter().flatten().filter_map(serde_json::Value::as_str);
+    Err(io::Error::other(std::iter::once(message).chain(causes).collect::<Vec<_>>().join(": ")))
 }
 
 fn other(error: impl std::fmt::Display) -> io::Error {

@@ -21,6 +21,8 @@ pub(crate) enum Address {
     Tls(String, Box<Tls>),
     /// `user@host:port`
     Ssh(String),
+    /// A host that the engine behind this socket knows (`berth host ls`).
+    Via(PathBuf, String),
 }
 
 /// What a connection is checked with, as PEM.
@@ -66,6 +68,7 @@ impl fmt::Display for Endpoint {
             Address::Unix(path) => write!(f, "unix://{}", path.display()),
             Address::Tcp(address) | Address::Tls(address, _) => write!(f, "tcp://{address}"),
             Address::Ssh(target) => write!(f, "ssh://{target}"),
+            Address::Via(path, host) => write!(f, "host {host} through unix://{}", path.display()),
         }
     }
 }
@@ -90,7 +93,7 @@ impl Endpoint {
     fn named(global: &Global, config: &Config) -> Result<Endpoint> {
         let env = |name| std::env::var(name).ok().filter(|v| !v.is_empty());
         if let Some(host) = &global.host {
-            return Endpoint::parse(host);
+            return if is_name(host) { Endpoint::via(host) } else { Endpoint::parse(host) };
         }
         if let Some(context) = &global.context {
             return config.context_endpoint(context);
@@ -106,6 +109,22 @@ impl Endpoint {
 
     pub(crate) fn standard() -> Endpoint {
         Endpoint { address: Address::Unix(DEFAULT_SOCKET.into()), is_default: true }
+    }
+
+    /// A host by the name that our own engine knows it by.
+    fn via(host: &str) -> Result<Endpoint> {
+        let env = |name| std::env::var(name).ok().filter(|v| !v.is_empty());
+        let own = match env("BERTH_HOST").or_else(|| env("DOCKER_HOST")) {
+            Some(own) => Endpoint::parse(&own)?.address,
+            None => Endpoint::standard().address,
+        };
+        match own {
+            Address::Unix(path) => Ok(Endpoint { address: Address::Via(path, host.to_owned()), is_default: false }),
+            _ => {
+                Err(CliError::failed(format!("cannot reach host {host}: the engine that knows it is not on this host"))
+                    .with_hint("hosts are known to the engine of this host; see berth host ls"))
+            }
+        }
     }
 
     pub(crate) fn parse(host: &str) -> Result<Endpoint> {
@@ -135,7 +154,7 @@ impl Endpoint {
                 stream.set_nodelay(true)?;
                 Box::new(stream)
             }
-            Address::Tls(..) | Address::Ssh(_) => {
+            Address::Tls(..) | Address::Ssh(_) | Address::Via(..) => {
                 let stream = self.bridged()?;
                 stream.set_nonblocking(true)?;
                 Box::new(UnixStream::from_std(stream)?)
@@ -148,6 +167,7 @@ impl Endpoint {
         match &self.address {
             Address::Ssh(target) => super::bridge::ssh(target),
             Address::Tls(address, tls) => super::bridge::tls(address, tls),
+            Address::Via(path, host) => super::bridge::via(path, host),
             Address::Unix(path) => std::os::unix::net::UnixStream::connect(path),
             Address::Tcp(_) => Err(io::Error::other("a plain TCP endpoint needs no bridge")),
         }
@@ -168,6 +188,9 @@ impl Endpoint {
         let hint = match error.kind() {
             io::ErrorKind::PermissionDenied => "run as root, or as a member of the socket's group",
             _ if self.is_default => "start one with: berthd &",
+            _ if matches!(self.address, Address::Via(..)) => {
+                "berth host ls says which hosts there are and how they are"
+            }
             _ => "is it running there? check -H, BERTH_HOST, DOCKER_HOST and the context",
         };
         let what = match error.kind() {
@@ -184,6 +207,12 @@ impl Endpoint {
     }
 }
 
+/// Not a socket's address, but a host's name.
+fn is_name(text: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    text.starts_with(|c: char| c.is_ascii_alphanumeric()) && text.chars().all(plain)
+}
+
 /// The port of TLS, where none was given.
 fn secure(address: &str) -> String {
     address.strip_suffix(":2375").map_or_else(|| address.to_owned(), |host| format!("{host}:2376"))
@@ -196,6 +225,14 @@ fn may_be_started(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_word_is_a_hosts_name_and_an_address_is_not() {
+        assert!(is_name("prod-2") && is_name("most-room"));
+        for address in ["", "/run/x.sock", "tcp://h:1", "h:2375", "-x", "a/b"] {
+            assert!(!is_name(address), "{address}");
+        }
+    }
 
     #[test]
     fn hosts_are_read_as_docker_reads_them() {

@@ -93,12 +93,18 @@ impl Client {
                 stream.set_nodelay(true).map_err(io_error)?;
                 Raw::Tcp(stream)
             }
-            Address::Tls(..) | Address::Ssh(_) => Raw::Unix(self.endpoint.bridged().map_err(io_error)?),
+            Address::Tls(..) | Address::Ssh(_) | Address::Via(..) => {
+                Raw::Unix(self.endpoint.bridged().map_err(io_error)?)
+            }
         };
         let body = body.map(serde_json::Value::to_string).unwrap_or_default();
-        let version = self.api_version();
+        // Our own API has its version in the path, and its streams change nothing.
+        let target = match path.starts_with("/api/") {
+            true => format!("GET {path}"),
+            false => format!("POST /v{}{path}", self.api_version()),
+        };
         let request = format!(
-            "POST /v{version}{path} HTTP/1.1\r\nHost: berth\r\nUser-Agent: berth/{}\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\
+            "{target} HTTP/1.1\r\nHost: berth\r\nUser-Agent: berth/{}\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\
              Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
             env!("CARGO_PKG_VERSION"),
             body.len()
@@ -144,8 +150,7 @@ fn refusal(status: u16, mut raw: Raw, mut body: Vec<u8>) -> CliError {
     loop {
         let json = body.iter().position(|b| *b == b'{').map(|at| &body[at..]).unwrap_or_default();
         if let Some(Ok(value)) = serde_json::Deserializer::from_slice(json).into_iter::<Value>().next() {
-            let (message, hint) = super::split_hint(value.text("message"));
-            return CliError::Engine { status, message, hint };
+            return super::told(status, value.text("message"), &value);
         }
         match raw.read(&mut buffer) {
             Ok(n) if n > 0 && body.len() < HEAD_BYTES_MAX => body.extend_from_slice(&buffer[..n]),

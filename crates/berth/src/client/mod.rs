@@ -252,13 +252,17 @@ impl Answer<'_> {
             },
             message => message.to_owned(),
         };
-        let (message, hint) = split_hint(&message);
-        // Our own API says causes and hint apart.
-        let causes = parsed.get("causes").list().iter().map(Value::str);
-        let message = std::iter::once(message.as_str()).chain(causes).collect::<Vec<_>>().join(": ");
-        let hint = hint.or(Some(parsed.text("hint").to_owned()).filter(|hint| !hint.is_empty()));
-        CliError::Engine { status: status.as_u16(), message, hint }
+        told(status.as_u16(), &message, &parsed)
     }
+}
+
+/// An engine's refusal; our own API says causes and hint apart.
+fn told(status: u16, message: &str, answer: &Value) -> CliError {
+    let (message, hint) = split_hint(message);
+    let causes = answer.get("causes").list().iter().map(Value::str);
+    let message = std::iter::once(message.as_str()).chain(causes).collect::<Vec<_>>().join(": ");
+    let hint = hint.or(Some(answer.text("hint").to_owned()).filter(|hint| !hint.is_empty()));
+    CliError::Engine { status, message, hint }
 }
 
 /// The engine puts its hint on a line of its own behind the message.

@@ -32,7 +32,7 @@ pub(crate) async fn save(app: &'static App, args: Args) -> Result<u8> {
     write_out(answer, args.text("output")).await
 }
 
-fn check_output(output: &str, verb: &str) -> Result<()> {
+pub(crate) fn check_output(output: &str, verb: &str) -> Result<()> {
     let folder = Path::new(output).parent().filter(|folder| !folder.as_os_str().is_empty());
     if let Some(folder) = folder
         && let Err(error) = std::fs::metadata(folder)
@@ -49,7 +49,7 @@ fn check_output(output: &str, verb: &str) -> Result<()> {
 }
 
 /// Streams an answer to stdout, or to a file that appears under its name only when it is complete.
-async fn write_out(mut answer: Answer<'_>, output: &str) -> Result<u8> {
+pub(crate) async fn write_out(mut answer: Answer<'_>, output: &str) -> Result<u8> {
     if output.is_empty() {
         while let Some(chunk) = answer.chunk().await? {
             io::stdout().write_all(&chunk).map_err(|e| CliError::io("cannot write the archive", e))?;

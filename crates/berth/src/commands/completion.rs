@@ -38,6 +38,8 @@ pub(crate) async fn words(app: &'static App, args: Args) -> Result<u8> {
                 Names::Images => &[Kind::Image],
                 Names::Volumes => &[Kind::Volume],
                 Names::Networks | Names::NetworkThenContainer => &[Kind::Network],
+                Names::Secrets => &[Kind::Secret],
+                Names::Configs => &[Kind::Config],
                 Names::Contexts => &[Kind::Context],
                 Names::Any => &[Kind::Container, Kind::Image, Kind::Volume, Kind::Network],
             };

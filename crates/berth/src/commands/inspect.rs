@@ -14,6 +14,8 @@ enum Type {
     Image,
     Volume,
     Network,
+    Secret,
+    Config,
 }
 
 impl Type {
@@ -25,6 +27,8 @@ impl Type {
             }
             Type::Image => image_path(name, "/json"),
             Type::Volume => format!("/volumes/{}", encode(name)),
+            Type::Secret => format!("/secrets/{}", encode(name)),
+            Type::Config => format!("/configs/{}", encode(name)),
             Type::Network => {
                 with_query(&format!("/networks/{}", encode(name)), &[("verbose", if more { "true" } else { "" })])
             }
@@ -46,6 +50,14 @@ pub(crate) async fn volume(app: &'static App, args: Args) -> Result<u8> {
     inspect(app, &args, &[Type::Volume], false).await
 }
 
+pub(crate) async fn secret(app: &'static App, args: Args) -> Result<u8> {
+    inspect(app, &args, &[Type::Secret], false).await
+}
+
+pub(crate) async fn config(app: &'static App, args: Args) -> Result<u8> {
+    inspect(app, &args, &[Type::Config], false).await
+}
+
 pub(crate) async fn network(app: &'static App, args: Args) -> Result<u8> {
     let verbose = args.on("verbose");
     inspect(app, &args, &[Type::Network], verbose).await
@@ -58,6 +70,8 @@ pub(crate) async fn any(app: &'static App, args: Args) -> Result<u8> {
         "image" => &[Type::Image],
         "volume" => &[Type::Volume],
         "network" => &[Type::Network],
+        "secret" => &[Type::Secret],
+        "config" => &[Type::Config],
         other => {
             return Err(CliError::failed(format!(
                 "unknown type: {other:?}: must be one of \"config\", \"container\", \"image\", \"network\", \"node\", \"plugin\", \"secret\", \"service\", \"task\", \"volume\""

@@ -4,7 +4,7 @@ use crate::app::App;
 use crate::cli::Args;
 use crate::client::encode;
 use crate::error::{CliError, Result};
-use crate::opts::limits;
+use crate::opts::{create, limits, ports};
 use serde_json::{Map, json};
 
 pub(crate) async fn update(app: &'static App, args: Args) -> Result<u8> {
@@ -47,12 +47,26 @@ pub(crate) async fn update(app: &'static App, args: Args) -> Result<u8> {
         let policy = limits::restart_policy(text).map_err(|e| args.because("restart", text, &e))?;
         body.insert("RestartPolicy".into(), policy);
     }
-    if body.is_empty() {
+    if let Some(check) = create::health(&args)? {
+        body.insert("Healthcheck".into(), check);
+    }
+    if args.changed("log-opt") {
+        body.insert("LogConfig".into(), json!({"Config": create::log_options(&args)}));
+    }
+    let (add, remove) = (args.list("publish-add"), args.list("publish-rm"));
+    let ports_change = !add.is_empty() || !remove.is_empty();
+    if body.is_empty() && !ports_change {
         return Err(CliError::failed("you must provide one or more flags when using this command"));
     }
     let body = serde_json::Value::Object(body);
     app.each(&args.words, async |name: String| {
         let id = app.container(&name).await?;
+        let mut body = body.clone();
+        if ports_change {
+            let now = app.client.get_value(&format!("/containers/{}/json", encode(&id))).await?;
+            let bindings = ports::change(now.at(&["HostConfig", "PortBindings"]), &add, &remove);
+            body["PortBindings"] = bindings.map_err(CliError::failed)?;
+        }
         let answer = app.client.post_json(&format!("/containers/{}/update", encode(&id)), &body).await?;
         for warning in answer.get("Warnings").list() {
             app.note(&format!("WARNING: {}", warning.str()));

@@ -144,7 +144,7 @@ fn volumes(args: &Args, here: &std::path::Path) -> Result<(Map<String, Json>, Ve
     Ok((anonymous, binds))
 }
 
-fn health(args: &Args) -> Result<Option<Json>> {
+pub(crate) fn health(args: &Args) -> Result<Option<Json>> {
     let given = [
         "health-cmd",
         "health-interval",
@@ -190,6 +190,11 @@ fn health(args: &Args) -> Result<Option<Json>> {
         out.insert("Retries".into(), json!(retries));
     }
     Ok(Some(Json::Object(out)))
+}
+
+/// `--log-opt` as `LogConfig.Config`.
+pub(crate) fn log_options(args: &Args) -> Json {
+    object(args.list("log-opt").into_iter().map(key_value))
 }
 
 /// The network mode and the endpoints by network.
@@ -259,10 +264,7 @@ fn host_config(args: &Args, binds: Vec<String>, bindings: Map<String, Json>, mod
     let security = security::parse(&args.list("security-opt")).map_err(wrong)?;
     set("Binds", list_or_null(binds));
     set("ContainerIDFile", json!(args.text("cidfile")));
-    set(
-        "LogConfig",
-        json!({"Type": args.text("log-driver"), "Config": object(args.list("log-opt").into_iter().map(key_value))}),
-    );
+    set("LogConfig", json!({"Type": args.text("log-driver"), "Config": log_options(args)}));
     set("NetworkMode", json!(mode));
     set("PortBindings", Json::Object(bindings));
     let restart = if args.changed("restart") { args.text("restart") } else { "no" };

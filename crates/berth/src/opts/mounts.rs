@@ -65,6 +65,7 @@ pub(crate) fn mount(spec: &str, here: &Path) -> Result<Json, String> {
     let mut mount = Map::new();
     let mut kind = "volume".to_owned();
     let (mut bind, mut volume, mut tmpfs, mut image) = (Map::new(), Map::new(), Map::new(), Map::new());
+    let mut file = Map::new();
     let (mut source, mut target) = (String::new(), String::new());
     let (mut labels, mut driver, mut driver_options) = (Map::new(), String::new(), Map::new());
     for field in csv(spec)? {
@@ -120,11 +121,23 @@ pub(crate) fn mount(spec: &str, here: &Path) -> Result<Json, String> {
                 let mode = u32::from_str_radix(v, 8).map_err(|_| format!("invalid value for {key}: {v}"))?;
                 tmpfs.insert("Mode".into(), json!(mode));
             }
+            ("uid" | "gid", Some(v)) => {
+                let id: u32 = v.parse().map_err(|_| format!("invalid value for {key}: {v}"))?;
+                file.insert(key.to_ascii_uppercase(), json!(id));
+            }
+            ("mode", Some(v)) => {
+                let mode = u32::from_str_radix(v, 8).map_err(|_| format!("invalid value for {key}: {v}"))?;
+                file.insert("Mode".into(), json!(mode));
+            }
             ("tmpfs-options", Some(_)) | (_, Some(_)) => return Err(format!("unexpected key '{key}' in '{field}'")),
         }
     }
-    if target.is_empty() {
+    let is_file = matches!(kind.as_str(), "secret" | "config");
+    if target.is_empty() && !is_file {
         return Err("target is required".to_owned());
+    }
+    if !file.is_empty() && !is_file {
+        return Err(format!("cannot mix 'uid', 'gid' and 'mode' options with mount type '{kind}'"));
     }
     for (options, name, wanted) in [
         (&bind, "bind-*", "bind"),
@@ -157,9 +170,14 @@ pub(crate) fn mount(spec: &str, here: &Path) -> Result<Json, String> {
     if !source.is_empty() {
         mount.insert("Source".into(), json!(source));
     }
-    for (name, options) in
-        [("BindOptions", bind), ("VolumeOptions", volume), ("TmpfsOptions", tmpfs), ("ImageOptions", image)]
-    {
+    let options = [
+        ("BindOptions", bind),
+        ("VolumeOptions", volume),
+        ("TmpfsOptions", tmpfs),
+        ("ImageOptions", image),
+        ("FileOptions", file),
+    ];
+    for (name, options) in options {
         if !options.is_empty() {
             mount.insert(name.into(), Json::Object(options));
         }
@@ -198,6 +216,11 @@ mod tests {
         for (spec, expected) in [
             ("type=bind,src=/a,dst=/b,ro", r#"{"ReadOnly":true,"Source":"/a","Target":"/b","Type":"bind"}"#),
             ("target=/b", r#"{"Target":"/b","Type":"volume"}"#),
+            ("type=secret,src=db", r#"{"Source":"db","Target":"","Type":"secret"}"#),
+            (
+                "type=config,src=c,dst=/etc/c,uid=7,gid=8,mode=440",
+                r#"{"FileOptions":{"GID":8,"Mode":288,"UID":7},"Source":"c","Target":"/etc/c","Type":"config"}"#,
+            ),
             (
                 "type=tmpfs,target=/t,tmpfs-size=1m,tmpfs-mode=1770",
                 r#"{"Target":"/t","TmpfsOptions":{"Mode":1016,"SizeBytes":1048576},"Type":"tmpfs"}"#,

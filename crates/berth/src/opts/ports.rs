@@ -6,6 +6,7 @@
 //! ```
 
 use super::csv;
+use crate::value::Value;
 use serde_json::{Map, Value as Json, json};
 
 /// Ports one `-p` may name; more would be a slip that costs a socket each.
@@ -115,6 +116,38 @@ impl Ports {
     }
 }
 
+/// `PortBindings` as they are, without those that `remove` names, and with those of `add`.
+pub(crate) fn change(now: &Value, add: &[&str], remove: &[&str]) -> Result<Json, String> {
+    let mut bindings: Map<String, Json> = Map::new();
+    for (port, list) in now.map() {
+        let of = |b: &Value| json!({"HostIp": b.text("HostIp"), "HostPort": b.text("HostPort")});
+        bindings.insert(port.clone(), list.list().iter().map(of).collect());
+    }
+    for spec in remove {
+        let (before, asked) = (bindings.len(), Ports::parse(&[spec], &[])?);
+        let mut found = false;
+        for (port, wanted) in asked.bindings {
+            // A bare port means whatever leads to it.
+            let all = !spec.contains(':') && !spec.contains('=');
+            let Some(Json::Array(list)) = bindings.get_mut(&port) else { continue };
+            let length = list.len();
+            list.retain(|binding| !all && wanted.as_array().is_none_or(|wanted| !wanted.contains(binding)));
+            found |= list.len() != length || all;
+        }
+        bindings.retain(|_, list| list.as_array().is_none_or(|list| !list.is_empty()));
+        if !found && before == bindings.len() {
+            return Err(format!("nothing is published as {spec}"));
+        }
+    }
+    for (port, more) in Ports::parse(add, &[])?.bindings {
+        let list = bindings.entry(port).or_insert_with(|| json!([]));
+        if let (Json::Array(list), Json::Array(more)) = (list, more) {
+            list.extend(more.into_iter().filter(|binding| !list.contains(binding)).collect::<Vec<_>>());
+        }
+    }
+    Ok(Json::Object(bindings))
+}
+
 /// Go's words for text that is no number.
 fn not_a_port(range: &str) -> String {
     let bad = range.split('-').find(|part| part.parse::<u32>().is_err());
@@ -157,6 +190,27 @@ mod tests {
             Ok(ports) => Json::Object(ports.bindings).to_string(),
             Err(e) => format!("ERROR {e}"),
         }
+    }
+
+    #[test]
+    fn published_ports_are_added_and_taken_away() {
+        let now = Value::parse(
+            br#"{"80/tcp":[{"HostIp":"","HostPort":"8080"},{"HostIp":"127.0.0.1","HostPort":"81"}],"53/udp":[{"HostIp":"","HostPort":"53"}]}"#,
+        )
+        .unwrap();
+        let changed = |add: &[&str], remove: &[&str]| change(&now, add, remove).map(|json| json.to_string());
+        let dns = r#""53/udp":[{"HostIp":"","HostPort":"53"}]"#;
+        assert_eq!(
+            changed(&[], &["8080:80"]).unwrap(),
+            format!(r#"{{"80/tcp":[{{"HostIp":"127.0.0.1","HostPort":"81"}}],{dns}}}"#)
+        );
+        assert_eq!(changed(&[], &["80"]).unwrap(), format!("{{{dns}}}"));
+        assert_eq!(
+            changed(&["9:9", "53:53/udp"], &["80/tcp"]).unwrap(),
+            format!(r#"{{{dns},"9/tcp":[{{"HostIp":"","HostPort":"9"}}]}}"#)
+        );
+        assert!(changed(&[], &["8081:80"]).unwrap_err().contains("nothing is published as 8081:80"));
+        assert!(changed(&["x:y"], &[]).is_err());
     }
 
     #[test]

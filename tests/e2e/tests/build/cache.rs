@@ -1,8 +1,8 @@
 //! What is not done again, and what a build that ends early leaves.
 
-use crate::common::{Context, DOORS, Door, build, build_with, id, said, sh};
+use crate::common::{Context, Door, build, build_with, client, doors, id, said, sh};
 use berth_testkit::{Engine, wait_until};
-use std::path::Path;
+use std::time::Duration;
 
 /// Steps that were done again.
 fn done(output: &str) -> usize {
@@ -117,16 +117,11 @@ fn scratch(engine: &Engine) -> usize {
 fn a_client_that_goes_ends_its_build_and_leaves_nothing() {
     let Some(engine) = Engine::start("build-cancel") else { return };
     let context = Context::new("FROM tiny\nRUN echo first >/f\nRUN sleep 12345\n", &[]);
-    for door in DOORS {
+    for door in doors() {
         let path = context.path().to_str().unwrap();
-        let client = match door {
-            Door::Berth => engine.berth_running(["build", path]),
-            Door::Docker => {
-                let mut command = engine.command(Path::new("docker"));
-                command.env("DOCKER_BUILDKIT", "0").args(["build", path]);
-                berth_testkit::Client::start(command)
-            }
-        };
+        let mut command = client(&engine, door);
+        command.args(["build", path]);
+        let client = berth_testkit::Client::start(command);
         wait_until("the step runs", || sleeping(12345) == 1);
         client.signal(rustix::process::Signal::INT);
         wait_until("the step has ended", || sleeping(12345) == 0);
@@ -134,6 +129,40 @@ fn a_client_that_goes_ends_its_build_and_leaves_nothing() {
         drop(client);
     }
     engine.clear();
+}
+
+/// How long after its begin the nth build is cancelled: from before its first step to within its last.
+const CANCEL_STEP: Duration = Duration::from_millis(9);
+const CANCELS: u32 = 24;
+
+#[test]
+fn a_build_cancelled_at_any_moment_leaves_nothing() {
+    let Some(engine) = Engine::start("build-moments") else { return };
+    for number in 0..CANCELS {
+        // Nothing of it is cached.
+        let text = format!("FROM tiny\nRUN echo {number} >/f\nRUN echo {number} >/g\nRUN sleep 23{number:03}\n");
+        let context = Context::new(&text, &[]);
+        let client = engine.berth_running(["build", context.path().to_str().unwrap()]);
+        std::thread::sleep(CANCEL_STEP * number);
+        drop(client);
+        wait_until("the step has ended", || sleeping(23_000 + number) == 0);
+    }
+    wait_until("nothing is left", || scratch(&engine) == 0);
+    // Shims are looked for when the engine has ended: at once.
+}
+
+#[test]
+fn an_engine_that_is_stopped_ends_its_builds() {
+    let Some(mut engine) = Engine::start("build-stop") else { return };
+    let context = Context::new("FROM tiny\nRUN sleep 34567\n", &[]);
+    let client = engine.berth_running(["build", context.path().to_str().unwrap()]);
+    wait_until("the step runs", || sleeping(34567) == 1);
+    engine.stop();
+    assert_eq!(sleeping(34567), 0);
+    assert_eq!(scratch(&engine), 0);
+    assert_eq!(std::fs::read_dir(engine.root().join("run/shims")).unwrap().count(), 0);
+    let output = client.wait();
+    assert!(output.stderr.contains("the engine is stopping"), "{output:?}");
 }
 
 /// Processes of a step that never ends, each test's with a number of its own.
@@ -175,7 +204,7 @@ fn an_engine_killed_in_mid_build_loses_at_most_the_running_step() {
 fn the_cache_is_counted_and_pruned() {
     let Some(engine) = Engine::start("build-prune") else { return };
     let context = Context::new(
-        "FROM tiny AS a\nRUN dd if=/dev/zero of=/zero bs=1M count=3\nFROM tiny\nRUN --mount=type=cache,target=/c dd if=/dev/zero of=/c/z bs=1M count=2\nCOPY --from=a /zero /kept\n",
+        "FROM tiny AS a\nRUN dd if=/dev/urandom of=/noise bs=1M count=3\nFROM tiny\nRUN --mount=type=cache,target=/c dd if=/dev/zero of=/c/z bs=1M count=2\nCOPY --from=a /noise /kept\n",
         &[],
     );
     said(build(&engine, Door::Berth, &context, &["-t", "kept"]));
@@ -202,4 +231,19 @@ fn the_cache_is_counted_and_pruned() {
     assert_eq!(usage["BuildCache"].as_array().map(Vec::len), Some(0), "{usage:#}");
     let again = said(build(&engine, Door::Berth, &context, &["-t", "kept", "--progress", "plain"]));
     assert!(!again.contains("CACHED"), "{again}");
+}
+
+/// Two stages that begin alike: what they share is made once, and the same build again is the same image.
+#[test]
+fn a_step_that_two_stages_have_is_made_once() {
+    let Some(engine) = Engine::start("build-shared") else { return };
+    let dockerfile = "FROM tiny AS one\nWORKDIR /w\nRUN sleep 0.3; head -c 16 /dev/urandom > /random\n\
+        FROM tiny\nWORKDIR /w\nRUN sleep 0.3; head -c 16 /dev/urandom > /random\n\
+        COPY --link --from=one /random /other\nRUN cmp /random /other\n";
+    let context = Context::new(dockerfile, &[]);
+    let ids = [(); 2].map(|()| {
+        said(build(&engine, Door::Berth, &context, &["-t", "shared"]));
+        id(&engine, "shared")
+    });
+    assert_eq!(ids[0], ids[1]);
 }

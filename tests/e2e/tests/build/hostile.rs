@@ -1,6 +1,6 @@
 //! Dockerfiles that want out: BuildKit's flaws of 2024, each once more.
 
-use crate::common::{Context, DOORS, Door, build, said, sh};
+use crate::common::{Context, Door, build, doors, said, sh};
 use berth_testkit::Engine;
 
 /// A folder of the host that no build may read or change, with something empty in it.
@@ -63,7 +63,7 @@ fn cleaning_up_after_mounts_removes_nothing_of_the_host() {
         v = victim.display()
     );
     let context = Context::new(&text, &[]);
-    for door in DOORS {
+    for door in doors() {
         // Whether it may do so is the kernel's business; that the host's folder stays is ours.
         build(&engine, door, &context, &["-t", "moved", "--no-cache"]);
         assert!(victim.join("empty").is_dir() && victim.join("file").is_file() && victim.join("secret").is_file());
@@ -79,7 +79,7 @@ fn no_step_gets_more_rights_than_were_allowed() {
     said(build(&engine, Door::Berth, &trigger, &["-t", "trigger"]));
     for text in [format!("FROM tiny\nRUN mkdir /mnt\n{step}\n"), "FROM trigger\n".to_owned()] {
         let context = Context::new(&text, &[]);
-        for door in DOORS {
+        for door in doors() {
             let refused = build(&engine, door, &context, &[]).failure(1);
             assert!(refused.contains("security.insecure is not allowed"), "{door:?}: {refused}");
         }
@@ -89,7 +89,7 @@ fn no_step_gets_more_rights_than_were_allowed() {
     // Without them a step is as any container.
     let plain =
         Context::new("FROM tiny\nRUN mkdir /mnt; ! mount -t tmpfs none /mnt && ! test -w /proc/sysrq-trigger\n", &[]);
-    for door in DOORS {
+    for door in doors() {
         said(build(&engine, door, &plain, &["--no-cache"]));
     }
 }

@@ -1,6 +1,6 @@
 //! What each instruction does.
 
-use crate::common::{Context, DOORS, Door, build, config, id, said, sh};
+use crate::common::{Context, Door, build, config, doors, id, said, sh};
 use berth_testkit::Engine;
 
 #[test]
@@ -30,7 +30,7 @@ CMD sleep 1
 "#,
         &[],
     );
-    for door in DOORS {
+    for door in doors() {
         said(build(&engine, door, &context, &["-t", &format!("made:{door:?}").to_lowercase()]));
     }
     assert_eq!(id(&engine, "made:berth"), id(&engine, "made:docker"), "the steps were cached: one image");
@@ -81,7 +81,7 @@ RUN ["/bin/cat", "/left", "/r"]
 "#,
         &[],
     );
-    for door in DOORS {
+    for door in doors() {
         let all = said(build(&engine, door, &context, &["-t", "last", "--no-cache"]));
         assert!(!all.contains("never built"), "{all}");
         let files = engine.docker(["run", "--rm", "--entrypoint", "/bin/cat", "last", "/left", "/base", "/r"]);
@@ -117,7 +117,7 @@ RUN echo "$E1 $E2 $E3 $E4 $E5 $E6 $E7 $E8 $E9 $E10" >>/seen
 "#,
         &[],
     );
-    for door in DOORS {
+    for door in doors() {
         said(build(&engine, door, &context, &["-t", "args"]));
         let arch = if cfg!(target_arch = "x86_64") { "amd64" } else { "arm64" };
         let seen = format!("[]\n[outer][default][unset][{arch}][linux]\n[env]\n[outer]\n");
@@ -141,7 +141,7 @@ fn triggers_of_a_base_run_in_the_stage_that_builds_on_it() {
     let base = "FROM tiny\nONBUILD COPY app /app\nONBUILD RUN cat /app >/ran && echo $WHO >>/ran\nONBUILD ENV LATE=1\n";
     let context =
         Context::new("FROM trigger\nENV WHO=me\nRUN echo own >>/ran\n", &[("app", "the app\n"), ("Base", base)]);
-    for door in DOORS {
+    for door in doors() {
         let file = context.at("Base");
         said(build(&engine, door, &context, &["-t", "trigger", "-f", file.to_str().unwrap()]));
         assert_eq!(config(&engine, "trigger")["OnBuild"].as_array().unwrap().len(), 3);
@@ -186,7 +186,7 @@ EOF
 "#,
         &[],
     );
-    for door in DOORS {
+    for door in doors() {
         said(build(&engine, door, &context, &["-t", "run", "--no-cache"]));
         let expected = "SHELL\nmore\nexec /root\nhere /root\ntwo\nawk $HOME\nfirst\ntabs are gone";
         assert_eq!(sh(&engine, "run", "cat /a"), expected);
@@ -218,7 +218,7 @@ fn steps_have_the_network_that_they_ask_for() {
     assert!(hosts.contains("192.0.2.9\telsewhere") && hosts.ends_with("buildkitsandbox"), "{hosts}");
     // The whole build's network.
     let plain = Context::new("FROM tiny\nRUN ls /sys/class/net | tr '\\n' ' ' >/net\n", &[]);
-    for door in DOORS {
+    for door in doors() {
         said(build(&engine, door, &plain, &["-t", "off", "--network", "none"]));
         assert_eq!(sh(&engine, "off", "cat /net").trim(), "lo", "{door:?}");
     }

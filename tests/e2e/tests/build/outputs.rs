@@ -1,6 +1,6 @@
 //! What becomes of a result.
 
-use crate::common::{Context, DOORS, Door, build, build_with, config, id, said, sh};
+use crate::common::{Context, Door, build, build_with, client, config, doors, id, said, sh};
 use berth_testkit::Engine;
 use std::os::unix::fs::MetadataExt as _;
 
@@ -54,7 +54,7 @@ fn flags_that_name_and_describe_the_image() {
     let Some(engine) = Engine::start("build-flags") else { return };
     let context = Context::new("FROM tiny\nLABEL a=file b=file\nRUN echo $V >/v\nARG V\n", &[]);
     let (iid, metadata) = (engine.root().join("iid"), engine.root().join("metadata"));
-    for door in DOORS {
+    for door in doors() {
         let arguments =
             ["-t", "one:1", "-t", "two", "--label", "b=flag", "--label", "c=new", "--iidfile", iid.to_str().unwrap()];
         said(build(&engine, door, &context, &arguments));
@@ -78,14 +78,11 @@ fn flags_that_name_and_describe_the_image() {
     assert!(sh(&engine, "piped", "cat /p").contains("LABEL a=file"));
     // A context that is an archive, packed.
     let packed = std::process::Command::new("tar").arg("-C").arg(context.path()).args(["-cz", "."]).output().unwrap();
-    for door in DOORS {
-        let mut command = match door {
-            Door::Berth => engine.command(&berth_testkit::programs().join("berth")),
-            Door::Docker => engine.command(std::path::Path::new("docker")),
-        };
+    for door in doors() {
+        let mut command = client(&engine, door);
         let file = engine.root().join("context.tgz");
         std::fs::write(&file, &packed.stdout).unwrap();
-        command.env("DOCKER_BUILDKIT", "0").args(["build", "-t", "archived", "-"]);
+        command.args(["build", "-t", "archived", "-"]);
         let output = command.stdin(std::fs::File::open(&file).unwrap()).output().unwrap();
         assert!(output.status.success(), "{door:?}: {}", String::from_utf8_lossy(&output.stderr));
         assert_eq!(config(&engine, "archived")["Labels"]["a"], "file");

@@ -32,15 +32,12 @@ impl<'a> Runner<'a> {
         engine.docker(["run", "-d", "--name", "plain", "tiny", "sleep", "1000"]).success();
         let plain = engine.inspect("plain")["Id"].as_str().expect("an id").to_owned();
         let free = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
-        let disks = std::fs::read_dir("/sys/block").into_iter().flatten().flatten();
-        let disk = disks.map(|entry| entry.file_name().to_string_lossy().into_owned());
-        let disk = disk.filter(|name| !name.starts_with("loop") && !name.starts_with("zram")).min();
         let runner = Runner {
             engine,
             plain,
             scratch: engine.root().join("scratch"),
             port: free.expect("a free port").port(),
-            disk: format!("/dev/{}", disk.expect("a disk")),
+            disk: berth_testkit::disk().expect("a disk"),
         };
         runner.tidy();
         runner
@@ -114,7 +111,7 @@ impl<'a> Runner<'a> {
         let more = serde_json::from_str(&self.filled(trial.body)).map_err(|error| format!("not JSON: {error}"))?;
         merge(&mut body, more);
         // Before 1.44 the fields that are gone now were in use.
-        let created = self.engine.api("POST", "/v1.43/containers/create?name=box", &body.to_string());
+        let created = self.engine.api("POST", "/v1.51/containers/create?name=box", &body.to_string());
         if let [check] = &trial.checks[..]
             && check.kind == Kind::Refused
         {

@@ -14,7 +14,11 @@ fn copied(from: &Path, to: &Path) {
 }
 
 fn project<'a>(engine: &'a Engine, folder: &Path, env: &[(&str, &str)]) -> Compose<'a> {
-    let project = Compose::new(engine, folder.to_owned()).env("DOCKER_BUILDKIT", "0");
+    let mut project = Compose::new(engine, folder.to_owned());
+    if berth_testkit::docker_plugin("docker-buildx", "BERTH_BUILDX").is_none() {
+        // Without the buildx plugin Compose builds by the classic way only.
+        project = project.env("DOCKER_BUILDKIT", "0");
+    }
     env.iter().fold(project, |project, (name, value)| project.env(name, value))
 }
 

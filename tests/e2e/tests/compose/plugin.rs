@@ -3,7 +3,7 @@
 //! It is looked for where `BERTH_COMPOSE` says, then in Docker's plugin folders.
 
 use berth_testkit::{Engine, Output};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 pub(crate) struct Compose<'a> {
@@ -14,9 +14,7 @@ pub(crate) struct Compose<'a> {
 }
 
 fn plugin() -> Option<PathBuf> {
-    let folders = ["/usr/libexec/docker", "/usr/lib/docker", "/usr/local/lib/docker", "/usr/local/libexec/docker"];
-    let standard = folders.iter().map(|folder| Path::new(folder).join("cli-plugins/docker-compose"));
-    std::env::var_os("BERTH_COMPOSE").map(PathBuf::from).into_iter().chain(standard).find(|path| path.exists())
+    berth_testkit::docker_plugin("docker-compose", "BERTH_COMPOSE")
 }
 
 /// Whether there is one; says so where there is none.

@@ -60,7 +60,6 @@ fn a_helper_keeps_what_the_file_must_not() {
     std::fs::write(&helper, script).expect("scratch folder");
     std::fs::set_permissions(&helper, std::fs::Permissions::from_mode(0o755)).expect("scratch folder");
     std::fs::create_dir_all(engine.root().join("client")).expect("scratch folder");
-    std::fs::write(engine.root().join("client/config.json"), r#"{"credsStore":"scratch"}"#).expect("scratch folder");
     let path = format!("{}:{}", folder.display(), std::env::var("PATH").unwrap_or_default());
     let berth = |arguments: &[&str]| {
         let mut command = engine.command(&berth_testkit::programs().join("berth"));
@@ -70,15 +69,20 @@ fn a_helper_keeps_what_the_file_must_not() {
             String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr),
         )
     };
-    let (fine, said) = berth(&["login", "-u", Registry::USER, "-p", Registry::PASSWORD, registry.address()]);
-    assert!(fine && !said.contains("stored unencrypted"), "{said}");
-    let file = std::fs::read_to_string(engine.root().join("client/config.json")).expect("it is there");
-    assert!(!file.contains("\"auth\"") && kept.exists(), "{file}");
     let name = format!("{}/helped:1", registry.address());
     make_image(&engine, &name, 0, 2);
-    let (fine, said) = berth(&["push", &name]);
-    assert!(fine, "{said}");
-    assert!(berth(&["logout", registry.address()]).0 && !kept.exists());
+    // One for all registries, and one for this one alone, where another is for all.
+    let alone = format!(r#"{{"credsStore":"missing","credHelpers":{{"{}":"scratch"}}}}"#, registry.address());
+    for config in [r#"{"credsStore":"scratch"}"#, &alone] {
+        std::fs::write(engine.root().join("client/config.json"), config).expect("scratch folder");
+        let (fine, said) = berth(&["login", "-u", Registry::USER, "-p", Registry::PASSWORD, registry.address()]);
+        assert!(fine && !said.contains("stored unencrypted"), "{said}");
+        let file = std::fs::read_to_string(engine.root().join("client/config.json")).expect("it is there");
+        assert!(!file.contains("\"auth\"") && kept.exists(), "{file}");
+        let (fine, said) = berth(&["push", &name]);
+        assert!(fine, "{said}");
+        assert!(berth(&["logout", registry.address()]).0 && !kept.exists());
+    }
 }
 
 #[test]

@@ -3,6 +3,8 @@
 mod common;
 mod hostile;
 mod login;
+mod repair;
 mod send;
 mod transfer;
 mod trouble;
+mod ways;

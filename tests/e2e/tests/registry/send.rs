@@ -1,8 +1,38 @@
-//! An image from host to host; ssh is a script that starts the other engine's command line.
+//! An image from host to host; ssh is a script that starts the other engine's command line, and once OpenSSH itself.
 
 use crate::common::{id, make_image};
-use berth_testkit::{Engine, Output};
+use berth_testkit::{Engine, Output, Sshd};
 use std::os::unix::fs::PermissionsExt;
+
+/// `berth image send` from `here` to the host called `to`, through ssh itself.
+fn send_by(sshd: &Sshd, here: &Engine, image: &str, to: &str) -> Output {
+    let mut command = here.command(&berth_testkit::programs().join("berth"));
+    Output::of(command.args(["image", "send", image, to]).env("BERTH_SSH", sshd.client()))
+}
+
+#[test]
+fn an_image_goes_through_ssh_itself() {
+    let Some(here) = Engine::start("ssh-here") else { return };
+    let Some(there) = Engine::start("ssh-there") else { return };
+    let Some(sshd) = Sshd::start(&here.root().join("sshd"), &there) else { return };
+    make_image(&here, "base:1", 8, 11);
+    let sent = send_by(&sshd, &here, "base:1", "other");
+    assert_eq!(sent.code, 0, "{} {} {}", sent.stdout, sent.stderr, sshd.log());
+    assert!(sent.stdout.starts_with("Sent base:1 to other: 1 of 1 layers"), "{}", sent.stdout);
+    assert_eq!(id(&there, "base:1"), id(&here, "base:1"));
+    assert_eq!(
+        there.docker(["run", "--rm", "base:1", "sh", "-c", "busybox wc -c < /noise"]).success(),
+        (8 << 20).to_string()
+    );
+    assert!(send_by(&sshd, &here, "base:1", "other").success().contains("0 of 1 layers"));
+
+    // The other host's words, and ssh's own, come through.
+    let nobody = send_by(&sshd, &here, "base:1", "nobody.invalid").failure(1);
+    assert!(nobody.contains("nobody.invalid ended early"), "{nobody}");
+    drop(there);
+    let dead = send_by(&sshd, &here, "base:1", "other").failure(1);
+    assert!(dead.contains("other: ") && dead.contains("berth.sock") || dead.contains("engine"), "{dead}");
+}
 
 /// `berth image send` from `here`, whose ssh leads to `there`.
 fn send(here: &Engine, there: &Engine, image: &str, script: &str) -> Output {

@@ -10,17 +10,20 @@
 //! or mounts for one target are refused. Words of refusals are Docker's.
 
 mod oci;
+mod owners;
 mod parse;
 mod populate;
 
 pub(crate) use oci::oci_mounts;
+pub use owners::Owners;
 pub(crate) use parse::{check_mount, check_tmpfs};
 pub use populate::populate;
 
 use super::{MountDetail, MountPoint};
 use crate::Engine;
+use crate::secrets::{self, SecretKind};
 use crate::volumes::{Pin, Volume, VolumeCreate};
-use berth_types::spec::{ContainerSpec, MountKind, MountSpec};
+use berth_types::spec::{ContainerSpec, MountKind};
 use berth_types::{ContainerId, Error, ErrorKind, Result};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -71,11 +74,16 @@ async fn plan_all(engine: &Engine, id: &ContainerId, spec: &ContainerSpec) -> Re
     let mut taken: BTreeSet<String> = host.tmpfs.keys().map(|target| clean(target)).collect();
     let binds = host.binds.iter().map(|text| parse::bind(text, &host.volume_driver));
     let binds = binds.collect::<Result<Vec<_>>>()?;
-    let mounts = host.mounts.iter().map(|mount| parse::mount(mount, true)).collect::<Result<Vec<_>>>()?;
+    let labelled = spec.config.labels.get(secrets::LABEL).map_or_else(Vec::new, |text| secrets::mounts_of_label(text));
+    let mounts = host.mounts.iter().chain(&labelled).map(|mount| parse::mount(mount, true));
+    let mounts = mounts.collect::<Result<Vec<_>>>()?;
     for parsed in binds.into_iter().chain(mounts) {
         let mut point = parsed.point;
         if !taken.insert(point.target.clone()) {
             return Err(Error::invalid(format!("Duplicate mount point: {}", point.target)));
+        }
+        if let Some(owners) = &point.detail.owners {
+            owners::check(owners, &spec.config.user)?;
         }
         match point.kind {
             MountKind::Volume => {
@@ -85,6 +93,8 @@ async fn plan_all(engine: &Engine, id: &ContainerId, spec: &ContainerSpec) -> Re
                 use_volume(&mut point, volume);
             }
             MountKind::Image => use_image(engine, id, &mut point, points.len())?,
+            MountKind::Secret => use_secret(engine, SecretKind::Secret, &mut point).await?,
+            MountKind::Config => use_secret(engine, SecretKind::Config, &mut point).await?,
             MountKind::Bind | MountKind::Tmpfs => {}
         }
         points.insert(point.target.clone(), point);
@@ -144,6 +154,19 @@ fn use_volume(point: &mut MountPoint, volume: Volume) {
     }
 }
 
+/// By its id from now on: another one may get its name.
+async fn use_secret(engine: &Engine, kind: SecretKind, point: &mut MountPoint) -> Result<()> {
+    let all = match kind {
+        SecretKind::Secret => engine.secrets(),
+        SecretKind::Config => engine.configs(),
+    };
+    let found = all.inspect(&point.name).await?;
+    point.name = found.name;
+    point.driver = found.id;
+    point.source = found.data;
+    Ok(())
+}
+
 /// The image's layers, kept by a snapshot of the container's own.
 fn use_image(engine: &Engine, id: &ContainerId, point: &mut MountPoint, number: usize) -> Result<()> {
     let reference = point.source.to_string_lossy().into_owned();
@@ -187,16 +210,6 @@ struct Parsed {
 impl Parsed {
     fn of(point: MountPoint) -> Parsed {
         Parsed { point, volume: VolumeCreate::default() }
-    }
-}
-
-/// `bind`, `volume`, `tmpfs`, `image`.
-fn word(spec: &MountSpec) -> &'static str {
-    match spec.kind {
-        MountKind::Bind => "bind",
-        MountKind::Volume => "volume",
-        MountKind::Tmpfs => "tmpfs",
-        MountKind::Image => "image",
     }
 }
 

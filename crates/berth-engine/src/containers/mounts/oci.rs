@@ -1,10 +1,10 @@
 //! Planned mounts in OCI's words, at each start.
 
-use super::clean;
+use super::{clean, owners};
 use crate::containers::{FileSystem, MountPoint};
 use crate::oci::HostFacts;
 use berth_types::mount::Lower;
-use berth_types::spec::{HostConfig, MountKind};
+use berth_types::spec::{ContainerSpec, MountKind};
 use berth_types::{Error, ErrorKind, Result};
 use oci_spec::runtime::Mount;
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
@@ -18,7 +18,8 @@ pub(crate) struct OciMounts {
 }
 
 /// Makes missing sources where that was asked for.
-pub(crate) fn oci_mounts(points: &[MountPoint], host: &HostConfig, label: Option<&String>) -> Result<OciMounts> {
+pub(crate) fn oci_mounts(points: &[MountPoint], spec: &ContainerSpec, label: Option<&String>) -> Result<OciMounts> {
+    let host = &spec.host;
     let mut all = OciMounts::default();
     for (target, options) in &host.tmpfs {
         all.mounts.push(mount(&clean(target), "tmpfs", Path::new("tmpfs"), tmpfs_options(options)?));
@@ -28,11 +29,12 @@ pub(crate) fn oci_mounts(points: &[MountPoint], host: &HostConfig, label: Option
         if host.tmpfs.keys().any(|target| clean(target) == point.target) {
             continue;
         }
-        let mount = match point.kind {
+        let mut mount = match point.kind {
             MountKind::Tmpfs => {
                 mount(&point.target, "tmpfs", Path::new("tmpfs"), tmpfs_options(&point.detail.tmpfs_options)?)
             }
             MountKind::Image => image(point)?,
+            MountKind::Secret | MountKind::Config => in_memory(point)?,
             MountKind::Volume => volume(point)?,
             MountKind::Bind => {
                 ensure_source(point)?;
@@ -43,6 +45,10 @@ pub(crate) fn oci_mounts(points: &[MountPoint], host: &HostConfig, label: Option
         if matches!(point.kind, MountKind::Bind | MountKind::Volume) {
             relabel(point, label)?;
             propagate(point, &mut all.root_propagation)?;
+        }
+        if let (Some(owners), Some(source)) = (&point.detail.owners, mount.source().clone()) {
+            let (uids, gids) = owners::maps(owners, &source, &spec.config.user)?;
+            mount.set_uid_mappings(Some(uids)).set_gid_mappings(Some(gids));
         }
         all.mounts.push(mount);
     }
@@ -129,6 +135,18 @@ fn contained(folder: &Path, subpath: &str, options: &mut Vec<String>) -> Result<
     openat2(&opened, subpath, flags, Mode::empty(), resolve).map_err(fail)?;
     options.push(format!("berth.beneath={}", folder.display()));
     Ok(folder.join(subpath))
+}
+
+/// A copy of the file that only this container has (`berth.memory` of the runtime).
+fn in_memory(point: &MountPoint) -> Result<Mount> {
+    if !point.source.exists() {
+        let kind = point.kind.as_str();
+        return Err(Error::not_found(format!("{kind} {} is not there any more", point.name)));
+    }
+    let file = point.detail.file.clone().unwrap_or_default();
+    let mut options: Vec<String> = ["bind", "ro", "nosuid", "nodev", "noexec"].map(str::to_owned).into();
+    options.push(format!("berth.memory={}:{}:{:o}", file.uid, file.gid, file.mode));
+    Ok(mount(&point.target, "bind", &point.source, options))
 }
 
 fn image(point: &MountPoint) -> Result<Mount> {

@@ -1,7 +1,8 @@
 //! The three ways to write a mount: `-v source:target:options`, `--mount`, `--volumes-from`. Pure but for
 //! looking whether a bind's source is there.
 
-use super::{Parsed, blank, word};
+use super::owners::{self, Owners};
+use super::{Parsed, blank};
 use crate::volumes::VolumeCreate;
 use berth_types::spec::{BindOptions, MountKind, MountSpec, TmpfsOptions};
 use berth_types::{Error, Result};
@@ -14,6 +15,7 @@ const PROPAGATIONS: [&str; 6] = ["private", "rprivate", "slave", "rslave", "shar
 struct Mode<'a> {
     read_only: bool,
     label: Option<char>,
+    owners: Option<Owners>,
     propagation: Option<&'a str>,
     no_copy: bool,
     copy_said: bool,
@@ -38,6 +40,7 @@ fn mode(text: &str) -> Option<Mode<'_>> {
                 std::mem::replace(&mut mode.copy_said, true)
             }
             "consistent" | "cached" | "delegated" => std::mem::replace(&mut consistency, true),
+            word if word.starts_with("idmap") => mode.owners.replace(owners::parse(&word["idmap".len()..])?).is_some(),
             word if PROPAGATIONS.contains(&word) => mode.propagation.replace(word).is_some(),
             _ => return None,
         };
@@ -72,18 +75,20 @@ pub(super) fn bind(text: &str, driver: &str) -> Result<Parsed> {
         volume: None,
         tmpfs: None,
         image_subpath: String::new(),
+        file: None,
     };
     let refuse = |why: String| Err(Error::invalid(why).context(format!("invalid volume specification: '{text}'")));
     if kind == MountKind::Volume && mode.propagation.is_some() {
-        return refuse(format!("BindOptions must not be specified on mount type {:?}", word(&spec)));
+        return refuse(format!("BindOptions must not be specified on mount type {:?}", spec.kind.as_str()));
     }
     if kind == MountKind::Bind && mode.copy_said {
-        return refuse(format!("VolumeOptions must not be specified on mount type {:?}", word(&spec)));
+        return refuse(format!("VolumeOptions must not be specified on mount type {:?}", spec.kind.as_str()));
     }
     let mut parsed =
         mount(&spec, false).map_err(|error| error.context(format!("invalid volume specification: '{text}'")))?;
     options.clone_into(&mut parsed.point.mode);
     parsed.point.detail.relabel = mode.label;
+    parsed.point.detail.owners = mode.owners;
     match kind {
         MountKind::Bind => {
             mode.propagation.unwrap_or("rprivate").clone_into(&mut parsed.point.propagation);
@@ -100,7 +105,7 @@ pub(super) fn bind(text: &str, driver: &str) -> Result<Parsed> {
 /// One `--mount`. `look`: the source of a bind must be there.
 pub(super) fn mount(spec: &MountSpec, look: bool) -> Result<Parsed> {
     check(spec, look)
-        .map_err(|why| Error::invalid(format!("invalid mount config for type {:?}: {why}", word(spec))))?;
+        .map_err(|why| Error::invalid(format!("invalid mount config for type {:?}: {why}", spec.kind.as_str())))?;
     let mut point = blank(spec.kind, &spec.target);
     point.read_write = !spec.read_only;
     let mut parsed = match spec.kind {
@@ -133,6 +138,13 @@ pub(super) fn mount(spec: &MountSpec, look: bool) -> Result<Parsed> {
             point.detail.tmpfs_options = tmpfs_data(spec.tmpfs.as_ref(), spec.read_only).map_err(Error::invalid)?;
             Parsed::of(point)
         }
+        MountKind::Secret | MountKind::Config => {
+            point.name.clone_from(&spec.source);
+            point.target = file_target(spec);
+            point.read_write = false;
+            point.detail.file = Some(spec.file.clone().unwrap_or_default());
+            Parsed::of(point)
+        }
         MountKind::Image => {
             point.source = spec.source.clone().into();
             point.read_write = false;
@@ -144,6 +156,13 @@ pub(super) fn mount(spec: &MountSpec, look: bool) -> Result<Parsed> {
         parsed.point.detail.copy_up = false;
     }
     Ok(parsed)
+}
+
+/// Where a secret or configuration is seen: as Swarm has it, below `/run/secrets` or `/` where the target is no path.
+fn file_target(spec: &MountSpec) -> String {
+    let name = if spec.target.is_empty() { &spec.source } else { &spec.target };
+    let folder = if spec.kind == MountKind::Secret { "/run/secrets" } else { "/" };
+    Path::new(folder).join(name).to_string_lossy().into_owned()
 }
 
 /// Refuses a `--mount` that cannot be.
@@ -173,10 +192,13 @@ fn check(spec: &MountSpec, look: bool) -> Result<(), String> {
     only(spec.kind != MountKind::Volume && spec.volume.is_some(), "VolumeOptions")?;
     only(spec.kind != MountKind::Image && !spec.image_subpath.is_empty(), "ImageOptions")?;
     only(spec.kind != MountKind::Tmpfs && spec.tmpfs.is_some(), "TmpfsOptions")?;
-    if spec.target.is_empty() {
+    let is_file = matches!(spec.kind, MountKind::Secret | MountKind::Config);
+    only(!is_file && spec.file.is_some(), "FileOptions")?;
+    if spec.target.is_empty() && !is_file {
         return Err("field Target must not be empty".to_owned());
     }
-    target_ok(&spec.target)?;
+    let file_target = is_file.then(|| file_target(spec));
+    target_ok(file_target.as_deref().unwrap_or(&spec.target))?;
     if !matches!(spec.consistency.as_str(), "" | "default" | "consistent" | "cached" | "delegated") {
         return Err(format!("invalid consistency: {}", spec.consistency));
     }
@@ -220,6 +242,14 @@ fn check(spec: &MountSpec, look: bool) -> Result<(), String> {
         MountKind::Tmpfs => {
             only(!spec.source.is_empty(), "Source")?;
             tmpfs_data(spec.tmpfs.as_ref(), spec.read_only)?;
+        }
+        MountKind::Secret | MountKind::Config => {
+            if spec.source.is_empty() {
+                return missing();
+            }
+            if spec.file.as_ref().is_some_and(|file| file.mode > 0o7777) {
+                return Err("a file's mode is at most 7777".to_owned());
+            }
         }
         MountKind::Image => {
             if spec.source.is_empty() {
@@ -288,7 +318,7 @@ pub(super) fn volumes_from(text: &str) -> Result<(&str, bool)> {
         return Err(Error::invalid("volumes-from specification cannot be an empty string"));
     }
     match mode(options) {
-        Some(Mode { read_only, propagation: None, copy_said: false, .. }) => Ok((name, !read_only)),
+        Some(Mode { read_only, propagation: None, copy_said: false, owners: None, .. }) => Ok((name, !read_only)),
         _ => Err(Error::invalid(format!("invalid mode: {options}"))),
     }
 }
@@ -341,6 +371,7 @@ mod tests {
             volume: Some(VolumeOptions { subpath: subpath.to_owned(), ..VolumeOptions::default() }),
             tmpfs: None,
             image_subpath: String::new(),
+            file: None,
         };
         check_mount(&spec("a/../b")).unwrap();
         for bad in ["../a", "/a", "a/../../b"] {
@@ -369,6 +400,7 @@ mod tests {
             volume: None,
             tmpfs: None,
             image_subpath: String::new(),
+            file: None,
         };
         assert_eq!(
             check_mount(&spec).unwrap_err().to_string(),

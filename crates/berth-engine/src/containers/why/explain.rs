@@ -12,10 +12,16 @@ pub(super) struct Facts<'a> {
     pub exit: Option<&'a ExitRecord>,
     pub program: Option<&'a Program>,
     pub lines: &'a [String],
+    /// Folders of the engine whose disk is full.
+    pub full: Vec<String>,
+    /// Its end could not be written yet.
+    pub unwritten: bool,
     /// Who has the port that it wants to publish.
     pub port_holder: Option<&'a str>,
     pub now_unix_nanos: i64,
 }
+
+const MAKE_ROOM: &str = "berth system df shows what takes it, berth system prune frees what is unused";
 
 type Answer = (String, Vec<String>, Option<String>);
 
@@ -133,10 +139,8 @@ fn not_started(facts: &Facts<'_>) -> Answer {
             Some("give a number with --user, or one that is in the image's /etc/passwd".to_owned()),
         )
     } else if has(&["no space left"]) {
-        (
-            "the disk is full",
-            Some("berth system df shows what takes it, berth system prune frees what is unused".to_owned()),
-        )
+        details.extend(facts.full.iter().cloned());
+        ("the disk is full", Some(MAKE_ROOM.to_owned()))
     } else if has(&["cannot allocate memory"]) {
         ("the host has no memory left for it", None)
     } else if has(&["no such network", "network"]) && has(&["not found"]) {
@@ -245,6 +249,12 @@ fn exited(facts: &Facts<'_>) -> Answer {
         ExitStatus::Signal(signal) => by_signal(facts, signal, &mut details),
         ExitStatus::Code(code) => by_code(facts, code, &mut details),
     };
+    if facts.unwritten {
+        details
+            .push("its end cannot be written: it is kept by its monitor, and cannot be started until it is".to_owned());
+        details.extend(facts.full.iter().cloned());
+        hint = Some(MAKE_ROOM.to_owned());
+    }
     let failed = status != ExitStatus::Code(0);
     if failed && !facts.lines.is_empty() {
         details.push("the last that it wrote:".to_owned());
@@ -446,7 +456,7 @@ fn ago(nanos: i64) -> String {
     format!("{number} {word}{}", if number == 1 { "" } else { "s" })
 }
 
-fn bytes(count: u64) -> String {
+pub(super) fn bytes(count: u64) -> String {
     const UNITS: [(u64, &str); 3] = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
     for (size, unit) in UNITS {
         if count >= size {

@@ -13,6 +13,7 @@ mod explain;
 mod port;
 mod program;
 
+use super::record::Cleaning;
 use super::{Containers, Inspect, LogOptions, Why};
 use crate::files::Root;
 use berth_shim_proto::ExitRecord;
@@ -22,6 +23,8 @@ use std::path::Path;
 
 /// So many of the last lines of a log are quoted.
 const LINES_MAX: usize = 5;
+/// A start writes some hundred kilobytes.
+const ROOM_BYTES_MIN: u64 = 1 << 20;
 /// Longer ones are cut.
 const LINE_BYTES_MAX: usize = 200;
 
@@ -54,7 +57,13 @@ impl Containers {
             }
             None => None,
         };
+        let config = self.engine.config();
+        let full = [&config.data_root, &config.exec_root].into_iter().filter_map(|folder| full(folder)).collect();
+        let unwritten =
+            self.get(inspect.id.as_str()).is_ok_and(|found| *found.live().cleaned.borrow() == Cleaning::Unwritten);
         let facts = Facts {
+            full,
+            unwritten,
             port_holder: port_holder.as_deref(),
             inspect: &inspect,
             exit: exit.as_ref(),
@@ -82,6 +91,19 @@ impl Containers {
         }
         lines
     }
+}
+
+/// What a person is told of a folder whose disk has no room for the next start.
+fn full(folder: &Path) -> Option<String> {
+    let disk = rustix::fs::statvfs(folder).ok()?;
+    let (free, whole) = (disk.f_bavail.saturating_mul(disk.f_frsize), disk.f_blocks.saturating_mul(disk.f_frsize));
+    let no_files = disk.f_files > 0 && disk.f_favail == 0;
+    let what = match (free < ROOM_BYTES_MIN, no_files) {
+        (true, _) => format!("{} of {} are free", explain::bytes(free), explain::bytes(whole)),
+        (false, true) => "it can hold no more files (inodes)".to_owned(),
+        (false, false) => return None,
+    };
+    Some(format!("the disk of {} is full: {what}", folder.display()))
 }
 
 /// Looks at the program that could not be started.

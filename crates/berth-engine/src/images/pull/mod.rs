@@ -20,6 +20,7 @@ use super::shared::Shared;
 use super::{Images, blocking};
 use crate::events::{EventKind, now_unix_nanos};
 use berth_registry::{Access, Descriptor, Document, Manifest, Platform, RegistryError, Repository, manifest};
+use berth_snapshot::StagedLayer;
 use berth_types::{Digest, Error, ErrorKind, ImageName, Result};
 use layer::{State, Step};
 use std::collections::BTreeMap;
@@ -204,12 +205,7 @@ impl Images {
         let fetched: Vec<Digest> = jobs.iter().map(|(descriptor, _)| descriptor.digest).collect();
         drop(jobs);
         blocking(move || {
-            let (blobs, shared) = (shared.disk.blobs(), &shared);
-            for digest in fetched {
-                if let Err(cause) = blobs.remove(&digest) {
-                    tracing::warn!(%cause, %digest, "a blob that was unpacked is still on the disk");
-                }
-            }
+            fetched.iter().for_each(|digest| forget_blob(&shared, digest));
             drop(pins);
             shared.sweep_if_due();
             Ok(())
@@ -290,6 +286,53 @@ impl Images {
         })
         .await
     }
+}
+
+/// One layer alone, for whoever makes it visible: a job that others share, or its own.
+pub(super) async fn fetch_layer(
+    shared: &Arc<Shared>,
+    repository: &Repository,
+    descriptor: &Descriptor,
+    diff_id: Digest,
+) -> Result<StagedLayer> {
+    let job = LayerJob::get(shared, repository, descriptor, diff_id);
+    let (to, mut messages) = tokio::sync::mpsc::channel(super::registry::MESSAGES_MAX);
+    // Nobody wants to know how far it is.
+    let ignored = async move { while messages.recv().await.is_some() {} };
+    let (fetched, ()) = tokio::join!(follow(descriptor, job.clone(), to), ignored);
+    fetched?;
+    let taken = job.take();
+    drop(job);
+    let (shared, digest) = (shared.clone(), descriptor.digest);
+    blocking(move || {
+        forget_blob(&shared, &digest);
+        taken.ok_or_else(|| Error::new(ErrorKind::Conflict, "somebody else fetched it at the same time: check again"))
+    })
+    .await
+}
+
+/// A blob whose layer is there.
+fn forget_blob(shared: &Shared, digest: &Digest) {
+    if let Err(cause) = shared.disk.remove_blob(digest) {
+        tracing::warn!(%cause, %digest, "a blob that was unpacked is still on the disk");
+    }
+}
+
+/// Brings one layer here, without an image. Whoever asks holds it already, so that nobody sweeps it.
+pub(super) async fn one_layer(
+    images: &Images,
+    repository: &Repository,
+    name: &ImageName,
+    descriptor: &Descriptor,
+    diff_id: Digest,
+) -> Result<()> {
+    let shared = images.shared();
+    let job = LayerJob::get(&shared, repository, descriptor, diff_id);
+    // Nobody listens to how far it is.
+    let (to, _) = tokio::sync::mpsc::channel(1);
+    follow(descriptor, job.clone(), to).await?;
+    let _committing = shared.registries.committing.lock().await;
+    super::remote::keep(images, job.take(), descriptor.clone(), diff_id, name.clone()).await
 }
 
 /// What is left on the disk for us.

@@ -130,7 +130,7 @@ fn containers_of_a_network_without_talk_reach_the_world_and_not_each_other() {
     in_private_network(|folder| {
         let shared = engine(&folder);
         let machine = outside();
-        let options = BTreeMap::from([(super::super::state::OPTION_ICC.to_owned(), "false".to_owned())]);
+        let options = BTreeMap::from([(super::super::bridge_options::ICC.to_owned(), "false".to_owned())]);
         shared.create(NetworkSpec { name: "quiet".to_owned(), options, ..NetworkSpec::default() }).unwrap();
         let one = start(&shared, 1, &Ask::on("quiet")).unwrap();
         let two = start(&shared, 2, &Ask::on("quiet")).unwrap();

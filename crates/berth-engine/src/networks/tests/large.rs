@@ -15,6 +15,8 @@ fn join(shared: &Shared, network: &str, namespace: &Namespace, n: usize) -> std:
     };
     let mut route = Route::open().unwrap();
     super::super::attach::build_endpoint(namespace, &mut route, &endpoint, site).unwrap();
+    let host_name = super::super::state::host_name(&endpoint.endpoint_id);
+    berth_net::slot::wait_operational(&mut route, &host_name, site.uplink).unwrap();
     endpoint.ipv4.unwrap().0
 }
 

@@ -19,6 +19,7 @@ fn mount_spec(kind: MountKind, source: &str, target: &str) -> MountSpec {
         volume: None,
         tmpfs: None,
         image_subpath: String::new(),
+        file: None,
     }
 }
 

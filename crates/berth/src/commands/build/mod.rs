@@ -4,6 +4,7 @@
 //! so that another folder of the same name (in a container, on another host) is never taken for it. Everywhere else
 //! the files that the ignore file leaves go as an archive.
 
+mod cache;
 mod context;
 mod output;
 mod progress;
@@ -29,6 +30,17 @@ pub(crate) async fn build(app: &'static App, args: Args) -> Result<u8> {
     let mut head = request(&args)?;
     let outputs = output::parse(&args)?;
     head["output"] = json!(outputs.wanted());
+    let caches = cache::parse(&args)?;
+    // An older engine knows no such words; it need not, where nothing is said.
+    for (name, value) in
+        [("cache_from", json!(caches.from)), ("cache_to", json!(caches.to)), ("credentials", cache::credentials(app)?)]
+    {
+        if value.as_array().is_some_and(|list| !list.is_empty()) || value.as_object().is_some_and(|map| !map.is_empty())
+        {
+            head[name] = value;
+        }
+    }
+    let results = Results { outputs, cache: caches.folder };
     let mut context = None;
     if place == "-" {
         let mut text = Vec::new();
@@ -47,9 +59,13 @@ pub(crate) async fn build(app: &'static App, args: Args) -> Result<u8> {
             }
             false => head["dockerfile_text"] = json!(String::from_utf8_lossy(&text)),
         }
-    } else if place.contains("://") {
-        return Err(CliError::failed(format!("cannot build from {place}"))
-            .with_hint("git clone it, or download it, and build the folder"));
+    } else if is_remote(&place) {
+        head["context"] = json!({ "remote": place });
+        match args.text("file") {
+            "-" => head["dockerfile_text"] = json!(standard_input()?),
+            "" => {}
+            file => head["dockerfile"] = json!(file),
+        }
     } else {
         let folder = std::fs::canonicalize(&place)
             .map_err(|e| CliError::io(format!("unable to prepare context: path {place:?}"), e))?;
@@ -69,7 +85,7 @@ pub(crate) async fn build(app: &'static App, args: Args) -> Result<u8> {
         use std::os::unix::fs::MetadataExt;
         let meta = std::fs::metadata(folder).map_err(|e| CliError::io("cannot read the build context", e))?;
         head["context"] = json!({"folder": folder.to_string_lossy(), "device": meta.dev(), "inode": meta.ino()});
-        match send(app, &args, &head, None, &outputs).await {
+        match send(app, &args, &head, None, &results).await {
             // It does not see our folders: the files are sent.
             Err(CliError::Failed { message, .. }) if message.contains("does not see the build context") => {}
             other => return other,
@@ -78,7 +94,27 @@ pub(crate) async fn build(app: &'static App, args: Args) -> Result<u8> {
     if let Some(context::Source::Folder { .. }) = &context {
         head["context"] = json!("archive");
     }
-    send(app, &args, &head, context, &outputs).await
+    send(app, &args, &head, context, &results).await
+}
+
+/// Where what comes back goes.
+struct Results {
+    outputs: output::Outputs,
+    cache: Option<PathBuf>,
+}
+
+/// Repositories and addresses: the engine fetches them.
+fn is_remote(place: &str) -> bool {
+    place.contains("://") || place.starts_with("git@") || place.starts_with("github.com/")
+}
+
+fn standard_input() -> Result<String> {
+    let mut text = String::new();
+    std::io::stdin()
+        .take(4 << 20)
+        .read_to_string(&mut text)
+        .map_err(|e| CliError::io("cannot read the Dockerfile from standard input", e))?;
+    Ok(text)
 }
 
 fn is_archive(bytes: &[u8]) -> bool {
@@ -89,12 +125,7 @@ fn is_archive(bytes: &[u8]) -> bool {
 
 fn dockerfile(folder: &Path, flag: &str) -> Result<(PathBuf, String)> {
     if flag == "-" {
-        let mut text = String::new();
-        std::io::stdin()
-            .take(4 << 20)
-            .read_to_string(&mut text)
-            .map_err(|e| CliError::io("cannot read the Dockerfile from standard input", e))?;
-        return Ok((folder.join("Dockerfile"), text));
+        return Ok((folder.join("Dockerfile"), standard_input()?));
     }
     let path = if flag.is_empty() { folder.join("Dockerfile") } else { PathBuf::from(flag) };
     let bytes = std::fs::read(&path).map_err(|e| match e.kind() {
@@ -131,6 +162,7 @@ fn request(args: &Args) -> Result<Json> {
             .ok_or_else(|| CliError::usage(format!("invalid context value: {word}, expected key=value")))?;
         let context = match value.strip_prefix("docker-image://") {
             Some(image) => json!({ "image": image }),
+            None if is_remote(value) => json!({ "remote": value }),
             None => {
                 let path = std::fs::canonicalize(value)
                     .map_err(|e| CliError::io(format!("cannot find build context {name}: {value}"), e))?;
@@ -219,24 +251,34 @@ async fn send(
     args: &Args,
     head: &Json,
     context: Option<context::Source>,
-    outputs: &output::Outputs,
+    results: &Results,
 ) -> Result<u8> {
     let (writer, body) = Body::channel();
     let sending = context::send(writer, head.to_string(), context);
     let mut answer = app.client.send(Method::POST, "/api/v1/build", &[], body).await?;
     let mut show = progress::Progress::new(args)?;
-    let mut files = outputs.files()?;
+    let mut files = results.outputs.files()?;
+    let mut cache = results.cache.as_deref().map(output::Files::folder).transpose()?;
     let mut buffer = Vec::new();
     let mut finished = None;
-    while let Some(message) = answer.json(&mut buffer).await? {
+    loop {
+        // Dropping the wait loses nothing: what came of a message is in the buffer.
+        let Ok(message) = tokio::time::timeout(progress::REDRAW, answer.json(&mut buffer)).await else {
+            show.tick();
+            continue;
+        };
+        let Some(message) = message? else { break };
         if let Some(error) = message.field("error") {
             show.failed(&message);
             drop(show);
             return Err(failure(error));
         }
-        if let (Some(part), Some(files)) = (message.field("archive"), &mut files) {
+        let part = [("archive", &mut files), ("cache", &mut cache)]
+            .into_iter()
+            .find_map(|(name, to)| Some((message.field(name)?, to.as_mut()?)));
+        if let Some((part, to)) = part {
             let bytes = STANDARD.decode(part.str()).map_err(|_| CliError::failed("a part of the result is damaged"))?;
-            files.write(&bytes)?;
+            to.write(&bytes)?;
             continue;
         }
         if let Some(done) = message.field("finished") {
@@ -251,10 +293,10 @@ async fn send(
             .with_hint("its log says why; what had been built is cached"));
     };
     drop(show);
-    if let Some(files) = files {
+    for files in [files, cache].into_iter().flatten() {
         files.finish()?;
     }
-    outputs.images(app, &done).await?;
+    results.outputs.images(app, &done).await?;
     report(app, args, &done)?;
     Ok(0)
 }

@@ -84,20 +84,7 @@ impl Outputs {
     pub(super) fn files(&self) -> Result<Option<Files>> {
         match self.list.first() {
             Some(Output::Tar(dest)) => Ok(Some(Files::Tar(sink(dest)?))),
-            Some(Output::Folder(folder)) => {
-                let fail = |e| CliError::io(format!("cannot make {}", folder.display()), e);
-                std::fs::create_dir_all(folder).map_err(fail)?;
-                let (reader, writer) = std::io::pipe().map_err(fail)?;
-                let to = folder.clone();
-                let unpacking = std::thread::spawn(move || {
-                    let mut archive = tar::Archive::new(reader);
-                    archive.set_preserve_permissions(true);
-                    archive.set_overwrite(true);
-                    // Names that leave the folder are skipped by it.
-                    archive.unpack(&to)
-                });
-                Ok(Some(Files::Folder { writer, unpacking, folder: folder.clone() }))
-            }
+            Some(Output::Folder(folder)) => Files::folder(folder).map(Some),
             _ => Ok(None),
         }
     }
@@ -145,6 +132,22 @@ pub(super) enum Files {
 }
 
 impl Files {
+    /// An archive that is unpacked into a folder.
+    pub(super) fn folder(folder: &Path) -> Result<Files> {
+        let fail = |e| CliError::io(format!("cannot make {}", folder.display()), e);
+        std::fs::create_dir_all(folder).map_err(fail)?;
+        let (reader, writer) = std::io::pipe().map_err(fail)?;
+        let to = folder.to_owned();
+        let unpacking = std::thread::spawn(move || {
+            let mut archive = tar::Archive::new(reader);
+            archive.set_preserve_permissions(true);
+            archive.set_overwrite(true);
+            // Names that leave the folder are skipped by it.
+            archive.unpack(&to)
+        });
+        Ok(Files::Folder { writer, unpacking, folder: folder.to_owned() })
+    }
+
     pub(super) fn write(&mut self, bytes: &[u8]) -> Result<()> {
         let done = match self {
             Files::Tar(to) => to.write_all(bytes),

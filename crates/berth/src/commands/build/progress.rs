@@ -4,20 +4,23 @@
 //! plain   #3 [build 2/5] RUN make      every line with its step's number: for logs
 //!         #3 0.412 cc -o main
 //!         #3 DONE 1.3s
-//! tty     what is done stays above; what runs is redrawn below, with its time and its last lines
+//! tty      => [build 1/5] COPY . .                      0.2s    what is done stays above
+//!         [+] Building 4.1s (2 of 7 steps)                     what runs is redrawn below, ten times a second,
+//!          => [build 2/5] RUN make                      3.9s    with its time and its last lines
+//!          => => # cc -o main
 //! json    the engine's own lines
 //! ```
 
 use crate::cli::Args;
 use crate::error::{CliError, Result};
 use crate::value::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::time::{Duration, Instant};
 
 /// Lines of a running step's output on a terminal.
 const TAIL_LINES: usize = 4;
-const REDRAW: Duration = Duration::from_millis(100);
+pub(super) const REDRAW: Duration = Duration::from_millis(100);
 
 #[derive(Clone, Copy, PartialEq)]
 enum Kind {
@@ -40,8 +43,11 @@ struct Step {
 pub(super) struct Progress {
     kind: Kind,
     names: BTreeMap<i64, String>,
+    /// Steps that run and copy nothing: they are not shown.
+    silent: BTreeSet<i64>,
     steps: BTreeMap<i64, Step>,
     numbers: usize,
+    ended: usize,
     began: Instant,
     drawn: Instant,
     drawn_lines: usize,
@@ -65,8 +71,10 @@ impl Progress {
         Ok(Progress {
             kind,
             names: BTreeMap::new(),
+            silent: BTreeSet::new(),
             steps: BTreeMap::new(),
             numbers: 0,
+            ended: 0,
             began: now,
             drawn: now.checked_sub(REDRAW).unwrap_or(now),
             drawn_lines: 0,
@@ -97,6 +105,9 @@ impl Progress {
         }
         if let Some(planned) = message.field("planned") {
             self.planned(planned);
+        } else if let Some(text) = message.field("note") {
+            self.wipe();
+            self.say(&format!("{}\n", text.str()));
         } else if let Some(id) = message.field("started") {
             self.start(id.int());
         } else if let Some(output) = message.field("output") {
@@ -121,8 +132,10 @@ impl Progress {
 
     fn planned(&mut self, planned: &Value) {
         for step in planned.get("steps").list() {
-            if !step.get("metadata").bool() {
-                self.names.insert(step.get("id").int(), step.text("name").to_owned());
+            let id = step.get("id").int();
+            match step.get("metadata").bool() {
+                true => drop(self.silent.insert(id)),
+                false => drop(self.names.insert(id, step.text("name").to_owned())),
             }
         }
         for warning in planned.get("warnings").list() {
@@ -131,8 +144,13 @@ impl Progress {
         }
     }
 
+    /// A `FROM` of an earlier stage has that stage's last step, which has a name of its own.
+    fn is_silent(&self, id: i64) -> bool {
+        self.silent.contains(&id) && !self.names.contains_key(&id)
+    }
+
     fn start_quietly(&mut self, id: i64) {
-        if self.steps.contains_key(&id) {
+        if self.steps.contains_key(&id) || self.is_silent(id) {
             return;
         }
         self.numbers += 1;
@@ -198,15 +216,17 @@ impl Progress {
                 _ => step.lines.push(rest),
             }
         }
+        self.ended += 1;
+        let width = width();
         let text = match (self.kind, how) {
             (Kind::Plain, "CACHED") => format!("#{} CACHED\n\n", step.number),
             (Kind::Plain, how) => format!("#{} {how} {seconds:.1}s\n\n", step.number),
-            (_, "CACHED") => format!(" => CACHED {}\n", step.name),
+            (_, "CACHED") => format!("{}\n", row(&format!("CACHED {}", step.name), None, width)),
             (_, "ERROR") => {
-                let lines: String = step.lines.iter().map(|line| format!(" > {line}\n")).collect();
-                format!(" => ERROR {}  {seconds:.1}s\n{lines}", step.name)
+                let lines: String = step.lines.iter().map(|line| format!(" > {}\n", cut(line, width - 4))).collect();
+                format!("{}\n{lines}", row(&format!("ERROR {}", step.name), Some(seconds), width))
             }
-            _ => format!(" => {}  {seconds:.1}s\n", step.name),
+            _ => format!("{}\n", row(&step.name, Some(seconds), width)),
         };
         self.wipe();
         self.say(&text);
@@ -230,32 +250,71 @@ impl Progress {
         }
     }
 
+    /// Time goes on for what says nothing.
+    pub(super) fn tick(&mut self) {
+        if self.kind == Kind::Tty && !self.names.is_empty() && self.drawn.elapsed() >= REDRAW {
+            self.draw();
+        }
+    }
+
     fn draw(&mut self) {
         self.wipe();
-        let width = crate::tty::size().map_or(80, |(_, columns)| usize::from(columns)).max(20);
+        let width = width();
         let height = crate::tty::size().map_or(24, |(rows, _)| usize::from(rows)).max(4);
-        let mut lines: Vec<String> = Vec::new();
+        let seconds = self.began.elapsed().as_secs_f64();
+        let mut lines = vec![format!("[+] Building {seconds:.1}s ({} of {} steps)", self.ended, self.names.len())];
         for step in self.steps.values() {
-            lines.push(format!(" => {}  {:.1}s", step.name, step.began.elapsed().as_secs_f64()));
+            lines.push(row(&step.name, Some(step.began.elapsed().as_secs_f64()), width));
             let from = step.lines.len().saturating_sub(TAIL_LINES);
             lines.extend(step.lines[from..].iter().map(|line| format!(" => => # {line}")));
         }
         lines.truncate(height - 2);
-        let text: String = lines
-            .iter()
-            .map(|line| {
-                let shown: String = line.chars().filter(|c| !c.is_control()).take(width - 1).collect();
-                format!("{shown}\n")
-            })
-            .collect();
+        let text: String = lines.iter().map(|line| format!("{}\n", cut(line, width - 1))).collect();
         self.drawn_lines = lines.len();
         self.drawn = Instant::now();
         self.say(&text);
     }
 }
 
+fn width() -> usize {
+    crate::tty::size().map_or(80, |(_, columns)| usize::from(columns)).clamp(20, 160)
+}
+
+/// ` => name           1.2s`, the time at the right.
+fn row(name: &str, seconds: Option<f64>, width: usize) -> String {
+    let time = seconds.map(|seconds| format!(" {seconds:.1}s")).unwrap_or_default();
+    let room = width.saturating_sub(5 + time.len());
+    let name = cut(name, room);
+    match seconds {
+        Some(_) => format!(" => {name}{}{time}", " ".repeat(room - name.chars().count())),
+        None => format!(" => {name}"),
+    }
+}
+
+/// What a step prints must not move the cursor; what is longer than a line would break the redrawing.
+fn cut(text: &str, room: usize) -> String {
+    let plain: String = text.replace('\t', " ").chars().filter(|c| !c.is_control()).collect();
+    if plain.chars().count() <= room {
+        return plain;
+    }
+    plain.chars().take(room.saturating_sub(1)).chain(['\u{2026}']).collect()
+}
+
 impl Drop for Progress {
     fn drop(&mut self) {
         self.wipe();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_have_their_time_at_the_right_and_never_break() {
+        assert_eq!(row("RUN make", Some(1.25), 24), " => RUN make       1.2s");
+        assert_eq!(row("RUN a long command line", Some(10.0), 24), " => RUN a long c\u{2026} 10.0s");
+        assert_eq!(row("RUN make", None, 24), " => RUN make");
+        assert_eq!(cut("a\x1b[2Kb\tc", 10), "a[2Kb c");
     }
 }

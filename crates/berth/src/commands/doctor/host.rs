@@ -7,7 +7,7 @@ use rustix::process::{Resource, getrlimit};
 use std::path::Path;
 
 pub(super) fn checks(data_root: &Path) -> Vec<Check> {
-    let mut out = vec![privileges(), nftables(), links(), forwarding(), ipv6(), kvm()];
+    let mut out = vec![privileges(), nftables(), links(), forwarding(), ipv6(), kvm(data_root)];
     out.extend(data(data_root));
     out.extend([open_files(), processes(), inotify(), security(), bootstrap()]);
     out
@@ -109,10 +109,28 @@ fn ipv6() -> Check {
     }
 }
 
-fn kvm() -> Check {
+/// What the engine's guest of 254 bytes found out about this kernel, if it was asked: why not, or nothing.
+fn verdict(root: &Path) -> Option<Option<String>> {
+    let text = std::fs::read(root.join("machines/acceleration.json")).ok()?;
+    let kept: serde_json::Value = serde_json::from_slice(&text).ok()?;
+    let uname = rustix::system::uname();
+    let this = format!("{} {}", uname.release().to_string_lossy(), uname.version().to_string_lossy());
+    let same = kept["of"].as_str().is_some_and(|of| of.starts_with(&this));
+    same.then(|| kept["refused"].as_str().map(str::to_owned))
+}
+
+fn kvm(root: &Path) -> Check {
     let can = rustix::fs::access("/dev/kvm", rustix::fs::Access::READ_OK | rustix::fs::Access::WRITE_OK).is_ok();
     match (exists("/dev/kvm"), can) {
-        (true, true) => Check::ok("KVM", "/dev/kvm is usable"),
+        (true, true) => match verdict(root) {
+            Some(None) => Check::ok("KVM", "guests run on /dev/kvm"),
+            Some(Some(why)) => Check::warn(
+                "KVM",
+                format!("/dev/kvm is there, but a guest does not run on it: {why}"),
+                "virtual machines run emulated, about ten times slower; nested virtualisation needs VT-x or AMD-V passed on",
+            ),
+            None => Check::ok("KVM", "/dev/kvm opens; the first machine finds out whether guests run on it"),
+        },
         (true, false) => Check::warn("KVM", "no access to /dev/kvm", "run as root, or join the kvm group"),
         (false, _) => Check::warn(
             "KVM",

@@ -1,6 +1,8 @@
 //! `vm`: virtual machines, by our own API.
 
 pub(crate) mod console;
+pub(crate) mod kernel;
+pub(crate) mod vnc;
 
 use crate::app::App;
 use crate::cli::Args;
@@ -27,7 +29,7 @@ fn absolute(text: &str) -> Result<String> {
     }
 }
 
-/// `FILE[,format=raw|qcow2][,size=BYTES]`
+/// `FILE[,format=raw|qcow2|vmdk|vdi|vhdx|ova][,size=BYTES]`
 fn disk(text: &str) -> Result<serde_json::Value> {
     let mut disk = json!({});
     for part in text.split(',') {
@@ -54,8 +56,6 @@ pub(crate) async fn create(app: &'static App, args: Args) -> Result<u8> {
     let cdroms = args.list("cdrom").into_iter().map(absolute).collect::<Result<Vec<_>>>()?;
     let mut body = json!({
         "name": args.words[0],
-        "cpus": args.int("cpus")?,
-        "memory_bytes": args.bytes("memory")?,
         "uefi": args.on("uefi"),
         "disks": disks,
         "cdroms": cdroms,
@@ -66,6 +66,27 @@ pub(crate) async fn create(app: &'static App, args: Args) -> Result<u8> {
         "labels": labels,
         "start": args.on("start"),
     });
+    if args.on("cloud-init") || args.changed("user-data") || args.changed("ssh-key") {
+        let read =
+            |file: &str| std::fs::read_to_string(file).map_err(|e| CliError::io(format!("cannot read {file}"), e));
+        let user_data = match args.text("user-data") {
+            "" => String::new(),
+            file => read(file)?,
+        };
+        let mut keys = Vec::new();
+        for key in args.list("ssh-key") {
+            let text = if key.contains(' ') { key.to_owned() } else { read(key)? };
+            keys.extend(text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned));
+        }
+        body["cloud_init"] = json!({"user_data": user_data, "ssh_keys": keys});
+    }
+    // What is not said an appliance may say.
+    if args.changed("cpus") {
+        body["cpus"] = json!(args.int("cpus")?);
+    }
+    if args.changed("memory") {
+        body["memory_bytes"] = json!(args.bytes("memory")?);
+    }
     match args.text("kernel") {
         "" if args.changed("initrd") || args.changed("append") => {
             return Err(CliError::failed("--initrd and --append belong to --kernel"));
@@ -240,22 +261,58 @@ pub(crate) async fn update(app: &'static App, args: Args) -> Result<u8> {
 }
 
 pub(crate) async fn template(app: &'static App, args: Args) -> Result<u8> {
-    post_each(app, &args.words, "template", &[]).await
+    let running = if args.on("running") { "true" } else { "" };
+    post_each(app, &args.words, "template", &[("running", running)]).await
+}
+
+/// `NAME` for one, `NAME-1`, `NAME-2`, ... for several.
+fn fork_names(given: &[String], count: i64) -> Result<Vec<String>> {
+    match (given, count) {
+        (_, ..=0) => Err(CliError::failed("--count must be at least 1")),
+        ([], count) => Ok((0..count).map(|_| String::new()).collect()),
+        ([name], 2..) => Ok((1..=count).map(|number| format!("{name}-{number}")).collect()),
+        (names, 1) => Ok(names.to_vec()),
+        _ => Err(CliError::failed("several names and --count: give one of them")),
+    }
+}
+
+pub(crate) async fn fork(app: &'static App, args: Args) -> Result<u8> {
+    let count = if args.changed("count") { args.int("count")? } else { 1 };
+    let names = fork_names(&args.words[1..], count)?;
+    let path = format!("{}/fork", path_of(&args.words[0]));
+    let made = app.client.post_json(&path, &json!({"names": names})).await?;
+    for (name, id) in names.iter().zip(made.get("ids").list()) {
+        app.line(if name.is_empty() { id.str() } else { name })?;
+    }
+    Ok(0)
 }
 
 pub(crate) async fn clone(app: &'static App, args: Args) -> Result<u8> {
     let source = path_of(&args.words[0]);
-    let start = args.on("start");
+    let (start, full, snapshot) = (args.on("start"), args.on("full"), args.text("snapshot"));
     app.each(&args.words[1..], async |name: String| {
-        app.client.post_json(&format!("{source}/clone"), &json!({"name": name, "start": start})).await?;
+        let body = json!({"name": name, "start": start, "full": full, "snapshot": snapshot});
+        app.client.post_json(&format!("{source}/clone"), &body).await?;
         app.line(&name)
     })
     .await
 }
 
+pub(crate) async fn flatten(app: &'static App, args: Args) -> Result<u8> {
+    post_each(app, &args.words, "flatten", &[]).await
+}
+
+pub(crate) async fn export(app: &'static App, args: Args) -> Result<u8> {
+    crate::commands::archive::check_output(args.text("output"), "vm export")?;
+    let query = [("format", args.text("format")), ("disk", args.text("disk"))];
+    let path = with_query(&format!("{}/export", path_of(&args.words[0])), &query);
+    let answer = app.client.send(hyper::Method::GET, &path, &[], Body::empty()).await?;
+    crate::commands::archive::write_out(answer, args.text("output")).await
+}
+
 pub(crate) async fn snapshot(app: &'static App, args: Args) -> Result<u8> {
     let path = format!("{}/snapshots", path_of(&args.words[0]));
-    app.client.post_json(&path, &json!({"name": args.words[1]})).await?;
+    app.client.post_json(&path, &json!({"name": args.words[1], "memory": args.on("memory")})).await?;
     app.line(&args.words[1])?;
     Ok(0)
 }
@@ -263,11 +320,12 @@ pub(crate) async fn snapshot(app: &'static App, args: Args) -> Result<u8> {
 pub(crate) async fn snapshots(app: &'static App, args: Args) -> Result<u8> {
     let all = app.client.get_value(&format!("{}/snapshots", path_of(&args.words[0]))).await?;
     let now = jiff::Timestamp::now().as_millisecond();
-    let mut text = "SNAPSHOT\tAFTER\tCREATED\n".to_owned();
+    let mut text = "SNAPSHOT\tAFTER\tHOLDS\tCREATED\n".to_owned();
     for one in all.list() {
         let mark = if one.get("current").bool() { " *" } else { "" };
         let age = units::human_duration((now - one.get("created_unix_millis").int()) / 1000);
-        text.push_str(&format!("{}{mark}\t{}\t{age} ago\n", one.text("name"), one.text("parent")));
+        let holds = if one.get("memory").bool() { "disks, memory" } else { "disks" };
+        text.push_str(&format!("{}{mark}\t{}\t{holds}\t{age} ago\n", one.text("name"), one.text("parent")));
     }
     app.print(&align(&text))?;
     Ok(0)
@@ -278,7 +336,9 @@ fn snapshot_path(args: &Args, name: &str) -> String {
 }
 
 pub(crate) async fn revert(app: &'static App, args: Args) -> Result<u8> {
-    app.client.post(&format!("{}/revert", snapshot_path(&args, &args.words[1]))).await?;
+    let disks_only = if args.on("disks-only") { "true" } else { "" };
+    let path = format!("{}/revert", snapshot_path(&args, &args.words[1]));
+    app.client.post(&with_query(&path, &[("disks_only", disks_only)])).await?;
     app.line(&args.words[1])?;
     Ok(0)
 }
@@ -315,5 +375,15 @@ mod tests {
         assert_eq!(disk("size=1G").unwrap(), json!({"size_bytes": 1 << 30}));
         assert_eq!(disk("/a,format=raw").unwrap(), json!({"source": "/a", "format": "raw"}));
         assert!(disk("/a,/b").is_err() && disk("size=x").is_err());
+    }
+
+    #[test]
+    fn forks_have_the_names_that_they_are_given() {
+        let given =
+            |names: &[&str], count| fork_names(&names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>(), count);
+        assert_eq!(given(&["a", "b"], 1).unwrap(), ["a", "b"]);
+        assert_eq!(given(&["a"], 2).unwrap(), ["a-1", "a-2"]);
+        assert_eq!(given(&[], 2).unwrap(), ["", ""]);
+        assert!(given(&["a", "b"], 2).is_err() && given(&[], 0).is_err());
     }
 }

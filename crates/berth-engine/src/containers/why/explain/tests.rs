@@ -60,7 +60,16 @@ fn record(status: ExitStatus) -> ExitRecord {
 
 fn answer(inspect: &Inspect, exit: Option<&ExitRecord>, program: Option<&Program>) -> Answer {
     let lines = ["FATAL: no config".to_owned()];
-    explain(&Facts { port_holder: None, inspect, exit, program, lines: &lines, now_unix_nanos: 80 * SECOND_NANOS })
+    explain(&Facts {
+        full: vec!["the disk of /data is full".to_owned()],
+        unwritten: false,
+        port_holder: None,
+        inspect,
+        exit,
+        program,
+        lines: &lines,
+        now_unix_nanos: 80 * SECOND_NANOS,
+    })
 }
 
 fn ended(exit: &ExitRecord) -> Answer {

@@ -1,0 +1,167 @@
+// The web console in numbers: node bench/browser.mjs [paint|action|crowd] [--instances 200] [--minutes 10] [--rounds 20]
+//
+//   paint   time to the first useful paint: the overview with its numbers, signed in, nothing in the browser's cache
+//   action  from a click to its effect on the screen, less what the engine itself takes for the same call
+//   crowd   processor and memory of engine and browser while so many instances change, for so long
+//
+// Programs: BERTH_PROGRAMS (release ones, for numbers that mean something). It needs what tests/console needs.
+
+import { execFileSync } from 'node:child_process';
+import { readFileSync, readdirSync } from 'node:fs';
+import { missing, until } from '../tests/console/engine.mjs';
+import { Session } from '../tests/console/session.mjs';
+
+const why = missing();
+if (why) {
+  console.error(`cannot measure: ${why}`);
+  process.exit(1);
+}
+const words = process.argv.slice(2);
+const option = (name, otherwise) => (words.includes(`--${name}`) ? Number(words[words.indexOf(`--${name}`) + 1]) : otherwise);
+const [INSTANCES, MINUTES, ROUNDS] = [option('instances', 200), option('minutes', 10), option('rounds', 20)];
+const asked = words.filter((word) => ['paint', 'action', 'crowd'].includes(word));
+const wanted = (name) => asked.length === 0 || asked.includes(name);
+const TICKS = Number(execFileSync('getconf', ['CLK_TCK'], { encoding: 'utf8' }));
+
+const sorted = (all) => [...all].sort((a, b) => a - b);
+const at = (all, part) => sorted(all)[Math.min(all.length - 1, Math.floor(all.length * part))];
+const tell = (what, all, unit = 'ms') => console.log(`${what}: median ${at(all, 0.5).toFixed(1)} ${unit}, p95 ${at(all, 0.95).toFixed(1)} ${unit}, n ${all.length}`);
+
+/** Processor seconds and resident bytes of a process and its children. */
+function usage(pid) {
+  let [seconds, bytes] = [0, 0];
+  const one = (id) => {
+    try {
+      const stat = readFileSync(`/proc/${id}/stat`, 'utf8');
+      const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
+      seconds += (Number(fields[11]) + Number(fields[12])) / TICKS;
+      // What processes share is counted once among them.
+      bytes += Number(/^Pss:\s+(\d+)/m.exec(readFileSync(`/proc/${id}/smaps_rollup`, 'utf8'))?.[1] ?? 0) * 1024;
+    } catch {
+      // It ended meanwhile.
+    }
+  };
+  const walk = (id) => {
+    one(id);
+    let children = [];
+    try {
+      children = readdirSync(`/proc/${id}/task`).flatMap((task) => readFileSync(`/proc/${id}/task/${task}/children`, 'utf8').split(' ').filter(Boolean));
+    } catch {
+      // As above.
+    }
+    for (const child of children) walk(child);
+  };
+  walk(pid);
+  return { seconds, bytes };
+}
+const alone = (pid) => {
+  const stat = readFileSync(`/proc/${pid}/stat`, 'utf8');
+  const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
+  return { seconds: (Number(fields[11]) + Number(fields[12])) / TICKS, bytes: Number(/^Rss:\s+(\d+)/m.exec(readFileSync(`/proc/${pid}/smaps_rollup`, 'utf8'))[1]) * 1024 };
+};
+
+const session = await Session.start();
+const { engine, page } = session;
+
+/** Tells when something is on the screen: as its numbers are there, after a frame was drawn with them. */
+const WATCH = `(() => {
+  const look = () => {
+    const value = document.querySelector('.tiles b')?.textContent?.trim();
+    if (!value) return requestAnimationFrame(look);
+    requestAnimationFrame(() => { window.useful = performance.now(); });
+  };
+  look();
+})()`;
+
+async function paint() {
+  const [useful, first] = [[], []];
+  const state = await page.context().storageState();
+  for (let n = 0; n < ROUNDS; n += 1) {
+    const fresh = await session.newPage({ storageState: state });
+    await fresh.addInitScript(WATCH);
+    await fresh.goto(engine.url);
+    useful.push(await (await fresh.waitForFunction(() => window.useful)).jsonValue());
+    first.push(await fresh.evaluate(() => performance.getEntriesByName('first-contentful-paint')[0]?.startTime ?? 0));
+    await fresh.context().close();
+  }
+  tell('first useful paint (overview with numbers, empty cache)', useful);
+  tell('first contentful paint', first);
+}
+
+async function action() {
+  engine.berth('run', '-d', '--name', 'pressed', 'tiny', 'sleep', '100000');
+  const id = session.idOf('pressed');
+  const headers = { 'x-berth-csrf': await session.csrfOf(page) };
+  const call = async (verb) => {
+    const begun = performance.now();
+    await page.evaluate(([path, csrf]) => fetch(path, { method: 'POST', headers: { 'x-berth-csrf': csrf } }), [`/api/v1/instances/${id}/${verb}`, headers['x-berth-csrf']]);
+    return performance.now() - begun;
+  };
+  await session.go(`/instances/${id}`);
+  await page.getByRole('button', { name: 'Pause' }).waitFor();
+  const [own, screen] = [{ pause: [], unpause: [] }, { pause: [], unpause: [] }];
+  // Click and effect on the page's own clock: the driver's way to the browser is nobody's who sits before it.
+  const press = (name, word) => page.evaluate(([button, chip]) => new Promise((resolve) => {
+    const found = [...document.querySelectorAll('.head button')].find((one) => one.textContent.trim() === button);
+    const begun = performance.now();
+    found.click();
+    const look = () => (document.querySelector('.head .chip')?.textContent.trim() === chip ? requestAnimationFrame(() => resolve(performance.now() - begun)) : requestAnimationFrame(look));
+    look();
+  }), [name, word]);
+  for (let n = 0; n < ROUNDS; n += 1) {
+    screen.pause.push(await press('Pause', 'paused'));
+    screen.unpause.push(await press('Resume', 'running'));
+  }
+  for (let n = 0; n < ROUNDS; n += 1) {
+    own.pause.push(await call('pause'));
+    own.unpause.push(await call('unpause'));
+  }
+  for (const verb of ['pause', 'unpause']) {
+    tell(`${verb}: click to its effect on the screen`, screen[verb]);
+    tell(`${verb}: the same call alone`, own[verb]);
+    console.log(`${verb}: beyond the engine's own, median ${(at(screen[verb], 0.5) - at(own[verb], 0.5)).toFixed(1)} ms`);
+  }
+  engine.berth('rm', '-f', 'pressed');
+}
+
+async function crowd() {
+  for (let n = 0; n < INSTANCES; n += 1) {
+    engine.berth('run', '-d', '--name', `many-${n}`, '-m', '64m', 'tiny', 'sh', '-c', 'while true; do i=0; while [ $i -lt 60 ]; do i=$((i+1)); done; sleep 2; done');
+  }
+  await session.go('/instances');
+  await page.getByRole('link', { name: 'many-0', exact: true }).or(page.getByRole('link', { name: `many-${INSTANCES - 1}`, exact: true })).first().waitFor();
+  await until('meters are there', async () => (await page.locator('td.number').first().textContent()).includes('%'));
+  const browserPid = Number(execFileSync('pgrep', ['-P', String(process.pid), '-f', 'chrom'], { encoding: 'utf8' }).split('\n')[0]);
+  const cdp = await page.context().newCDPSession(page);
+  await cdp.send('Performance.enable');
+  const heap = async () => (await cdp.send('Performance.getMetrics')).metrics.find((one) => one.name === 'JSHeapUsedSize').value;
+  const nodes = async () => (await cdp.send('Performance.getMetrics')).metrics.find((one) => one.name === 'Nodes').value;
+  const from = { at: Date.now(), engine: alone(engine.child.pid), browser: usage(browserPid), heap: await heap(), nodes: await nodes() };
+  const end = from.at + MINUTES * 60_000;
+  let changed = 0;
+  while (Date.now() < end) {
+    // A change a second, as on a busy host.
+    const name = `many-${changed % INSTANCES}`;
+    engine.berth('pause', name);
+    engine.berth('unpause', name);
+    changed += 1;
+    await new Promise((resolve) => setTimeout(resolve, 900));
+  }
+  const seconds = (Date.now() - from.at) / 1000;
+  const to = { engine: alone(engine.child.pid), browser: usage(browserPid), heap: await heap(), nodes: await nodes() };
+  const share = (part) => `${((100 * (to[part].seconds - from[part].seconds)) / seconds).toFixed(2)} % of a core`;
+  const mib = (count) => `${(count / 1048576).toFixed(1)} MiB`;
+  console.log(`${INSTANCES} instances for ${(seconds / 60).toFixed(1)} minutes, ${changed} paused and resumed, the list open:`);
+  console.log(`engine: ${share('engine')}, ${mib(from.engine.bytes)} -> ${mib(to.engine.bytes)} resident`);
+  console.log(`browser (all its processes): ${share('browser')}, ${mib(from.browser.bytes)} -> ${mib(to.browser.bytes)}; the page's heap ${mib(from.heap)} -> ${mib(to.heap)}, ${from.nodes} -> ${to.nodes} nodes`);
+}
+
+try {
+  await session.setUp();
+  if (wanted('paint')) await paint();
+  if (wanted('action')) await action();
+  if (wanted('crowd')) await crowd();
+  if (session.broken.length) throw new Error(session.broken.join('\n'));
+} finally {
+  await session.end();
+}

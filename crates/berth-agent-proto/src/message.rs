@@ -1,0 +1,260 @@
+//! The words: what is asked of a guest, and what it answers. All of it is JSON.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::net::IpAddr;
+
+/// The guest's first frame after a reset.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// Of the reset that it answers, in hexadecimal digits.
+    pub nonce: String,
+    pub version: u32,
+    /// `6.1.0-56-cloud-amd64`
+    pub kernel: String,
+    /// It is the guest's first process and runs one container; else a service of a whole system.
+    pub init: bool,
+    /// Since the guest's boot.
+    pub uptime_millis: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Request {
+    Ping,
+    /// Addresses, names and files under /etc of a container; again for each change.
+    Configure(Box<Configure>),
+    /// Makes and starts the container; once. The stream is its first process.
+    Run(Box<Run>),
+    /// A process in the container, or in a whole system beside its own. The stream is that process.
+    Exec(Box<Exec>),
+    /// What is at a path. Answers [`Answer::Stat`].
+    Stat {
+        path: String,
+    },
+    /// A file or folder as a tar archive on [`crate::STDOUT`]; its first name is `name`. Answers [`Answer::Stat`].
+    Get {
+        path: String,
+    },
+    /// A tar archive from [`crate::STDIN`] into a folder.
+    Put {
+        path: String,
+        /// Do not put a folder in a file's place, or the reverse.
+        keep_kinds: bool,
+        /// Entries belong to that user and group, whatever the archive says.
+        owner: Option<String>,
+    },
+    Processes,
+    /// New limits: OCI `linux.resources`.
+    Update {
+        resources: Value,
+    },
+    /// All file systems that can be written are brought to the disk and stand still, until [`Request::Thaw`] or
+    /// for `seconds_max`.
+    Freeze {
+        seconds_max: u32,
+    },
+    Thaw,
+    /// The guest becomes another one: after a clone or a fork.
+    Identify(Box<Identity>),
+    /// So many processors take part.
+    Online {
+        cpus: u16,
+    },
+    /// The disk of that serial number has grown: its last partition and file system follow.
+    Grow {
+        disk: String,
+    },
+    /// Everything to the disk, then off.
+    PowerOff,
+    /// The host's side answers this itself: waits until the container has started. The guest refuses it.
+    AwaitStart,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Configure {
+    pub hostname: String,
+    pub domainname: String,
+    pub interfaces: Vec<Interface>,
+    /// Texts of files under /etc.
+    pub files: Vec<EtcFile>,
+    /// Listen at 127.0.0.11 and send what is asked there to the host as [`crate::Kind::Query`].
+    pub names: bool,
+    /// Seconds and nanoseconds since 1970, 0: leave the clock.
+    pub clock_unix_nanos: i64,
+}
+
+/// `hosts`, `resolv.conf`, `hostname`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EtcFile {
+    pub name: String,
+    pub text: String,
+}
+
+/// A network card as it should be. One that is not named loses its addresses.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Interface {
+    /// By which the guest finds it, `02:42:...`.
+    pub mac: String,
+    /// `eth0`: how it is called from then on.
+    pub name: String,
+    /// With the prefix's length.
+    pub addresses: Vec<(IpAddr, u8)>,
+    /// Of the default routes.
+    pub gateways: Vec<IpAddr>,
+    pub mtu: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Run {
+    pub id: String,
+    /// OCI configuration. Its binds start from what [`Run::shares`] brings, or from /run/berth/etc.
+    pub config: Value,
+    /// Serial numbers of the image's disk (EROFS) and of the writable one (ext4); without the latter the root is
+    /// read-only.
+    pub image_disk: String,
+    pub scratch_disk: Option<String>,
+    /// Tag of the virtiofs that has the volumes, mounted at /run/berth/shares.
+    pub shares: Option<String>,
+    pub tty: bool,
+    /// Rows, columns; (0, 0) unknown.
+    pub console_size: (u16, u16),
+    pub stdin: bool,
+    /// Below our own small init.
+    pub init: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Exec {
+    /// OCI `process`.
+    pub process: Value,
+    pub tty: bool,
+    pub console_size: (u16, u16),
+    pub stdin: bool,
+}
+
+/// Who the guest is from now on; what is absent or empty stays.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Identity {
+    pub hostname: Option<String>,
+    /// 32 hexadecimal digits, for /etc/machine-id.
+    pub machine_id: Option<String>,
+    /// 0: leave the clock.
+    pub clock_unix_nanos: i64,
+    /// Hexadecimal digits that are mixed into the kernel's random numbers, which are then drawn anew.
+    pub entropy: String,
+    /// The cards, in the order of the guest's, with the hardware addresses that they get.
+    pub interfaces: Vec<Interface>,
+    /// SSH keys of the host are made anew.
+    pub new_host_keys: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Answer {
+    Done,
+    /// A process runs; pids are the guest's.
+    Started {
+        pid: i32,
+    },
+    Stat(Stat),
+    Processes {
+        list: Vec<Process>,
+    },
+    Frozen {
+        filesystems: u32,
+    },
+    /// What could be done only in part, in words.
+    Changed {
+        notes: Vec<String>,
+    },
+}
+
+/// What is at a path of the guest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stat {
+    pub name: String,
+    pub size: i64,
+    /// As stat(2) has it.
+    pub mode: u32,
+    pub mtime_unix_nanos: i64,
+    pub link_target: String,
+}
+
+/// A line of `top`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    pub pid: i32,
+    pub parent: i32,
+    pub uid: u32,
+    /// As the container's /etc/passwd calls it.
+    pub user: String,
+    pub terminal: String,
+    pub started_unix_seconds: i64,
+    pub cpu_millis: u64,
+    pub resident_bytes: u64,
+    pub virtual_bytes: u64,
+    /// As `ps` writes it: `Ss+`.
+    pub state: String,
+    pub command: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{text}")]
+pub struct Failure {
+    pub kind: FailureKind,
+    pub text: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailureKind {
+    NotFound,
+    /// The program is there and cannot be executed.
+    CannotRun,
+    /// The program is not there.
+    NoProgram,
+    Invalid,
+    ReadOnly,
+    Full,
+    Conflict,
+    Unsupported,
+    Internal,
+}
+
+/// How a stream came to its end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ended {
+    Code(u8),
+    Signal(u8),
+    /// Of an archive.
+    Failed(Failure),
+}
+
+/// Nobody asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Event {
+    /// The kernel ended a process of the container for want of memory.
+    OutOfMemory,
+}
+
+impl Failure {
+    pub fn new(kind: FailureKind, text: impl Into<String>) -> Failure {
+        Failure { kind, text: text.into() }
+    }
+}
+
+/// What is said as JSON. None of our words can fail to be.
+pub trait Say {
+    fn to_json(&self) -> Vec<u8>;
+}
+
+impl<T: Serialize> Say for T {
+    fn to_json(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("strings as keys, and nothing that refuses")
+    }
+}

@@ -1,0 +1,2 @@
+// What one page gives to the next.
+export const handed = { compose: '' };
