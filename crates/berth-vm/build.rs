@@ -1,1 +1,0 @@
-../berth-shim/build.rs
