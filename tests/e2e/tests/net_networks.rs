@@ -51,6 +51,9 @@ fn a_network_is_what_was_asked_for() {
     assert!(engine.docker(["network", "prune", "-f"]).success().contains("unused"));
 }
 
+/// Containers that start beside the one that listens.
+const TALKERS: usize = 4;
+
 /// What a container says of its own multicast groups would reach all others, and make the last start dear.
 #[test]
 fn a_start_does_not_wake_the_neighbours() {
@@ -67,15 +70,22 @@ fn a_start_does_not_wake_the_neighbours() {
     };
     let before = received();
     let talk = ["run", "--rm", "--network", "quiet", "tiny", "sh", "-c", "sleep 2; cat /proc/net/snmp6"];
-    let said = engine.docker(talk).success();
-    let sent = |name: &str| -> u64 {
-        let line = said.lines().find(|line| line.starts_with(name)).unwrap_or_default();
-        line.split_whitespace().nth(1).and_then(|count| count.parse().ok()).unwrap_or_else(|| panic!("{name}: {said}"))
-    };
-    assert!(sent("Icmp6OutMLDv2Reports") > 0, "{said}");
-    let others = sent("Icmp6OutMsgs") - sent("Icmp6OutMLDv2Reports");
+    let talkers: Vec<_> = (0..TALKERS).map(|_| engine.docker_running(talk)).collect();
+    let (mut reports, mut others) = (0, 0);
+    for talker in talkers {
+        let said = talker.wait().success();
+        let sent = |name: &str| -> u64 {
+            let line = said.lines().find(|line| line.starts_with(name)).unwrap_or_default();
+            let count = line.split_whitespace().nth(1).and_then(|count| count.parse().ok());
+            count.unwrap_or_else(|| panic!("{name}: {said}"))
+        };
+        assert!(sent("Icmp6OutMLDv2Reports") > 0, "{said}");
+        reports += sent("Icmp6OutMLDv2Reports");
+        others += sent("Icmp6OutMsgs") - sent("Icmp6OutMLDv2Reports");
+    }
     let heard = received() - before;
-    assert!(heard <= others, "{heard} frames heard, {others} sent that were no reports: {said}");
+    // The bridge has a word to say now and then, too.
+    assert!(heard < others + reports / 2, "{heard} frames heard, {reports} reports and {others} others sent");
 }
 
 #[test]
