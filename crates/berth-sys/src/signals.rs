@@ -37,6 +37,16 @@ pub fn unblock_all() -> Result<(), Errno> {
     .map(drop)
 }
 
+/// Gives SIGINT its default action again, for this process and the programs it starts. Shells that are not interactive
+/// have it ignored in what they put in the background (POSIX.1-2017, Shell Command Language, 2.11), and programs inherit that.
+pub fn heed_interrupts() -> Result<(), Errno> {
+    // SAFETY: the default action is no handler that could run anything.
+    match unsafe { libc::signal(libc::SIGINT, libc::SIG_DFL) } {
+        libc::SIG_ERR => Err(Errno::INVAL),
+        _ => Ok(()),
+    }
+}
+
 /// The number of the next signal in a descriptor of [`all_as_descriptor`]; `None` when there is none.
 pub fn next_signal(descriptor: BorrowedFd<'_>) -> Result<Option<i32>, Errno> {
     let mut record = [0_u8; size_of::<libc::signalfd_siginfo>()];

@@ -74,8 +74,9 @@ impl Collected {
 }
 
 impl Client {
-    /// With pipes.
+    /// With pipes. It can be interrupted, also where the tests run in the background.
     pub fn start(mut command: Command) -> Client {
+        berth_sys::signals::heed_interrupts().expect("SIGINT has a default action");
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let shown = format!("{command:?}");
         let mut child = command.spawn().unwrap_or_else(|error| panic!("cannot start {shown}: {error}"));
