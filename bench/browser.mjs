@@ -1,7 +1,8 @@
-// The web console in numbers: node bench/browser.mjs [paint|action|crowd] [--instances 200] [--minutes 10] [--rounds 20]
+// The web console in numbers: node bench/browser.mjs [paint|action|stutter|crowd] [--instances 200] [--minutes 10] [--rounds 20]
 //
 //   paint   time to the first useful paint: the overview with its numbers, signed in, nothing in the browser's cache
 //   action  from a click to its effect on the screen, less what the engine itself takes for the same call
+//   stutter how long frames take while a list of 1,000 is scrolled, all its meters come and twenty of its rows change each second
 //   crowd   processor and memory of engine and browser while so many instances change, for so long
 //
 // Programs: BERTH_PROGRAMS (release ones, for numbers that mean something). It needs what tests/console needs.
@@ -19,7 +20,7 @@ if (why) {
 const words = process.argv.slice(2);
 const option = (name, otherwise) => (words.includes(`--${name}`) ? Number(words[words.indexOf(`--${name}`) + 1]) : otherwise);
 const [INSTANCES, MINUTES, ROUNDS] = [option('instances', 200), option('minutes', 10), option('rounds', 20)];
-const asked = words.filter((word) => ['paint', 'action', 'crowd'].includes(word));
+const asked = words.filter((word) => ['paint', 'action', 'stutter', 'crowd'].includes(word));
 const wanted = (name) => asked.length === 0 || asked.includes(name);
 const TICKS = Number(execFileSync('getconf', ['CLK_TCK'], { encoding: 'utf8' }));
 
@@ -124,6 +125,57 @@ async function action() {
   engine.berth('rm', '-f', 'pressed');
 }
 
+/** The rows and what is told of them are made up: what the page does with them is not. */
+async function stutter() {
+  const COUNT = 1000;
+  const [SECONDS, FRAME_MILLIS] = [20, 1000 / 60];
+  const row = (n) => ({
+    id: String(n).padStart(64, '0'), name: `many-${n}`, image: 'tiny', image_id: null, command: 'sleep 1000', state: 'running', status: 'Up', health: null, exit_code: 0,
+    out_of_memory: false, error: '', created_unix_millis: Date.now() - n * 1000, started_unix_millis: Date.now(), finished_unix_millis: 0, labels: { team: `t${n % 7}` }, ports: [], networks: [], volumes: [],
+  });
+  const meters = () => Array.from({ length: COUNT }, (_, n) => ({
+    id: row(n).id, unix: Date.now() / 1000, cpu: Math.random(), memory_bytes: 1e8 * Math.random(), memory_limit_bytes: 1e8, received: 0, sent: 0, read: 0, written: 0, processes: 1,
+  }));
+  const crowded = await session.newPage({ storageState: await page.context().storageState() });
+  await crowded.route('**/api/v1/instances', (route) => route.fulfill({ json: Array.from({ length: COUNT }, (_, n) => row(n)) }));
+  await crowded.routeWebSocket('**/api/v1/events', (socket) => {
+    socket.connectToServer();
+    const tell = setInterval(() => {
+      const rows = Array.from({ length: 20 }, () => row(Math.floor(Math.random() * COUNT)));
+      socket.send(JSON.stringify({ type: 'instances', rows: rows.map((one) => ({ ...one, state: Math.random() < 0.5 ? 'paused' : 'running' })), removed: [] }));
+      socket.send(JSON.stringify({ type: 'meters', meters: meters(), host: { unix: Date.now() / 1000, cpu: 1, cpus: 2, load: 1, memory_bytes: 1, memory_total_bytes: 2, disk_used_bytes: 1, disk_total_bytes: 2, received: 0, sent: 0, read: 0, written: 0 } }));
+    }, 1000);
+    socket.onClose(() => clearInterval(tell));
+  });
+  await crowded.goto(`${engine.url}/instances`);
+  await crowded.getByRole('link', { name: 'many-0', exact: true }).waitFor();
+  const measure = (scrolls) => crowded.evaluate(([seconds, moves]) => new Promise((resolve) => {
+    const box = document.querySelector('.rows');
+    const gaps = [];
+    let [last, down] = [performance.now(), 1];
+    const end = last + seconds * 1000;
+    const frame = (now) => {
+      gaps.push(now - last);
+      last = now;
+      if (moves) {
+        if (box.scrollTop + box.clientHeight >= box.scrollHeight - 1) down = -1;
+        if (box.scrollTop === 0) down = 1;
+        box.scrollTop += 60 * down;
+      }
+      if (now < end) requestAnimationFrame(frame);
+      else resolve(gaps.slice(1));
+    };
+    requestAnimationFrame(frame);
+  }), [SECONDS, scrolls]);
+  for (const [what, scrolls] of [['told of changes', false], ['told of changes and scrolled', true]]) {
+    const gaps = await measure(scrolls);
+    tell(`a list of ${COUNT}, ${what}: a frame`, gaps);
+    const late = gaps.filter((gap) => gap > 3 * FRAME_MILLIS).length;
+    console.log(`  longer than three frames: ${late} of ${gaps.length}, longest ${Math.max(...gaps).toFixed(0)} ms; rows in the document ${await crowded.locator('tbody tr').count()}`);
+  }
+  await crowded.context().close();
+}
+
 async function crowd() {
   for (let n = 0; n < INSTANCES; n += 1) {
     engine.berth('run', '-d', '--name', `many-${n}`, '-m', '64m', 'tiny', 'sh', '-c', 'while true; do i=0; while [ $i -lt 60 ]; do i=$((i+1)); done; sleep 2; done');
@@ -160,6 +212,7 @@ try {
   await session.setUp();
   if (wanted('paint')) await paint();
   if (wanted('action')) await action();
+  if (wanted('stutter')) await stutter();
   if (wanted('crowd')) await crowd();
   if (session.broken.length) throw new Error(session.broken.join('\n'));
 } finally {

@@ -174,6 +174,17 @@ test('it is scaled live', async () => {
   await page.getByText('Applied live').waitFor();
   assert.equal(engine.berth('inspect', '--format', '{{.HostConfig.Memory}}', 'web'), String(96 << 20));
   assert.equal(engine.berth('inspect', '--format', '{{.State.StartedAt}}', 'web'), started, 'and goes on');
+  // More of it, and fewer again.
+  const apply = page.locator('section').filter({ has: page.getByRole('heading', { name: 'Replicas' }) }).getByRole('button', { name: 'Apply' });
+  await page.getByLabel('How many run').fill('3');
+  await apply.click();
+  await page.getByText('web-2, web-3').waitFor();
+  await until('they run', () => ['web-2', 'web-3'].every((name) => stateOf(name) === 'running'));
+  await page.getByLabel('How many run').fill('1');
+  await apply.click();
+  await session.confirm('Remove');
+  await page.getByText('Others like it get its name and a number').waitFor();
+  assert.ok(!engine.berth('ps', '-a', '--format', '{{.Names}}').includes('web-'));
 });
 
 test('a viewer sees, and changes nothing', async () => {
@@ -595,6 +606,23 @@ test('the engine is killed and started again; the page recovers by itself', asyn
   await page.getByRole('link', { name: 'afterwards', exact: true }).waitFor();
 });
 
+test('what happens while a list is on its way is not lost', async () => {
+  const slow = await newPage();
+  let told = false;
+  slow.on('websocket', (socket) => socket.on('framereceived', ({ payload }) => (told ||= String(payload).includes('in-between'))));
+  await slow.route('**/api/v1/instances', async (route) => {
+    const before = await route.fetch();
+    if (!told) engine.berth('run', '-d', '--name', 'in-between', 'tiny', 'sleep', '1000');
+    await until('the page is told', () => told);
+    await route.fulfill({ response: before });
+  });
+  await signIn(slow, 'ada', PASSWORD);
+  await go('/instances', slow);
+  await slow.getByRole('link', { name: 'in-between', exact: true }).waitFor();
+  await slow.context().close();
+  engine.berth('rm', '-f', 'in-between');
+});
+
 test('an instance is recreated with other settings, and the old one comes back where that fails', async () => {
   const headers = { 'x-berth-csrf': await csrfOf(page) };
   const recreate = async (id, data) => {
@@ -651,11 +679,19 @@ test('every text of the pages has its Chinese', () => {
   const folder = new URL('../../web/src/', import.meta.url).pathname;
   const dictionary = readFileSync(`${folder}lib/zh.ts`, 'utf8');
   const known = new Function(`return ${dictionary.slice(dictionary.indexOf('= {') + 2)}`)();
+  // Names that are the same everywhere.
+  const names = new Set(['Compose', 'Dockerfile', 'PostgreSQL', 'MariaDB']);
   const missing = new Set();
+  // What is said by a variable: names in lists, either of two, and what tasks do.
+  const indirect = [/\b(?:name|about|title): '((?:[^'\\]|\\.)+)'/g, /\bt\([^'")]*\? '([^']*)' :/g, /\bt\([^'")]*\? '[^']*' : '([^']*)'/g];
+  for (const verb of ['start', 'stop', 'restart', 'pause', 'unpause', 'kill', 'remove', 'recreate']) if (!(`instance.${verb}` in known)) missing.add(`instance.${verb}`);
   for (const name of readdirSync(folder, { recursive: true })) {
     if (!/\.(svelte|ts)$/.test(name) || name === 'lib/zh.ts') continue;
     for (const [, text] of readFileSync(folder + name, 'utf8').matchAll(/\bt\('((?:[^'\\]|\\.)*)'/g)) {
       if (!(text.replaceAll("\\'", "'") in known)) missing.add(`${name}: ${text}`);
+    }
+    for (const pattern of indirect) {
+      for (const [, text] of readFileSync(folder + name, 'utf8').matchAll(pattern)) if (!(text.replaceAll("\\'", "'") in known) && !names.has(text)) missing.add(`${name}: ${text}`);
     }
   }
   assert.deepEqual([...missing], []);

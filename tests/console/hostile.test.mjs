@@ -4,18 +4,20 @@
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
 import { readdirSync } from 'node:fs';
-import { Agent, request } from 'node:https';
 import { after, before, test } from 'node:test';
 import { connect } from 'node:tls';
+import { calls } from './calls.mjs';
 import { Engine, missing, skipFor, until } from './engine.mjs';
 
 skipFor(missing());
 
 const CALLS = Number(process.env.BERTH_FUZZ ?? 1500);
 const SEED = Number(process.env.BERTH_FUZZ_SEED ?? 20261128);
-const agent = new Agent({ keepAlive: true, maxSockets: 8, rejectUnauthorized: false });
 let engine;
 let secret;
+let ask;
+let json;
+let agent;
 
 /** Small, and the same everywhere (mulberry32). */
 function dice(seed) {
@@ -28,30 +30,14 @@ function dice(seed) {
   };
 }
 
-function ask(method, path, { body, headers = {}, token = secret } = {}) {
-  return new Promise((resolve, reject) => {
-    const all = { ...(token ? { authorization: `Bearer ${token}` } : {}), ...headers };
-    if (body !== undefined) all['content-length'] = Buffer.byteLength(body);
-    const sent = request(`${engine.url}/api/v1${path}`, { method, agent, headers: all, timeout: 60_000 }, (answer) => {
-      const parts = [];
-      answer.on('data', (part) => parts.push(part));
-      answer.on('end', () => resolve({ status: answer.statusCode, headers: answer.headers, text: Buffer.concat(parts).toString() }));
-      answer.on('error', reject);
-    });
-    sent.on('timeout', () => sent.destroy(new Error(`no answer: ${method} ${path}`)));
-    sent.on('error', reject);
-    sent.end(body);
-  });
-}
-const json = (method, path, value, more = {}) => ask(method, path, { ...more, body: JSON.stringify(value), headers: { 'content-type': 'application/json', ...more.headers } });
-
 before(async () => {
   engine = await Engine.start();
   secret = await engine.token();
+  ({ ask, json, agent } = calls(engine, secret));
 });
 
 after(async () => {
-  agent.destroy();
+  agent?.destroy();
   await engine?.clear();
 });
 

@@ -1,7 +1,7 @@
 // Machines in the browser: made by the wizard, their screen seen and typed at, their serial line, sizes, snapshots, clones, forks.
 
 import assert from 'node:assert/strict';
-import { existsSync } from 'node:fs';
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { PROGRAMS, missing, skipFor, until } from './engine.mjs';
@@ -92,6 +92,68 @@ test('its serial line shows what it wrote, and takes what is typed', async () =>
   await page.locator('.xterm').getByText('hello-there').first().waitFor();
   // Nothing is shown that the guest has not sent back.
   await session.accessible('a serial line');
+});
+
+test('a disk image is sent by the browser, goes on after the engine was killed, and a machine is made from it', async () => {
+  await go('/create');
+  await page.getByRole('button', { name: /^Disk image/ }).click();
+  const input = page.getByLabel('File to send');
+  await input.setInputFiles({ name: 'page.qcow2', mimeType: 'application/octet-stream', buffer: Buffer.from('<html>not found</html>') });
+  await page.getByRole('alert').getByText('page.qcow2 is no qcow2 image').waitFor();
+  // Larger than one part: the guest's sectors, and nothing behind them.
+  const image = Buffer.concat([readFileSync(counter(engine.root)), Buffer.alloc(40 << 20)]);
+  const path = join(engine.root, 'sent.img');
+  writeFileSync(path, image);
+  // The engine goes away once a part of it is there.
+  let killed = null;
+  await page.route('**/uploads/*?offset=*', async (route) => {
+    if (!killed && !route.request().url().endsWith('offset=0')) {
+      killed = engine.end('SIGKILL').then(() => engine.launch());
+      await killed;
+    }
+    await route.continue();
+  });
+  await input.setInputFiles(path);
+  await page.getByRole('button', { name: 'sent.img', pressed: true }).waitFor();
+  assert.ok(killed, 'it came in several parts');
+  await page.unroute('**/uploads/*?offset=*');
+  await session.accessible('a disk image that was sent');
+  await page.getByLabel('Name', { exact: true }).fill('sent');
+  await page.getByRole('button', { name: 'Next' }).click();
+  await page.getByLabel('Memory in MiB').fill('64');
+  await page.getByRole('button', { name: 'Review' }).last().click();
+  await page.getByText('sent.img').waitFor();
+  await page.getByRole('button', { name: 'Create', exact: true }).click();
+  await heading('sent');
+  await until('it boots', () => logs('sent').includes('boot A'));
+  // One that is cancelled is gone.
+  await go('/create?source=disk');
+  await page.route('**/uploads/*?offset=*', () => undefined);
+  await input.setInputFiles(path);
+  await page.getByRole('progressbar', { name: 'Sending sent.img' }).waitFor();
+  await page.getByRole('button', { name: 'Cancel' }).click();
+  await until('only the whole one is left', async () => (await session.get('/uploads')).every((one) => one.kind === 'raw'));
+  await page.unroute('**/uploads/*?offset=*');
+  await page.getByRole('button', { name: 'Remove sent.img' }).click();
+  await until('and that one goes too', async () => (await session.get('/uploads')).length === 0);
+  engine.berth('vm', 'rm', '-f', 'sent');
+});
+
+test('a cloud image is told what to do at its first start', async () => {
+  await make('Disk image', counter(engine.root), 'cloudy');
+  await page.getByRole('button', { name: 'Back' }).click();
+  await page.getByLabel('The image has cloud-init: tell it what to do at its first start').check();
+  await page.getByLabel('SSH keys that may sign in, one a line').fill('ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIPlaceholderPlaceholderPlaceholderPlacehold ada');
+  await page.getByLabel('User data').fill('#cloud-config\npackages: [nginx]');
+  await page.getByRole('button', { name: 'Review' }).last().click();
+  await page.getByText(/berth vm create[^]*--cloud-init[^]*--ssh-key/).waitFor();
+  await page.getByRole('button', { name: 'Create', exact: true }).click();
+  await heading('cloudy');
+  const seed = join(engine.root, 'data/machines', await idOf('cloudy'), 'seed.img');
+  await until('its disk of answers is there', () => existsSync(seed));
+  const told = readFileSync(seed, 'latin1');
+  for (const part of ['packages: [nginx]', 'ssh-ed25519 AAAA', '"local-hostname":"cloudy"', '"ethernets"', '"dhcp4":true']) assert.ok(told.includes(part), part);
+  engine.berth('vm', 'rm', '-f', 'cloudy');
 });
 
 test('snapshots are taken while it runs, gone back to, and made into other machines', async () => {

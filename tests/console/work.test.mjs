@@ -168,6 +168,19 @@ test('a volume is backed up, put back, restored into another, and its backups ou
   await page.getByRole('cell', { name: 'dbcopy', exact: true }).waitFor();
   await until('it is restored', async () => (await session.get('/tasks')).filter((task) => task.act === 'volume.restore' && task.state === 'done').length === 2);
   assert.equal(engine.berth('run', '--rm', '-v', 'dbcopy:/d', 'tiny', 'cat', '/d/row'), 'one');
+  // By a schedule, which says when the next one is.
+  await page.getByRole('button', { name: 'Back it up by a schedule' }).click();
+  await page.getByLabel('How often').selectOption({ label: 'every 6 hours' });
+  await page.getByLabel('Keep', { exact: true }).fill('3');
+  await page.getByRole('button', { name: 'Apply', exact: true }).click();
+  await page.getByText(/every 6 hours, 3 are kept · next/).waitFor();
+  const [plan] = await session.get('/schedules');
+  assert.deepEqual([plan.volume, plan.every_hours, plan.keep], ['dbdata', 6, 3]);
+  assert.ok(plan.next_unix_millis > Date.now() && plan.next_unix_millis <= Date.now() + 24 * 3_600_000);
+  await session.accessible('a schedule');
+  await page.getByRole('button', { name: 'End it' }).click();
+  await session.confirm('End it');
+  await page.getByRole('button', { name: 'Back it up by a schedule' }).waitFor();
   // Downloaded and uploaded it is the same.
   const [kept] = await session.get('/backups');
   const bytes = await (await page.request.get(session.api(`/volumes/dbdata/backups/${kept.id}/content`))).body();

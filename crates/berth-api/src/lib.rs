@@ -27,10 +27,12 @@ mod oidc;
 mod pages;
 mod quota;
 mod routes;
+mod schedules;
 mod schema;
 mod stacks;
 mod tasks;
 mod tls;
+mod uploads;
 
 pub use tls::Certificate;
 
@@ -81,6 +83,8 @@ pub(crate) struct Api {
     pub(crate) oidc: Arc<oidc::Oidc>,
     /// Whoever makes something in a project with a quota: one after the other.
     pub(crate) making: Arc<quota::Turns>,
+    pub(crate) schedules: Arc<schedules::Schedules>,
+    pub(crate) uploads: Arc<uploads::Uploads>,
 }
 
 /// The console, listening; [`Console::serve`] answers.
@@ -115,6 +119,8 @@ impl Console {
         let stacks = Arc::new(stacks::Stacks::new(identity.store().clone(), &data_root));
         let hosts = Arc::new(hosts::Hosts::open(identity.store().clone())?);
         let oidc = Arc::new(oidc::Oidc::open(identity.store().clone())?);
+        let uploads = Arc::new(uploads::Uploads::new(identity.store().clone(), &data_root));
+        let schedules = Arc::new(schedules::Schedules::new(identity.store().clone()));
         let api = Api {
             engine,
             identity,
@@ -128,6 +134,8 @@ impl Console {
             hosts,
             oidc,
             making: Arc::default(),
+            schedules,
+            uploads,
         };
         tracing::info!("console at https://{address}, certificate SHA-256 {fingerprint}");
         if api.identity.needs_setup() {
@@ -167,10 +175,14 @@ impl Console {
         let following = tokio::spawn(hub::follow(self.api.engine.clone(), self.api.hub.clone()));
         let reading = tokio::spawn(self.api.history.clone().run());
         let watching = tokio::spawn(hosts::watch(self.api.clone()));
+        let backing_up = tokio::spawn(schedules::run(self.api.clone()));
+        let sweeping = tokio::spawn(uploads::run(self.api.uploads.clone()));
         let served = tls::serve(self.listener, self.tls, self.routes, stop).await;
         following.abort();
         reading.abort();
         watching.abort();
+        backing_up.abort();
+        sweeping.abort();
         served
     }
 }

@@ -2,14 +2,16 @@
 //!
 //! Instances count whether they run or not, and with their limits, not with what they use at the moment: what is
 //! there can always be started, and a project cannot grow into another's share. So where processors or memory are
-//! limited each instance needs a limit of its own. A machine's disks count whole; what containers have written and
-//! what is in volumes counts as it lies on the disk, and no more can be made once that is over.
+//! limited each instance needs a limit of its own. A machine's disks count whole. What lies on the disk counts as it
+//! lies there: what containers have written, volumes and their backups, snapshots, uploads; no more can be made once that
+//! is over. What makes a project's use smaller is never refused, however far over it is.
 
 use crate::Api;
 use crate::error::ApiResult;
 use crate::identity::projects::{Quota, of};
 use crate::schema::answers;
 use berth_engine::Engine;
+use berth_engine::machines::MachineView;
 use berth_engine::system::DiskUsageParts;
 use berth_types::spec::Resources;
 use berth_types::{Error, ErrorKind, Result};
@@ -64,6 +66,11 @@ impl Need {
         }
     }
 
+    /// Something that is no instance and takes room on the disk.
+    pub(crate) fn disk(disk_bytes: u64) -> Need {
+        Need { disk_bytes, ..Need::default() }
+    }
+
     fn add(&mut self, other: Need) {
         self.instances += other.instances;
         self.cpus += other.cpus;
@@ -81,9 +88,7 @@ fn limits(engine: &Engine, only: Option<&str>, without: &[&str]) -> HashMap<Stri
     };
     for machine in engine.machines().list() {
         let Some(project) = asked(&machine.labels, machine.id.as_str()) else { continue };
-        let disk_bytes = machine.disks.iter().map(|disk| disk.size_bytes).sum();
-        let (cpus, memory_bytes) = (f64::from(machine.cpus), machine.memory_bytes);
-        all.entry(project).or_default().add(Need { instances: 1, cpus, memory_bytes, disk_bytes });
+        all.entry(project).or_default().add(of_machine(&machine));
     }
     for one in engine.containers().limits() {
         let Some(project) = asked(&one.labels, one.id.as_str()) else { continue };
@@ -92,25 +97,50 @@ fn limits(engine: &Engine, only: Option<&str>, without: &[&str]) -> HashMap<Stri
     all
 }
 
+/// What a machine takes, running or not.
+pub(crate) fn of_machine(machine: &MachineView) -> Need {
+    let disk_bytes = machine.disks.iter().map(|disk| disk.size_bytes).sum();
+    Need { instances: 1, cpus: f64::from(machine.cpus), memory_bytes: machine.memory_bytes, disk_bytes }
+}
+
 /// Bytes on the disk, by project.
-async fn on_disk(engine: &Engine) -> Result<HashMap<String, u64>> {
+async fn on_disk(api: &Api) -> Result<HashMap<String, u64>> {
+    let engine = &api.engine;
     let usage = engine.system().disk_usage(DiskUsageParts { containers: true, volumes: true }).await?;
     let mut all: HashMap<String, u64> = HashMap::new();
-    let written = usage.containers.iter().map(|one| (&one.labels, one.size_rw_bytes.unwrap_or(0)));
-    let kept = usage.volumes.iter().map(|one| (&one.labels, one.usage.map_or(0, |usage| usage.size_bytes)));
-    for (labels, bytes) in written.chain(kept) {
-        if let Some(project) = of(labels) {
+    let mut add = |project: Option<&str>, bytes: u64| {
+        if let Some(project) = project {
             *all.entry(project.to_owned()).or_default() += bytes;
+        }
+    };
+    for one in &usage.containers {
+        add(of(&one.labels), one.size_rw_bytes.unwrap_or(0));
+    }
+    for one in &usage.volumes {
+        add(of(&one.labels), one.usage.map_or(0, |usage| usage.size_bytes));
+    }
+    for one in engine.volumes().backups().await? {
+        add(of(&one.labels), one.bytes);
+    }
+    for (labels, bytes) in crate::doors::saved::sizes(engine).await? {
+        add(of(&labels), bytes);
+    }
+    for (_, one) in api.uploads.list()? {
+        add(one.project.as_deref(), one.size_bytes);
+    }
+    for (id, bytes) in engine.machines().kept_bytes().await? {
+        if let Ok(machine) = engine.machines().inspect(id.as_str()) {
+            add(of(&machine.labels), bytes);
         }
     }
     Ok(all)
 }
 
 /// What each of `projects` uses.
-pub(crate) async fn usage(engine: &Engine, projects: &[(&str, Quota)]) -> Result<HashMap<String, Usage>> {
-    let limits = limits(engine, None, &[]);
+pub(crate) async fn usage(api: &Api, projects: &[(&str, Quota)]) -> Result<HashMap<String, Usage>> {
+    let limits = limits(&api.engine, None, &[]);
     let measured = projects.iter().any(|(_, quota)| quota.disk_bytes > 0);
-    let disk = if measured { on_disk(engine).await? } else { HashMap::new() };
+    let disk = if measured { on_disk(api).await? } else { HashMap::new() };
     let view = |(name, quota): &(&str, Quota)| {
         let used = limits.get(*name).copied().unwrap_or_default();
         let written = disk.get(*name).copied().unwrap_or(0);
@@ -125,6 +155,11 @@ pub(crate) async fn usage(engine: &Engine, projects: &[(&str, Quota)]) -> Result
     Ok(projects.iter().map(view).collect())
 }
 
+/// The project that labels say, where there is one of that name: root may have written anything there.
+pub(crate) fn known<'a>(api: &Api, labels: &'a BTreeMap<String, String>) -> Option<&'a str> {
+    of(labels).filter(|name| api.identity.project(name).is_ok())
+}
+
 /// Refuses what does not fit into `project`. What fits is only sure until the guard is dropped: make it first.
 pub(crate) async fn room(
     api: &Api,
@@ -133,22 +168,50 @@ pub(crate) async fn room(
     without: &[&str],
 ) -> ApiResult<Option<OwnedMutexGuard<()>>> {
     let Some(name) = project else { return Ok(None) };
-    let quota = api.identity.project(name)?.quota;
     let turn = api.making.of(name).await;
+    let quota = api.identity.project(name)?.quota;
+    let mut now = limits(&api.engine, Some(name), &[]).remove(name).unwrap_or_default();
     let mut after = limits(&api.engine, Some(name), without).remove(name).unwrap_or_default();
     if quota.disk_bytes > 0 {
-        after.disk_bytes += on_disk(&api.engine).await?.get(name).copied().unwrap_or(0);
+        let written = Need::disk(on_disk(api).await?.get(name).copied().unwrap_or(0));
+        now.add(written);
+        after.add(written);
     }
-    let before = after;
     for need in needs {
         after.add(*need);
     }
-    fits(name, &quota, &before, &after, needs)?;
+    fits(name, &quota, &now, &after, needs)?;
     Ok(Some(turn))
 }
 
-fn fits(name: &str, quota: &Quota, before: &Need, after: &Need, needs: &[Need]) -> Result<()> {
-    const MIB: f64 = 1_048_576.0;
+/// Refuses where a project has more than its quota, for whoever has just made something in it.
+pub(crate) async fn still_fits(api: &Api, project: Option<&str>) -> Result<()> {
+    let Some(name) = project else { return Ok(()) };
+    let quota = api.identity.project(name)?.quota;
+    let mut now = limits(&api.engine, Some(name), &[]).remove(name).unwrap_or_default();
+    if quota.disk_bytes > 0 {
+        now.add(Need::disk(on_disk(api).await?.get(name).copied().unwrap_or(0)));
+    }
+    fits(name, &quota, &Need::default(), &now, &[])
+}
+
+/// How large a backup in `project` may get, whose size nobody knows before. Where that is limited its backups are made
+/// one after the other, until the guard is dropped.
+pub(crate) async fn backup_room(api: &Api, project: Option<&str>) -> Result<(Option<OwnedMutexGuard<()>>, u64)> {
+    let Some(name) = project else { return Ok((None, u64::MAX)) };
+    let limit = api.identity.project(name).map_or(0, |project| project.quota.disk_bytes);
+    if limit == 0 {
+        return Ok((None, u64::MAX));
+    }
+    // No project has such a name: what makes instances there does not wait for backups.
+    let turn = api.making.of(&format!("backups of {name}")).await;
+    drop(room(api, project, &[Need::disk(1)], &[]).await.map_err(|error| error.error)?);
+    let all = limits(&api.engine, Some(name), &[]).remove(name).unwrap_or_default().disk_bytes;
+    let written = on_disk(api).await?.get(name).copied().unwrap_or(0);
+    Ok((Some(turn), limit.saturating_sub(all + written)))
+}
+
+fn fits(name: &str, quota: &Quota, now: &Need, after: &Need, needs: &[Need]) -> Result<()> {
     let full = |what: &str, of: f64, now: f64, then: f64| {
         let message = format!("project {name} has no room: {now} of {of} {what} are taken, and this would make {then}");
         Err(Error::new(ErrorKind::Conflict, message)
@@ -158,30 +221,32 @@ fn fits(name: &str, quota: &Quota, before: &Need, after: &Need, needs: &[Need]) 
         let message = format!("project {name} limits {what}, so each of its instances needs a limit");
         Err(Error::invalid(message).with_hint(format!("say how much {what} it may use")))
     };
-    if quota.instances > 0 && after.instances > quota.instances {
-        return full("instances", quota.instances as f64, before.instances as f64, after.instances as f64);
+    let mib = |bytes: u64| (bytes as f64 / 1_048_576.0).round();
+    let more = after.instances > now.instances;
+    if quota.instances > 0 && after.instances > quota.instances && more {
+        return full("instances", quota.instances as f64, now.instances as f64, after.instances as f64);
     }
     if quota.cpus > 0.0 {
         if needs.iter().any(|need| need.instances > 0 && need.cpus <= 0.0) {
             return unlimited("processors");
         }
         // Sums of decimal fractions.
-        if after.cpus > quota.cpus + 1e-6 {
-            return full("processors", quota.cpus, before.cpus, after.cpus);
+        if after.cpus > quota.cpus + 1e-6 && after.cpus > now.cpus + 1e-6 {
+            return full("processors", quota.cpus, now.cpus, after.cpus);
         }
     }
     if quota.memory_bytes > 0 {
         if needs.iter().any(|need| need.instances > 0 && need.memory_bytes == 0) {
             return unlimited("memory");
         }
-        if after.memory_bytes > quota.memory_bytes {
-            let mib = |bytes: u64| (bytes as f64 / MIB).round();
-            return full("MiB of memory", mib(quota.memory_bytes), mib(before.memory_bytes), mib(after.memory_bytes));
+        if after.memory_bytes > quota.memory_bytes && after.memory_bytes > now.memory_bytes {
+            return full("MiB of memory", mib(quota.memory_bytes), mib(now.memory_bytes), mib(after.memory_bytes));
         }
     }
-    if quota.disk_bytes > 0 && after.disk_bytes >= quota.disk_bytes {
-        let mib = |bytes: u64| (bytes as f64 / MIB).round();
-        return full("MiB of disk", mib(quota.disk_bytes), mib(before.disk_bytes), mib(after.disk_bytes));
+    let grows = after.disk_bytes > quota.disk_bytes && after.disk_bytes > now.disk_bytes;
+    // What is made writes.
+    if quota.disk_bytes > 0 && (grows || more && now.disk_bytes >= quota.disk_bytes) {
+        return full("MiB of disk", mib(quota.disk_bytes), mib(now.disk_bytes), mib(after.disk_bytes));
     }
     Ok(())
 }
@@ -213,7 +278,26 @@ mod tests {
         assert!(try_on(Quota { memory_bytes: 100, ..Quota::default() }, none, need(0.0, 101)).is_err());
         let full = Need { disk_bytes: 10, ..none };
         assert!(try_on(Quota { disk_bytes: 10, ..Quota::default() }, full, need(0.0, 0)).is_err());
+        assert!(try_on(Quota { disk_bytes: 11, ..Quota::default() }, full, Need::disk(1)).is_ok());
+        assert!(try_on(Quota { disk_bytes: 11, ..Quota::default() }, full, Need::disk(2)).is_err());
         assert!(try_on(Quota::default(), full, need(1e9, 1 << 60)).is_ok(), "no quota, no limit");
+    }
+
+    #[test]
+    fn whoever_is_over_may_use_less_and_not_more() {
+        let quota = Quota { instances: 1, cpus: 1.0, memory_bytes: 100, disk_bytes: 100 };
+        let now = Need { instances: 3, cpus: 4.0, memory_bytes: 400, disk_bytes: 400 };
+        let less = Need { cpus: 3.0, memory_bytes: 300, ..now };
+        assert!(fits("shop", &quota, &now, &less, &[need(1.0, 100)]).is_ok());
+        assert!(fits("shop", &quota, &now, &now, &[need(1.0, 100)]).is_ok());
+        for more in [
+            Need { cpus: 4.5, ..less },
+            Need { memory_bytes: 401, ..less },
+            Need { disk_bytes: 401, ..less },
+            Need { instances: 4, ..less },
+        ] {
+            assert!(fits("shop", &quota, &now, &more, &[need(1.0, 100)]).is_err(), "{more:?}");
+        }
     }
 
     #[test]

@@ -186,6 +186,18 @@ export async function call<T>(method: string, path: string, body?: unknown): Pro
 /** A file's bytes, streamed by the browser. */
 export const put = async <T>(path: string, body: Blob, kind = 'application/octet-stream'): Promise<T> => answer<T>(await ask('PUT', path, body, kind), path);
 
+/** A part of a file, to where `address` says; `signal` ends it. */
+export async function putPart<T>(to: string, body: Blob, signal: AbortSignal): Promise<T> {
+  const headers: Record<string, string> = { 'content-type': 'application/octet-stream', ...(csrf ? { 'x-berth-csrf': csrf } : {}) };
+  let response: Response;
+  try {
+    response = await fetch(to, { method: 'PUT', headers, body, signal, credentials: 'same-origin' });
+  } catch {
+    throw new ApiError(0, away);
+  }
+  return answer<T>(response, to);
+}
+
 export async function text(path: string): Promise<string> {
   const response = await ask('GET', path);
   return response.ok ? response.text() : answer<string>(response, path);

@@ -44,6 +44,9 @@ export class Draft {
   snapshot = $state('');
   full = $state(false);
   file = $state('');
+  /** What was sent by this browser, as `upload:<id>`; instead of a file of the host. */
+  sent = $state('');
+  sentName = $state('');
   gib = $state(0);
   more = $state<number[]>([]);
   uefi = $state(false);
@@ -56,9 +59,10 @@ export class Draft {
   machine = $derived(MACHINES.includes(this.source) || (this.source === 'snapshot' && this.base !== ''));
   /** It is made from another machine, with that one's sizes. */
   clone = $derived(this.source === 'template' || (this.source === 'snapshot' && this.base !== ''));
+  from = $derived(this.sent || this.file.trim());
   ready = $derived.by(() => {
     switch (this.source) {
-      case 'disk': case 'iso': return this.file.trim() !== '';
+      case 'disk': case 'iso': return this.from !== '';
       case 'template': return this.base !== '';
       case 'empty': return this.gib > 0;
       case 'compose': return false;
@@ -85,14 +89,13 @@ export class Draft {
       return { path: `/machines/${encodeURIComponent(this.base)}/clone`, body: { name: this.name, start: this.start, ...(this.full ? { full: true } : {}), ...from } };
     }
     const empty = (gib: number): Record<string, unknown> => ({ size_bytes: Math.round(gib * GIB) });
-    const first = this.source === 'disk' ? [{ source: this.file.trim(), size_bytes: Math.round(this.gib * GIB) }] : this.gib > 0 ? [empty(this.gib)] : [];
-    const labels = { ...pairs(this.labels), ...(this.project ? { 'berth.project': this.project } : {}) };
+    const first = this.source === 'disk' ? [{ source: this.from, size_bytes: Math.round(this.gib * GIB) }] : this.gib > 0 ? [empty(this.gib)] : [];
     return {
       path: '/machines',
       body: {
         name: this.name, cpus: Math.max(1, Math.round(this.cpus || 1)), memory_bytes: Math.round((this.mib || 512) * MIB), uefi: this.uefi, display: this.screen ? 'vnc' : 'none',
-        network: this.network === 'bridge' ? '' : this.network, publish: this.#published, restart: this.restart, labels, start: this.start,
-        disks: [...first, ...this.more.filter((gib) => gib > 0).map(empty)], cdroms: this.source === 'iso' ? [this.file.trim()] : [],
+        network: this.network === 'bridge' ? '' : this.network, publish: this.#published, restart: this.restart, labels: pairs(this.labels), start: this.start, project: this.project,
+        disks: [...first, ...this.more.filter((gib) => gib > 0).map(empty)], cdroms: this.source === 'iso' ? [this.from] : [],
         ...(this.cloud ? { cloud_init: { user_data: this.userData, ssh_keys: lines(this.keys) } } : {}),
       },
     };
@@ -115,9 +118,9 @@ export class Draft {
     const size = (bytes: number): string => (bytes % GIB ? `${Math.round(bytes / MIB)}m` : `${bytes / GIB}g`);
     return ['berth vm create', this.cpus > 1 ? `--cpus ${Math.round(this.cpus)}` : '', `--memory ${this.mib || 512}m`,
       ...disks.map((disk) => `--disk ${[disk.source && quoted(disk.source), disk.size_bytes ? `size=${size(disk.size_bytes)}` : ''].filter(Boolean).join(',')}`),
-      this.source === 'iso' ? `--cdrom ${quoted(this.file)}` : '', this.uefi ? '--uefi' : '', this.screen ? '--display vnc' : '',
+      this.source === 'iso' ? `--cdrom ${quoted(this.from)}` : '', this.uefi ? '--uefi' : '', this.screen ? '--display vnc' : '',
       this.network !== 'bridge' ? `--network ${this.network}` : '', ...this.#published.map((port) => `--publish ${port}`),
       this.cloud ? '--cloud-init' : '', ...(this.cloud ? lines(this.keys).map((key) => `--ssh-key ${quoted(key)}`) : []),
-      this.restart !== 'no' ? `--restart ${this.restart}` : '', this.start ? '--start' : '', name].filter(Boolean).join(' ');
+      this.project ? `--label berth.project=${this.project}` : '', this.restart !== 'no' ? `--restart ${this.restart}` : '', this.start ? '--start' : '', name].filter(Boolean).join(' ');
   }
 }

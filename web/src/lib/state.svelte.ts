@@ -43,6 +43,7 @@ class Shared {
   #retry = 250;
   #asking = 0;
   #notice = 0;
+  #late: Message[] | null = null;
 
   constructor() {
     window.addEventListener('popstate', () => this.#moved());
@@ -172,6 +173,9 @@ class Shared {
   }
 
   async reload(): Promise<void> {
+    // What is told while the lists are on their way may be newer than they are: it is taken once more after them.
+    const late: Message[] = [];
+    this.#late = late;
     try {
       const [instances, tasks] = await Promise.all([get<Instance[]>('/instances'), get<Task[]>('/tasks'), this.reloadMachines()]);
       this.instances = instances;
@@ -180,9 +184,13 @@ class Shared {
     } catch {
       // The connection's own end brings us here again.
     }
+    if (this.#late !== late) return;
+    this.#late = null;
+    for (const message of late) this.#take(message);
   }
 
   #take(message: Message): void {
+    if (message.type === 'instances' || message.type === 'task') this.#late?.push(message);
     switch (message.type) {
       case 'instances': {
         const rows = new Map(message.rows.map((row) => [row.id, row]));

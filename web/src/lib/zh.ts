@@ -109,4 +109,12 @@ export const zh: Record<string, string> = {
   'The image has cloud-init: tell it what to do at its first start': '镜像带有 cloud-init：设定首次启动时的操作', 'SSH keys that may sign in, one a line': '允许登录的 SSH 公钥，每行一个', 'User data': '用户数据', 'waiting': '等待中', 'cached': '缓存', 'image.build': '构建镜像', 'volume.backup': '备份卷', 'volume.restore': '恢复卷',
   'build.cache.prune': '释放构建缓存', 'build_cache': '构建缓存', 'images need it': '有镜像需要', 'Keyboard': '键盘快捷键', 'Search for anything': '搜索任何内容', 'This list': '显示此列表', 'Go to {page}': '前往{page}', 'Dark or light': '深色或浅色', 'mounts': '存储', 'What steps of builds came to': '构建步骤的结果',
   'Network, disk and memory': '网络、磁盘和内存', 'Support bundle': '支持信息包',
+  'End the schedule of {name}?': '结束 {name} 的计划？', 'Its backups stay, and no more are made by themselves.': '已有备份保留，不再自动备份。', 'End it': '结束', 'every {n} hours': '每 {n} 小时', 'every hour': '每小时', 'every 6 hours': '每 6 小时', 'every day': '每天', 'every week': '每周',
+  'How often': '频率', 'First at': '首次时间', Keep: '保留', '{n} are kept': '保留 {n} 份', 'it is being made now': '正在备份', 'next {time}': '下次 {time}', 'the last one failed: {why}': '上次失败：{why}', 'last {time} ago': '上次在 {time} 前',
+  'Back it up by a schedule': '按计划备份', 'by its schedule': '按计划', 'schedule fails': '计划失败', 'by schedule': '有计划',
+  'the engine is away: it goes on when it is back': '引擎暂时无响应，恢复后继续', 'Sending {name}': '正在发送 {name}', 'Send an ISO from this computer': '从本机发送 ISO', 'Send a disk image from this computer': '从本机发送磁盘镜像',
+  'It can be cancelled, and goes on where it was when the connection breaks.': '可以取消；连接中断后会从断点继续。', 'File to send': '要发送的文件', 'Sent before': '已发送的文件', '{part} % is here: choose the same file again to send the rest': '已收到 {part}%：再次选择同一文件以发送其余部分',
+  'Or an ISO on the host': '或主机上的 ISO', 'Or a disk image on the host': '或主机上的磁盘镜像',
+  Replicas: '副本', 'It is one of the service {service}, which is scaled with its stack.': '它属于服务 {service}，随其堆栈扩缩。', 'Open the stack': '打开堆栈', 'How many run': '运行数量',
+  'Others like it get its name and a number; published ports get free numbers, volumes are shared.': '副本使用它的名称加编号；发布的端口自动分配，卷共享。', 'not needed': '无需执行',
 };

@@ -11,12 +11,13 @@ use crate::error::ApiResult;
 use crate::extract::Json;
 use crate::guard::Target;
 use crate::identity::Who;
+use crate::quota::{Need, backup_room, known, room};
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use berth_engine::machines::Part;
-use berth_engine::volumes::Backup;
+use berth_engine::volumes::{Backup, BackupWish};
 use berth_types::{Error, Result};
 use std::collections::{BTreeMap, HashSet};
 use tokio::sync::mpsc;
@@ -36,6 +37,7 @@ pub(crate) async fn list(State(api): State<Api>, who: Who) -> ApiResult<axum::Js
         bytes: backup.bytes,
         content_bytes: backup.content_bytes,
         labels: backup.labels,
+        scheduled: backup.scheduled,
     };
     Ok(axum::Json(seen.map(row).collect()))
 }
@@ -62,10 +64,15 @@ pub(crate) async fn create(
     Path(name): Path<String>,
     Json(body): Json<NewBackup>,
 ) -> ApiResult<Response> {
-    api.engine.volumes().inspect(&name).await?;
     let volumes = api.engine.volumes();
+    let volume = volumes.inspect(&name).await?;
+    let project = known(&api, &volume.labels).map(str::to_owned);
+    drop(room(&api, project.as_deref(), &[Need::disk(1)], &[]).await?);
+    let doing = api.clone();
     let task = api.tasks.start(&who.user, "volume.backup", &name.clone(), move |progress| async move {
-        let backup = volumes.backup(&name, body.hold, |done, all| progress.part(done, all)).await?;
+        let (_turn, bytes_max) = backup_room(&doing, project.as_deref()).await?;
+        let wish = BackupWish { hold: body.hold, scheduled: false, bytes_max };
+        let backup = volumes.backup(&name, wish, |done, all| progress.part(done, all)).await?;
         progress.line(&format!("{} bytes of {name}", backup.bytes));
         Ok(())
     })?;
@@ -84,9 +91,11 @@ pub(crate) async fn upload(
         Err(_) => super::projects::labelled(BTreeMap::new(), who.place("")?)?,
     };
     who.must_operate(&labels)?;
+    let (_turn, bytes_max) = backup_room(&api, known(&api, &labels)).await?;
+    let bytes_max = bytes_max.min(UPLOAD_BYTES_MAX);
     let (sender, receiver) = mpsc::channel(CHUNKS_MAX);
     let volumes = api.engine.volumes();
-    let kept = volumes.backup_upload(&name, labels, UPLOAD_BYTES_MAX, receiver);
+    let kept = volumes.backup_upload(&name, labels, bytes_max, receiver);
     let (backup, ()) = tokio::join!(kept, feed(body, sender, UPLOAD_BYTES_MAX));
     let mut response = Done::plainly().into_response();
     response.extensions_mut().insert(Target(backup?.id));
@@ -104,13 +113,17 @@ pub(crate) async fn restore(
     // What is put into another project's volume would be read there.
     let labels = match api.engine.volumes().inspect(&into).await {
         Ok(volume) => volume.labels,
-        Err(_) => backup.labels,
+        Err(_) => backup.labels.clone(),
     };
     who.must_operate(&labels)?;
-    let target = into.clone();
+    // In its own place it takes what it took: whoever is over may still have it back.
+    let needs = if into == name { Vec::new() } else { vec![Need::disk(backup.content_bytes.max(backup.bytes))] };
+    drop(room(&api, known(&api, &labels), &needs, &[]).await?);
+    let (target, doing) = (into.clone(), api.clone());
     let volumes = api.engine.volumes();
     let task = api.tasks.start(&who.user, "volume.restore", &target, move |progress| async move {
-        volumes.restore(&name, &id, &into, labels).await?;
+        let _turn = room(&doing, known(&doing, &labels), &needs, &[]).await.map_err(|error| error.error)?;
+        volumes.restore(&name, &id, &into, labels.clone()).await?;
         progress.line(&format!("backup {id} of {name} is in {into}"));
         Ok(())
     })?;

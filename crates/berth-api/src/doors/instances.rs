@@ -6,7 +6,7 @@ use crate::error::{ApiError, ApiResult};
 use crate::extract::{Json, Query};
 use crate::guard::Target;
 use crate::identity::{Role, Who};
-use crate::quota::{Need, room};
+use crate::quota::{Need, known, room};
 use crate::schema::{answers, requests};
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
@@ -449,7 +449,7 @@ pub(crate) async fn update(
     let mut need = Need::of(&now);
     need.cpus = body.cpus.unwrap_or(need.cpus);
     need.memory_bytes = body.memory_bytes.map_or(need.memory_bytes, |bytes| bytes.max(0).unsigned_abs());
-    let project = crate::identity::projects::of(&found.spec.config.labels).filter(|_| need != Need::of(&now));
+    let project = known(&api, &found.spec.config.labels).filter(|_| need != Need::of(&now));
     let _turn = room(&api, project, &[need], &[found.id.as_str()]).await?;
     let restart = body.restart.as_deref().map(parse_restart).transpose()?;
     said.extend(body.restart.map(|policy| format!("restart {policy}")));

@@ -3,12 +3,16 @@
 //! These routes are also on the engine's own socket, for the command line; there everybody is root.
 
 use super::Done;
+use super::projects::labelled;
+use crate::Api;
 use crate::error::ApiResult;
 use crate::extract::{Json, Query};
-use crate::guard::Target;
-use crate::identity::Who;
-use crate::routes::{ADMIN, OPERATOR, SOME_VIEWER, Table, VIEWER};
+use crate::guard::{Session, Target};
+use crate::identity::{Role, Who, projects};
+use crate::quota::{Need, known, of_machine, room, still_fits};
+use crate::routes::{OPERATOR, SOME_OPERATOR, SOME_VIEWER, Table, VIEWER};
 use crate::schema::{answers, requests};
+use axum::Extension;
 use axum::extract::{FromRef, Path, State};
 use axum::http::{Method, header};
 use axum::response::{IntoResponse, Response};
@@ -18,10 +22,17 @@ use berth_engine::machines::{
     CreateMachine, DirectKernel, Display, FirmwareKind, MachineView, NewDisk, Seed, UpdateMachine,
 };
 use berth_types::spec::{EndpointSpec, NetworkMode, PortBinding, PortProto, RestartPolicy};
-use berth_types::{Error, Result};
+use berth_types::{Error, ErrorKind, Result};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use tokio::sync::OwnedMutexGuard;
+
+/// As the engine has it where nobody says how much.
+const MEMORY_BYTES_DEFAULT: u64 = 512 << 20;
+/// Of a request by way of the console's guard. On the socket of an engine without a console there is none, and there are
+/// no projects.
+type Asked = Option<Extension<Session>>;
 
 answers! {
     /// A virtual machine.
@@ -94,6 +105,8 @@ answers! {
 requests! {
     /// A machine that is to be made.
     NewMachine {
+        /// Empty: in none, or in the only one that its maker has.
+        project: String,
         name: String,
         /// 0: one.
         cpus: u16,
@@ -103,7 +116,7 @@ requests! {
         uefi: bool,
         kernel: Option<NewKernel>,
         disks: Vec<NewMachineDisk>,
-        /// Images of CDs: paths on the engine's host.
+        /// Images of CDs: paths on the engine's host, or `upload:<id>`.
         cdroms: Vec<String>,
         /// none or vnc.
         display: String,
@@ -129,7 +142,7 @@ requests! {
     /// A kernel that is booted directly: paths on the engine's host.
     NewKernel { image: String, initrd: Option<String>, arguments: String }
     NewMachineDisk {
-        /// A path on the engine's host; none: an empty disk.
+        /// A path on the engine's host, or `upload:<id>` of what was sent; none: an empty disk.
         source: Option<String>,
         /// raw, qcow2, vmdk, vdi, vhdx or ova; none: by its first bytes.
         format: Option<String>,
@@ -170,8 +183,7 @@ where
 {
     let (get, post, delete) = (Method::GET, Method::POST, Method::DELETE);
     t.add::<(), Vec<Machine>, _, _>(get.clone(), "/machines", SOME_VIEWER, "", "All virtual machines", list);
-    // Whoever names a file of the host reads it by the machine: not for operators.
-    t.add::<NewMachine, MachineMade, _, _>(post.clone(), "/machines", ADMIN, "machine.create", "Makes a virtual machine, and starts it where asked", create);
+    t.add::<NewMachine, MachineMade, _, _>(post.clone(), "/machines", SOME_OPERATOR, "machine.create", "Makes a virtual machine, and starts it where asked", create);
     t.add::<(), Machine, _, _>(get.clone(), "/machines/{id}", VIEWER, "", "Everything about one", inspect);
     t.add::<ChangeMachine, Done, _, _>(Method::PATCH, "/machines/{id}", OPERATOR, "machine.update", "Changes processors, memory and sizes of disks; the answer says what comes with the next start", update);
     t.add::<(), Done, _, _>(delete.clone(), "/machines/{id}", OPERATOR, "machine.remove", "Removes it with its disks; ?force=true ends it first", remove);
@@ -346,10 +358,89 @@ fn wish(new: NewMachine) -> Result<CreateMachine> {
     })
 }
 
-async fn create(State(engine): State<Engine>, Json(body): Json<NewMachine>) -> ApiResult<Response> {
+/// Whoever names a file of the host reads it by the machine.
+fn names_files(new: &NewMachine) -> bool {
+    let files = new.disks.iter().filter_map(|disk| disk.source.as_ref()).chain(&new.cdroms);
+    new.kernel.is_some() || files.into_iter().any(|path| !path.starts_with(crate::uploads::PREFIX))
+}
+
+async fn create(
+    State(engine): State<Engine>,
+    who: Who,
+    asked: Asked,
+    Json(mut body): Json<NewMachine>,
+) -> ApiResult<Response> {
+    if names_files(&body) && who.role < Role::Admin {
+        return Err(Error::new(ErrorKind::Forbidden, "files of the host are for administrators")
+            .with_hint("upload the disk image or ISO instead")
+            .into());
+    }
     let begin = body.start;
-    let made = engine.machines().create(wish(body)?).await?;
+    let Some(Extension(Session { api, .. })) = &asked else {
+        let made = engine.machines().create(wish(body)?).await?;
+        return answer_made(&engine, made, begin).await;
+    };
+    // Root may say it by the label, as for containers.
+    let said = body.labels.remove(projects::LABEL).filter(|_| who.role >= Role::Operator);
+    let wanted = if body.project.is_empty() { said.unwrap_or_default() } else { std::mem::take(&mut body.project) };
+    let project = who.place(&wanted)?;
+    let mut wish = wish(body)?;
+    let sources = wish.disks.iter_mut().filter_map(|disk| disk.source.as_mut());
+    for source in sources.chain(&mut wish.cdroms) {
+        if let Some(path) = api.uploads.named(&who, source)? {
+            *source = path;
+        }
+    }
+    settle(api, &who, &mut wish, project.as_deref())?;
+    let need = Need {
+        instances: 1,
+        cpus: f64::from(wish.cpus.max(1)),
+        memory_bytes: if wish.memory_bytes == 0 { MEMORY_BYTES_DEFAULT } else { wish.memory_bytes },
+        disk_bytes: wish.disks.iter().map(|disk| disk.size_bytes).fold(0, u64::saturating_add),
+    };
+    let turn = room(api, project.as_deref(), &[need], &[]).await?;
+    let made = engine.machines().create(wish).await?;
+    // How large a foreign image is, is known only now.
+    if let Err(refusal) = still_fits(api, project.as_deref()).await {
+        engine.machines().remove(made.id.as_str(), true).await?;
+        return Err(refusal.into());
+    }
+    drop(turn);
     answer_made(&engine, made, begin).await
+}
+
+/// Puts what is to be made into its project and on the project's network.
+fn settle(api: &Api, who: &Who, wish: &mut CreateMachine, project: Option<&str>) -> Result<()> {
+    wish.labels = labelled(std::mem::take(&mut wish.labels), project.map(str::to_owned))?;
+    let Some(project) = project else { return Ok(()) };
+    api.identity.project(project)?;
+    let network = |name: &str| api.engine.networks().inspect(name);
+    if wish.network == NetworkMode::Default && network(project).is_ok() {
+        wish.network = NetworkMode::Named(project.to_owned());
+        wish.endpoints = BTreeMap::from([(project.to_owned(), EndpointSpec::default())]);
+    }
+    let own = match &wish.network {
+        _ if who.role >= Role::Operator => true,
+        NetworkMode::None => true,
+        NetworkMode::Named(name) => projects::of(&network(name)?.network.labels) == Some(project),
+        NetworkMode::Default | NetworkMode::Host | NetworkMode::Container(_) => false,
+    };
+    match own {
+        true => Ok(()),
+        false => Err(Error::new(ErrorKind::Forbidden, format!("this network is not in project {project}"))),
+    }
+}
+
+/// Room for `needs` in the project of a machine, which is left out where it changes; none without a console.
+async fn room_beside(
+    asked: &Asked,
+    machine: &MachineView,
+    needs: &[Need],
+    changes: bool,
+) -> ApiResult<Option<OwnedMutexGuard<()>>> {
+    let Some(Extension(Session { api, .. })) = asked else { return Ok(None) };
+    let without = if changes { vec![machine.id.as_str()] } else { Vec::new() };
+    room(api, known(api, &machine.labels), needs, &without).await
 }
 
 async fn answer_made(engine: &Engine, made: berth_engine::containers::Created, begin: bool) -> ApiResult<Response> {
@@ -442,9 +533,17 @@ async fn rename(
 
 async fn update(
     State(engine): State<Engine>,
+    asked: Asked,
     Path(id): Path<String>,
     Json(body): Json<ChangeMachine>,
 ) -> ApiResult<axum::Json<Done>> {
+    let mut after = engine.machines().inspect(&id)?;
+    after.cpus = body.cpus.filter(|cpus| *cpus != 0).unwrap_or(after.cpus);
+    after.memory_bytes = body.memory_bytes.filter(|bytes| *bytes != 0).unwrap_or(after.memory_bytes);
+    for disk in &mut after.disks {
+        disk.size_bytes = body.disks.get(&disk.name).copied().unwrap_or(disk.size_bytes);
+    }
+    let _turn = room_beside(&asked, &after, &[of_machine(&after)], true).await?;
     let disks = body.disks.into_iter().collect();
     let change = UpdateMachine { cpus: body.cpus, memory_bytes: body.memory_bytes, disks };
     let warnings = engine.machines().update(&id, change).await?;
@@ -471,9 +570,12 @@ async fn template(
 
 async fn fork(
     State(engine): State<Engine>,
+    asked: Asked,
     Path(id): Path<String>,
     Json(body): Json<NewForks>,
 ) -> ApiResult<axum::Json<Forked>> {
+    let like = engine.machines().inspect(&id)?;
+    let _turn = room_beside(&asked, &like, &vec![of_machine(&like); body.names.len()], false).await?;
     let made = engine.machines().fork(&id, &body.names).await?;
     Ok(axum::Json(Forked { ids: made.into_iter().map(|one| one.id.to_string()).collect() }))
 }
@@ -485,9 +587,12 @@ async fn flatten(State(engine): State<Engine>, Path(id): Path<String>) -> ApiRes
 
 async fn clone(
     State(engine): State<Engine>,
+    asked: Asked,
     Path(id): Path<String>,
     Json(body): Json<NewClone>,
 ) -> ApiResult<Response> {
+    let like = engine.machines().inspect(&id)?;
+    let _turn = room_beside(&asked, &like, &[of_machine(&like)], false).await?;
     let made = {
         let (name, from) = (Some(body.name), Some(body.snapshot.as_str()));
         let filled = |text: &&str| !text.is_empty();
@@ -515,9 +620,13 @@ async fn snapshots(
 
 async fn snapshot(
     State(engine): State<Engine>,
+    asked: Asked,
     Path(id): Path<String>,
     Json(body): Json<NewMachineSnapshot>,
 ) -> ApiResult<axum::Json<Done>> {
+    let of = engine.machines().inspect(&id)?;
+    let need = Need::disk(if body.memory { of.memory_bytes } else { 1 });
+    let _turn = room_beside(&asked, &of, &[need], false).await?;
     engine.machines().snapshot(&id, &body.name, body.memory).await?;
     Ok(Done::plainly())
 }

@@ -21,9 +21,11 @@ pub(crate) mod projects;
 pub(crate) mod remake;
 pub(crate) mod render;
 pub(crate) mod saved;
+pub(crate) mod schedules;
 pub(crate) mod stacks;
 pub(crate) mod streams;
 pub(crate) mod system;
+pub(crate) mod uploads;
 pub(crate) mod volumes;
 
 use crate::routes::{ADMIN, Access, OPERATOR, SIGNED_IN, SOME_OPERATOR, SOME_VIEWER, Table, VIEWER};
@@ -100,6 +102,11 @@ pub(crate) fn table() -> Table {
     t.add::<files::NewFolder, Done, _, _>(post.clone(), "/instances/{id}/files", OPERATOR, "instance.files.folder", "Makes a folder", files::make_folder);
     t.add::<(), Done, _, _>(delete.clone(), "/instances/{id}/files", OPERATOR, "instance.files.remove", "Removes a file, or a folder with all that is in it: ?path", files::remove);
 
+    t.add::<(), Vec<uploads::UploadRow>, _, _>(get.clone(), "/uploads", SOME_OPERATOR, "", "Disk images and ISOs that one has sent, newest first; everybody's for an administrator", uploads::list);
+    t.add::<uploads::NewUpload, uploads::UploadRow, _, _>(post.clone(), "/uploads", SOME_OPERATOR, "upload.create", "Makes room for a disk image or ISO that is to be sent", uploads::begin);
+    t.add::<(), uploads::UploadRow, _, _>(get.clone(), "/uploads/{id}", SOME_OPERATOR, "", "How much of it is here", uploads::inspect);
+    t.upload::<uploads::UploadRow, _, _>(put.clone(), "/uploads/{id}", SOME_OPERATOR, "", "The next part of it: ?offset, which is what was received so far. The last one answers what it is; what is no image is refused and removed", uploads::part);
+    t.add::<(), Done, _, _>(delete.clone(), "/uploads/{id}", SOME_OPERATOR, "upload.remove", "Removes it; machines that were made from it go on", uploads::remove);
     machines::add(&mut t);
     kernels::add(&mut t);
 
@@ -148,6 +155,10 @@ pub(crate) fn table() -> Table {
     t.add::<volumes::Restore, crate::tasks::Task, _, _>(post.clone(), "/volumes/{name}/backups/{id}/restore", OPERATOR, "volume.restore", "Puts a backup into its volume or another, as a task", backups::restore);
     t.add::<(), (), _, _>(get.clone(), "/volumes/{name}/backups/{id}/content", OPERATOR, "volume.backup.read", "The backup as a tar archive (zstd)", backups::content);
     t.add::<(), Done, _, _>(delete.clone(), "/volumes/{name}/backups/{id}", OPERATOR, "volume.backup.remove", "Removes a backup", backups::remove);
+
+    t.add::<(), Vec<schedules::ScheduleRow>, _, _>(get.clone(), "/schedules", SOME_VIEWER, "", "When volumes are backed up by themselves", schedules::list);
+    t.add::<schedules::NewSchedule, Done, _, _>(put.clone(), "/volumes/{name}/schedule", OPERATOR, "volume.schedule", "Backs a volume up from a time on, again and again", schedules::put);
+    t.add::<(), Done, _, _>(delete.clone(), "/volumes/{name}/schedule", OPERATOR, "volume.schedule.remove", "Ends that; the backups stay", schedules::remove);
 
     t.add::<(), Vec<networks::NetworkRow>, _, _>(get.clone(), "/networks", SOME_VIEWER, "", "All networks and who is on them", networks::list);
     t.add::<networks::NewNetwork, Done, _, _>(post.clone(), "/networks", SOME_OPERATOR, "network.create", "Makes a network", networks::create);

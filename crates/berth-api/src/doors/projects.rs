@@ -71,7 +71,7 @@ pub(crate) async fn list(State(api): State<Api>, who: Who) -> ApiResult<axum::Js
     let all = api.identity.projects();
     let mine: Vec<_> = all.into_iter().filter(|(name, _)| who.role_on(Some(name)) >= Role::Viewer).collect();
     let quotas: Vec<(&str, Quota)> = mine.iter().map(|(name, project)| (name.as_str(), project.quota)).collect();
-    let mut used = usage(&api.engine, &quotas).await?;
+    let mut used = usage(&api, &quotas).await?;
     let mut rows = Vec::with_capacity(mine.len());
     for (name, project) in mine {
         let Some(used) = used.remove(&name) else { continue };

@@ -10,9 +10,11 @@ use crate::error::ApiResult;
 use crate::extract::Json;
 use crate::guard::Target;
 use crate::identity::{Who, projects};
+use crate::quota::{Need, known, room};
 use crate::schema::{answers, requests};
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
+use berth_engine::Engine;
 use berth_engine::containers::Inspect;
 use berth_engine::images::{CommitOptions, ListOptions};
 use berth_types::{Error, Result};
@@ -66,6 +68,18 @@ fn repository(instance: &str) -> String {
     format!("{REPOSITORY}/{}", instance.to_ascii_lowercase())
 }
 
+/// Labels of all snapshots, and what each takes beside what other images have too.
+pub(crate) async fn sizes(engine: &Engine) -> Result<Vec<(BTreeMap<String, String>, u64)>> {
+    let images = engine.images().list(&ListOptions { shared_size: true, ..ListOptions::default() }).await?;
+    let own = images.into_iter().filter(|image| image.labels.contains_key(OF));
+    Ok(own
+        .map(|image| {
+            let bytes = image.size_bytes.saturating_sub(image.shared_size_bytes.unwrap_or(0));
+            (image.labels, bytes)
+        })
+        .collect())
+}
+
 async fn of(api: &Api, found: &Inspect) -> Result<Vec<SavedRow>> {
     let images = api.engine.images().list(&ListOptions { shared_size: true, ..ListOptions::default() }).await?;
     let prefix = format!("{}:", repository(&found.name));
@@ -111,6 +125,7 @@ pub(crate) async fn create(
     if of(&api, &found).await?.iter().any(|row| row.name == name) {
         return Err(Error::conflict(format!("{} has a snapshot {name} already", found.name)).into());
     }
+    let _turn = room(&api, known(&api, &found.spec.config.labels), &[Need::disk(1)], &[]).await?;
     let mut changes = vec![format!("LABEL {OF}={}", found.name)];
     changes.extend(project.map(|project| format!("LABEL {}={project}", projects::LABEL)));
     let options = CommitOptions {

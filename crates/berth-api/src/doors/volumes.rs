@@ -44,6 +44,8 @@ answers! {
         labels: BTreeMap<String, String>,
         /// The volume is still there.
         has_volume: bool,
+        /// Made by a schedule, which removes it in time.
+        scheduled: bool,
     }
     VolumeSize { name: String, bytes: u64 }
 }
@@ -88,7 +90,7 @@ pub(crate) async fn list(State(api): State<Api>, who: Who) -> ApiResult<axum::Js
 
 pub(crate) async fn create(State(api): State<Api>, who: Who, Json(body): Json<NewVolume>) -> ApiResult<Response> {
     let project = who.place(&body.project)?;
-    let _turn = crate::quota::room(&api, project.as_deref(), &[], &[]).await?;
+    let _turn = crate::quota::room(&api, project.as_deref(), &[crate::quota::Need::disk(1)], &[]).await?;
     let labels = labelled(body.labels, project)?;
     if !body.name.is_empty() && api.engine.volumes().inspect(&body.name).await.is_ok() {
         return Err(Error::conflict(format!("there is a volume {} already", body.name)).into());
@@ -112,6 +114,7 @@ pub(crate) async fn remove(
     Query(query): Query<RemoveQuery>,
 ) -> ApiResult<axum::Json<Done>> {
     api.engine.volumes().remove(&name, query.force).await?;
+    api.schedules.forget(&name).await?;
     Ok(Done::plainly())
 }
 

@@ -7,6 +7,8 @@
 //! Secrets are kept as digests only: whoever reads the file can sign in as nobody. Everything is in memory too,
 //! so that checking a request costs no read; a change is durable before it is answered.
 
+#[cfg(test)]
+mod expired;
 pub(crate) mod limit;
 pub(crate) mod password;
 pub(crate) mod projects;

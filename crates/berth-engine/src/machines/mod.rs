@@ -26,6 +26,7 @@ mod create;
 mod export;
 mod fork;
 mod history;
+mod look;
 mod moments;
 mod monitor;
 mod record;
@@ -34,6 +35,7 @@ mod start;
 mod tool;
 mod types;
 mod update;
+mod usage;
 
 pub use types::{
     CreateMachine, DirectKernel, Display, FirmwareKind, MachineDisk, MachineView, NewDisk, SnapshotView, UpdateMachine,

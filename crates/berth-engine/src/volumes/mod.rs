@@ -15,7 +15,7 @@ mod backups;
 mod local;
 mod shared;
 
-pub use backups::Backup;
+pub use backups::{Backup, BackupWish};
 pub(crate) use shared::{Pin, Shared};
 
 use crate::containers::{FileSystem, ListOptions};

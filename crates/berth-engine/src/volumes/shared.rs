@@ -3,7 +3,7 @@
 use super::{ANONYMOUS_LABEL, Volume, VolumeCreate, local, now};
 use berth_types::{ContainerId, Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -30,6 +30,10 @@ struct Record {
 pub(crate) struct Shared {
     folder: PathBuf,
     table: Mutex<Table>,
+    /// Backups that are being written: volume and id.
+    writing: Mutex<BTreeSet<(String, String)>>,
+    /// Backups of one thing wait for one another.
+    turns: Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<()>>>>,
 }
 
 #[derive(Default)]
@@ -80,7 +84,23 @@ pub(super) fn failed(action: &str, path: &Path, cause: &std::io::Error) -> Error
 
 impl Shared {
     pub(crate) fn open(data_root: &Path) -> Arc<Shared> {
-        Arc::new(Shared { folder: data_root.join("volumes"), table: Mutex::new(Table::default()) })
+        let folder = data_root.join("volumes");
+        Arc::new(Shared { folder, table: Mutex::default(), writing: Mutex::default(), turns: Mutex::default() })
+    }
+
+    pub(super) fn writing(&self) -> MutexGuard<'_, BTreeSet<(String, String)>> {
+        self.writing.lock().expect("no holder of this lock panics")
+    }
+
+    /// Waits until nobody else works on `what`.
+    pub(super) async fn turn(&self, what: String) -> tokio::sync::OwnedMutexGuard<()> {
+        let turn = {
+            let mut turns = self.turns.lock().expect("no holder of this lock panics");
+            // Those that nobody holds or waits for.
+            turns.retain(|name, turn| *name == what || Arc::strong_count(turn) > 1);
+            turns.entry(what).or_default().clone()
+        };
+        turn.lock_owned().await
     }
 
     fn lock(&self) -> MutexGuard<'_, Table> {

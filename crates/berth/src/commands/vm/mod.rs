@@ -21,8 +21,11 @@ pub(crate) fn path_of(machine: &str) -> String {
     format!("/api/v1/machines/{}", encode(machine))
 }
 
-/// Paths are the engine's host's; a relative one is meant from here.
+/// Paths are the engine's host's; a relative one is meant from here. `upload:<id>` is what a browser has sent.
 fn absolute(text: &str) -> Result<String> {
+    if text.starts_with("upload:") {
+        return Ok(text.to_owned());
+    }
     match std::path::absolute(Path::new(text)) {
         Ok(path) => Ok(path.to_string_lossy().into_owned()),
         Err(cause) => Err(CliError::io(format!("cannot make {text:?} an absolute path"), cause)),
