@@ -3,7 +3,7 @@
 import { execFileSync, spawn } from 'node:child_process';
 import { cpSync, existsSync, mkdirSync, mkdtempSync, openSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
-import { createServer } from 'node:net';
+import { connect, createServer } from 'node:net';
 import { join } from 'node:path';
 
 const require = createRequire(new URL('../../web/package.json', import.meta.url));
@@ -127,13 +127,69 @@ export function skipFor(why) {
   process.exit(0);
 }
 
+/**
+ * A browser in a network of its own, whose only way out is a SOCKS proxy in this process: Chromium drops what is under way
+ * whenever an address of the host comes or goes, and those of engines do all the time.
+ */
 export async function browser() {
   const { chromium } = require('playwright-core');
-  return chromium.launch({
-    executablePath: '/usr/bin/chromium',
-    // Pages that the driver serves (BERTH_PAGES) count as another network's.
-    args: [...(process.env.BERTH_PAGES ? ['--disable-features=LocalNetworkAccessChecks'] : []), '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync'],
+  const folder = mkdtempSync('/var/tmp/berth-browser-');
+  const path = join(folder, 'proxy.sock');
+  const proxy = createServer(throughSocks);
+  await new Promise((resolve) => proxy.listen(path, resolve));
+  const relay = `require('net').createServer((one) => { const to = require('net').connect(${JSON.stringify(path)}); one.pipe(to).pipe(one); for (const end of [one, to]) end.on('error', () => { one.destroy(); to.destroy(); }); }).listen(1080, '127.0.0.1')`;
+  const program = join(folder, 'chromium');
+  // The relay ends with the browser: it is killed by the same shell.
+  writeFileSync(program, `#!/bin/sh\nexec unshare --net sh -c '/bin/busybox ip link set lo up; "$NODE" -e "$RELAY" 3<&- 4<&- & relay=$!; /usr/bin/chromium "$@"; status=$?; kill $relay; exit $status' chromium "$@"\n`, { mode: 0o755 });
+  const launched = await chromium.launch({
+    executablePath: program,
+    env: { ...process.env, NODE: process.execPath, RELAY: relay },
+    // Loopback goes through the proxy too; what comes through one counts as another network's.
+    args: ['--proxy-server=socks5://127.0.0.1:1080', '--proxy-bypass-list=<-loopback>', '--disable-features=LocalNetworkAccessChecks', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync'],
   });
+  launched.on('disconnected', () => {
+    proxy.close();
+    rmSync(folder, { recursive: true, force: true });
+  });
+  return launched;
 }
+
+/** SOCKS 5, no more of it than the browser says: connect to an address or a name, by nobody. */
+function throughSocks(client) {
+  const ask = (bytes) => new Promise((resolve, reject) => {
+    const look = () => {
+      const read = client.read(bytes);
+      if (read?.length === bytes) return resolve(read);
+      if (read) client.unshift(read);
+      client.once('readable', look);
+    };
+    client.once('close', () => reject(new Error('closed')));
+    look();
+  });
+  const serve = async () => {
+    const [, methods] = await ask(2);
+    await ask(methods);
+    client.write(Buffer.from([5, 0]));
+    const [, , , kind] = await ask(4);
+    const host = kind === 1 ? (await ask(4)).join('.') : kind === 3 ? (await ask((await ask(1))[0])).toString() : '::1';
+    if (kind === 4) await ask(16);
+    const port = (await ask(2)).readUInt16BE(0);
+    const to = connect({ host, port });
+    to.once('connect', () => {
+      client.write(Buffer.from([5, 0, 0, 1, 0, 0, 0, 0, 0, 0]));
+      client.pipe(to).pipe(client);
+    });
+    to.on('error', () => {
+      // Refused, where nothing was said yet: as the kernel would.
+      if (to.connecting || !to.bytesRead) client.end(Buffer.from([5, 5, 0, 1, 0, 0, 0, 0, 0, 0]));
+      else client.destroy();
+    });
+    to.once('close', () => client.destroySoon());
+    client.once('close', () => to.destroy());
+  };
+  client.on('error', () => client.destroy());
+  serve().catch(() => client.destroy());
+}
+
 
 export const axeSource = () => readFileSync(require.resolve('axe-core/axe.min.js'), 'utf8');

@@ -26,7 +26,7 @@ fn the_console_works_in_a_real_browser() {
         assert!(path.exists(), "{} is missing: {remedy}; BERTH_NO_BROWSER=1 leaves this test out", path.display());
     }
     let output = Command::new("node")
-        // They wait more than they work: the longest first, and not one after the other on a small machine.
+        // They wait more than they work: not one after the other on a small machine.
         .args(["--test", "--test-concurrency=3"])
         .args(
             ["console.test.mjs", "machines.test.mjs", "work.test.mjs", "limits.test.mjs", "hostile.test.mjs"]

@@ -182,7 +182,10 @@ class Shared {
       this.tasks = tasks;
       this.loaded = true;
     } catch {
-      // The connection's own end brings us here again.
+      // A connection that ends brings us here again; where it stays, nobody else does.
+      setTimeout(() => {
+        if (this.connected && this.#socket) void this.reload();
+      }, 1000);
     }
     if (this.#late !== late) return;
     this.#late = null;
