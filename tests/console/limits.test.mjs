@@ -27,6 +27,7 @@ const ended = (task) => until(`task ${task.act} ends`, async () => {
   const now = await get(`/tasks/${task.id}`);
   return now.state === 'running' ? null : now;
 });
+const runs = (name) => until(`${name} goes on`, () => engine.berth('inspect', '--format', '{{.State.Status}}', name) === 'running');
 const backUp = async (volume) => ended(JSON.parse((await json('POST', `/volumes/${volume}/backups`, { hold: true })).text));
 
 before(async () => {
@@ -77,6 +78,7 @@ test('the disk is what containers write, volumes, their backups and snapshots to
   // A backup counts, and so does a snapshot.
   assert.equal((await backUp('full-data')).state, 'done');
   const after = (await used('full')).disk_bytes;
+  await runs('writer');
   assert.ok(after - before >= 8 * MIB, `${before} -> ${after}`);
   engine.berth('exec', 'writer', 'dd', 'if=/dev/urandom', 'of=/root/b', 'bs=1M', 'count=3');
   assert.equal((await json('POST', '/instances/writer/snapshots', { name: 'one' })).status, 200);
@@ -85,6 +87,7 @@ test('the disk is what containers write, volumes, their backups and snapshots to
   // Two megabytes are left: the next backup ends there, and leaves nothing.
   const task = await backUp('full-data');
   assert.equal(task.state, 'failed', JSON.stringify(task));
+  await runs('writer');
   assert.match(task.error.message, /larger than the \d+ MiB that there is room for/);
   assert.equal(readdirSync(join(engine.root, 'data/backups/full-data')).length, 2, 'one archive and its record');
   engine.berth('exec', 'writer', 'dd', 'if=/dev/zero', 'of=/root/c', 'bs=1M', 'count=4');
@@ -148,7 +151,7 @@ test('backups of one volume that are asked for at once all come to be', async ()
   const tasks = await Promise.all(Array.from({ length: 4 }, () => backUp('shared')));
   assert.deepEqual(tasks.map((task) => task.state), ['done', 'done', 'done', 'done'], JSON.stringify(tasks));
   assert.equal(new Set((await get('/backups')).filter((one) => one.volume === 'shared').map((one) => one.id)).size, 4);
-  assert.equal(engine.berth('inspect', '--format', '{{.State.Status}}', 'busy'), 'running');
+  await runs('busy');
   assert.ok(!readdirSync(join(engine.root, 'data/backups/shared')).some((name) => name.startsWith('.new-')));
 });
 
