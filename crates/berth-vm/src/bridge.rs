@@ -23,10 +23,16 @@ use std::io::{PipeReader, Read};
 use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 const CLIENTS_MAX: usize = 64;
+/// Reads of the agent's port in one go: a guest that never stops talking keeps nobody else waiting.
+const AGENT_READS_MAX: usize = 8;
+/// Reads of what a machine had said when it ended: more than the socket holds.
+const LAST_READS_MAX: usize = 64;
+/// Questions for names in one go; an honest agent has no more of them open.
+const QUESTIONS_MAX: usize = berth_agent_proto::QUERIES_MAX;
 /// Of the console, for whoever asks why the guest did not start.
 const TAIL_BYTES_MAX: usize = 8 << 10;
 /// Streams of our own; clients' follow.
@@ -53,6 +59,8 @@ struct Route {
 }
 
 pub(crate) struct Bridge {
+    /// Where the sockets are.
+    run: PathBuf,
     agent: Option<Wire>,
     nonce: [u8; 16],
     hello: Option<Hello>,
@@ -65,6 +73,12 @@ pub(crate) struct Bridge {
     workload: Option<Workload>,
     relay: Option<Relay>,
     start: Start,
+    /// The container's start has been asked for.
+    asked: bool,
+    /// The engine finds the mark of [`OUT_OF_MEMORY`].
+    marked: bool,
+    /// Questions for names of this round.
+    questions: usize,
     waiting: Vec<(u64, u32)>,
     deadline: Option<Instant>,
     ended: Option<u8>,
@@ -96,7 +110,11 @@ pub(crate) fn code_of_failure(failure: &Failure) -> u8 {
 
 impl Bridge {
     pub(crate) fn new(workload: Option<Workload>) -> std::io::Result<Bridge> {
-        let path = Path::new(RUN).join(CONTROL_SOCKET);
+        Bridge::at(Path::new(RUN), workload)
+    }
+
+    fn at(run: &Path, workload: Option<Workload>) -> std::io::Result<Bridge> {
+        let path = run.join(CONTROL_SOCKET);
         // Of an earlier run.
         std::fs::remove_file(&path).ok();
         let listener = UnixListener::bind(&path)?;
@@ -109,6 +127,7 @@ impl Bridge {
             .as_ref()
             .map(|workload| Instant::now() + Duration::from_secs(u64::from(workload.boot_seconds_max)));
         Ok(Bridge {
+            run: run.to_owned(),
             agent: None,
             nonce,
             hello: None,
@@ -121,6 +140,9 @@ impl Bridge {
             workload,
             relay: None,
             start: Start::Pending,
+            asked: false,
+            marked: false,
+            questions: 0,
             waiting: Vec::new(),
             deadline,
             ended: None,
@@ -179,7 +201,7 @@ impl Bridge {
         self.read_console();
         self.accept();
         self.reach_agent();
-        self.hear_agent();
+        self.hear_agent(AGENT_READS_MAX);
         self.hear_clients();
         self.answer_names();
         if let (Some(relay), Some(agent)) = (&mut self.relay, &mut self.agent) {
@@ -200,7 +222,7 @@ impl Bridge {
     /// QEMU is gone: whoever waits for a start hears so.
     pub(crate) fn machine_ended(&mut self, code: u8) -> u8 {
         self.read_console();
-        self.hear_agent();
+        self.hear_agent(LAST_READS_MAX);
         if let Some(relay) = &mut self.relay {
             relay.pump(&mut Vec::new());
         }
@@ -295,7 +317,7 @@ impl Bridge {
         if self.agent.is_some() {
             return;
         }
-        let Ok(stream) = UnixStream::connect(Path::new(RUN).join(AGENT_SOCKET)) else { return };
+        let Ok(stream) = UnixStream::connect(self.run.join(AGENT_SOCKET)) else { return };
         let Ok(mut wire) = Wire::new(stream) else { return };
         wire.out.extend(padding());
         wire.send(Kind::Reset, 0, &self.nonce);
@@ -303,8 +325,10 @@ impl Bridge {
         self.hello = None;
     }
 
-    fn hear_agent(&mut self) {
-        loop {
+    /// What is left after so many reads waits in the socket, which is watched.
+    fn hear_agent(&mut self, reads_max: usize) {
+        self.questions = 0;
+        for _ in 0..reads_max {
             let Some(agent) = &mut self.agent else { return };
             agent.receive();
             let mut any = false;
@@ -360,10 +384,16 @@ impl Bridge {
         };
         debug_assert_eq!(hello.version, VERSION, "checked when it came");
         match (frame.kind, frame.stream) {
-            (Kind::Query, stream) if stream >= QUERIES_BEGIN => self.names.ask(stream, &frame.payload),
-            (Kind::Event, _) if serde_json::from_slice::<Event>(&frame.payload).is_ok() => {
+            (Kind::Query, stream) if stream >= QUERIES_BEGIN => {
+                self.questions += 1;
+                if self.questions <= QUESTIONS_MAX {
+                    self.names.ask(stream, &frame.payload);
+                }
+            }
+            (Kind::Event, _) if !self.marked && serde_json::from_slice::<Event>(&frame.payload).is_ok() => {
                 // A mark for the engine; that it cannot be made hides nothing but the reason.
-                std::fs::write(Path::new(RUN).join(OUT_OF_MEMORY), b"").ok();
+                std::fs::write(self.run.join(OUT_OF_MEMORY), b"").ok();
+                self.marked = true;
             }
             (Kind::Answer, CONFIGURE) => self.configured(&frame.payload),
             (kind, MAIN) => self.main_frame(kind, &frame.payload),
@@ -394,6 +424,10 @@ impl Bridge {
     }
 
     fn configured(&mut self, payload: &[u8]) {
+        // Once: a guest that says it again and again would be told the whole configuration each time.
+        if std::mem::replace(&mut self.asked, true) {
+            return;
+        }
         match read_answer(payload) {
             Ok(_) => {
                 if let (Some(workload), Some(agent)) = (&self.workload, &mut self.agent) {
@@ -418,7 +452,8 @@ impl Bridge {
                 Ok(_) => self.fail(failure(FailureKind::Internal, "the guest did not say what it started")),
                 Err(failure) => self.fail(failure),
             },
-            Kind::Data => {
+            // What comes behind its end would keep us from ending.
+            Kind::Data if self.ended.is_none() => {
                 if let Some(relay) = &mut self.relay {
                     relay.data(payload);
                 }
@@ -570,5 +605,82 @@ fn read_answer(payload: &[u8]) -> Result<Answer, Failure> {
     match serde_json::from_slice::<Result<Answer, Failure>>(payload) {
         Ok(answer) => answer,
         Err(cause) => Err(failure(FailureKind::Internal, format!("the guest's answer cannot be read: {cause}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use berth_agent_proto::encode;
+    use std::io::Write;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+    /// Says hello and then never stops talking, unless it is told to or nobody stopped it in time.
+    fn flood(listener: &UnixListener, stop: &AtomicBool, written: &AtomicUsize, most: usize) {
+        let (mut port, _) = listener.accept().unwrap();
+        let mut decoder = berth_agent_proto::Decoder::default();
+        let nonce = loop {
+            let mut bytes = vec![0; 64 << 10];
+            let count = port.read(&mut bytes).unwrap();
+            decoder.push(&bytes[..count]);
+            if let Some(frame) = decoder.next_frame().unwrap() {
+                assert_eq!(frame.kind, Kind::Reset);
+                break frame.payload.iter().map(|byte| format!("{byte:02x}")).collect();
+            }
+        };
+        let hello = Hello { nonce, version: VERSION, kernel: "6".to_owned(), init: true, uptime_millis: 1 };
+        let mut bytes = Vec::new();
+        encode(Kind::Hello, 0, &hello.to_json(), &mut bytes).unwrap();
+        port.write_all(&bytes).unwrap();
+        let mut noise = Vec::new();
+        let event = Event::OutOfMemory.to_json();
+        while noise.len() < 256 << 10 {
+            encode(Kind::Query, QUERIES_BEGIN | 1, &[0, 1, 2], &mut noise).unwrap();
+            encode(Kind::Event, 0, &event, &mut noise).unwrap();
+            encode(Kind::Answer, CONFIGURE, br#"{"Ok":"done"}"#, &mut noise).unwrap();
+            encode(Kind::Data, MAIN, &[berth_agent_proto::STDOUT; 64], &mut noise).unwrap();
+        }
+        while !stop.load(Ordering::Relaxed) && written.load(Ordering::Relaxed) < most {
+            let Ok(count) = port.write(&noise) else { return };
+            written.fetch_add(count, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn a_guest_that_never_stops_talking_keeps_nobody_waiting() {
+        let folder = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(folder.path().join(AGENT_SOCKET)).unwrap();
+        let mut bridge = Bridge::at(folder.path(), None).unwrap();
+        let (stop, written) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        const MOST: usize = 256 << 20;
+        let guest = {
+            let (stop, written) = (stop.clone(), written.clone());
+            std::thread::spawn(move || flood(&listener, &stop, &written, MOST))
+        };
+        let mut rounds = 0;
+        while bridge.hello.is_none() || rounds < 3 {
+            let before = written.load(Ordering::Relaxed);
+            bridge.round();
+            // Eight reads of 64 KiB, and what the socket holds.
+            let taken = written.load(Ordering::Relaxed) - before;
+            assert!(taken < 8 << 20, "{taken} bytes in one round");
+            rounds += usize::from(bridge.hello.is_some());
+        }
+        // Somebody who asks is answered although the noise goes on.
+        let mut client = UnixStream::connect(folder.path().join(CONTROL_SOCKET)).unwrap();
+        let mut bytes = Vec::new();
+        encode(Kind::Request, 1, &Request::AwaitStart.to_json(), &mut bytes).unwrap();
+        client.write_all(&bytes).unwrap();
+        client.set_nonblocking(true).unwrap();
+        let mut answer = [0; 64];
+        let heard = (0..1000).any(|_| {
+            bridge.round();
+            client.read(&mut answer).is_ok_and(|count| count > 0)
+        });
+        assert!(heard && written.load(Ordering::Relaxed) < MOST);
+        stop.store(true, Ordering::Relaxed);
+        drop(bridge);
+        guest.join().unwrap();
     }
 }

@@ -13,7 +13,6 @@ use berth_vm::spec::{
 };
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use std::net::IpAddr;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -35,7 +34,18 @@ const SHARES: &str = "/run/berth/shares";
 /// Of volumes, as distributions install it.
 const SERVERS: [&str; 3] = ["/usr/libexec/virtiofsd", "/usr/lib/virtiofsd", "/usr/lib/qemu/virtiofsd"];
 /// `ttyS0`: what the kernel says before the agent speaks. Without `quiet` an emulated line would slow it down.
-const ARGUMENTS: &str = "console=ttyS0 quiet panic=-1 net.ifnames=0 systemd.unified_cgroup_hierarchy=1";
+/// `cryptomgr.notests`: nobody boots on ciphers that the kernel must prove first.
+const ARGUMENTS: &str =
+    "console=ttyS0 quiet panic=-1 net.ifnames=0 systemd.unified_cgroup_hierarchy=1 cryptomgr.notests";
+/// An emulated processor does not speculate, and each system call would flush what it has not.
+const ARGUMENTS_EMULATED: &str = "mitigations=off";
+
+fn arguments(accelerator: Accelerator) -> String {
+    match accelerator {
+        Accelerator::Kvm => ARGUMENTS.to_owned(),
+        Accelerator::Tcg => format!("{ARGUMENTS} {ARGUMENTS_EMULATED}"),
+    }
+}
 
 pub(super) fn boot_seconds(spec: &ContainerSpec) -> Result<u32> {
     let default = match crate::machines::accelerator() {
@@ -81,18 +91,9 @@ pub(crate) fn before_start(
     crate::machines::make_jail(engine)?;
     let owner = user(id);
     let folder = crate::machines::folder(engine, id);
-    let run_folder = crate::machines::run_folder(engine, id);
-    match std::fs::remove_dir_all(&run_folder) {
-        Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => return Err(unwritten(&run_folder, &cause)),
-        _ => {}
-    }
-    for folder in [&folder, &run_folder] {
-        std::fs::create_dir_all(folder).map_err(|cause| unwritten(folder, &cause))?;
-        std::os::unix::fs::chown(folder, Some(owner), Some(owner)).map_err(|cause| unwritten(folder, &cause))?;
-    }
-    // Whoever reaches the sockets commands the guest.
-    std::fs::set_permissions(&run_folder, std::fs::Permissions::from_mode(0o700))
-        .map_err(|cause| unwritten(&run_folder, &cause))?;
+    std::fs::create_dir_all(&folder).map_err(|cause| unwritten(&folder, &cause))?;
+    std::os::unix::fs::chown(&folder, Some(owner), Some(owner)).map_err(|cause| unwritten(&folder, &cause))?;
+    crate::machines::empty_run_folder(engine, id)?;
     make_scratch(&folder, owner)?;
     let shares = adapt(&mut config, &texts)?;
     let server = match shares.is_empty() {
@@ -100,6 +101,7 @@ pub(crate) fn before_start(
         false => Some(Shares { program: server()?, machine_user: owner }),
     };
     let size = size(&record.spec.host.resources);
+    let accelerator = crate::machines::accelerator();
     let disk = |id: &str, path: PathBuf, kind| Disk {
         id: id.to_owned(),
         node: id.to_owned(),
@@ -121,14 +123,14 @@ pub(crate) fn before_start(
     let machine = Machine {
         name: record.name.clone(),
         uuid: crate::machines::uuid()?,
-        accelerator: crate::machines::accelerator(),
+        accelerator,
         cpus: size.0,
         memory_bytes: size.1,
         firmware: Firmware::Bios,
         kernel: Some(words::Kernel {
             image: Path::new(words::KERNELS).join(kernels::IMAGE),
             initrd: Some(Path::new(words::KERNELS).join(&kernel.initrd)),
-            arguments: ARGUMENTS.to_owned(),
+            arguments: arguments(accelerator),
         }),
         disks: vec![
             disk("image", Path::new(words::BASES).join(&image_disk), DiskKind::ReadOnly),

@@ -50,7 +50,7 @@ pub(crate) use create::Furnished;
 pub(crate) use create::{device_mappings, limits};
 pub(crate) use record::Record;
 pub(crate) use start::{
-    adjust, before_start, cards, folder, jail, make_jail, remove_files, replace, run_folder, user, uuid,
+    adjust, before_start, cards, empty_run_folder, folder, jail, make_jail, remove_files, replace, run_folder, user, uuid,
 };
 
 use crate::Engine;

@@ -36,6 +36,23 @@ pub(crate) fn run_folder(engine: &Engine, id: &ContainerId) -> PathBuf {
     engine.config().exec_root.join("machines").join(id.as_str())
 }
 
+/// The sockets' folder, empty and the machine's user's alone: whoever reaches the sockets commands the machine.
+pub(crate) fn empty_run_folder(engine: &Engine, id: &ContainerId) -> Result<PathBuf> {
+    use std::os::unix::fs::DirBuilderExt;
+    let (run, owner) = (run_folder(engine, id), user(id));
+    let failed = |cause: std::io::Error| cannot_write(&run, &cause);
+    match std::fs::remove_dir_all(&run) {
+        Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => return Err(failed(cause)),
+        _ => {}
+    }
+    if let Some(above) = run.parent() {
+        std::fs::create_dir_all(above).map_err(failed)?;
+    }
+    std::fs::DirBuilder::new().mode(0o700).create(&run).map_err(failed)?;
+    std::os::unix::fs::chown(&run, Some(owner), Some(owner)).map_err(failed)?;
+    Ok(run)
+}
+
 /// The user that the machine's jail runs as: nobody else's.
 pub(crate) fn user(id: &ContainerId) -> u32 {
     let digits = id.as_str().get(..6).and_then(|text| u32::from_str_radix(text, 16).ok());
@@ -140,14 +157,7 @@ pub(crate) fn before_start(
         }
     }
     sweep_disks(&folder(engine, id), record);
-    let run = run_folder(engine, id);
-    match std::fs::remove_dir_all(&run) {
-        Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => return Err(cannot_write(&run, &cause)),
-        _ => {}
-    }
-    std::fs::create_dir_all(&run).map_err(|cause| cannot_write(&run, &cause))?;
-    let owner = user(id);
-    std::os::unix::fs::chown(&run, Some(owner), Some(owner)).map_err(|cause| cannot_write(&run, &cause))?;
+    let (run, owner) = (empty_run_folder(engine, id)?, user(id));
     let nics = cards(attachment, owner)?;
     let begin = super::moments::before_start(engine, id, &run)?;
     if let Some(seed) = &record.seed {
