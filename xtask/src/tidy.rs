@@ -12,6 +12,7 @@ const LAYERS: &[&[&str]] = &[
     &["berth-sys"],
     &[
         "berth-cgroup",
+        "berth-files",
         "berth-log",
         "berth-runtime",
         "berth-content",

@@ -18,6 +18,8 @@ pub struct Hello {
     pub uptime_millis: u64,
 }
 
+/// Those about files start a process of the agent's own, as [`Answer::Started`] says; one that fails says a [`Failure`]
+/// on [`crate::STDERR`] and ends with another code than 0.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Request {
@@ -28,11 +30,11 @@ pub enum Request {
     Run(Box<Run>),
     /// A process in the container, or in a whole system beside its own. The stream is that process.
     Exec(Box<Exec>),
-    /// What is at a path. Answers [`Answer::Stat`].
+    /// What is at a path: a [`Stat`] on [`crate::STDOUT`].
     Stat {
         path: String,
     },
-    /// A file or folder as a tar archive on [`crate::STDOUT`]; its first name is `name`. Answers [`Answer::Stat`].
+    /// A file or folder as a tar archive on [`crate::STDOUT`].
     Get {
         path: String,
     },
@@ -41,8 +43,17 @@ pub enum Request {
         path: String,
         /// Do not put a folder in a file's place, or the reverse.
         keep_kinds: bool,
-        /// Entries belong to that user and group, whatever the archive says.
-        owner: Option<String>,
+        /// Entries belong to that user and group, whatever the archive says; empty: to whom it says.
+        owner: String,
+    },
+    /// All of the container's files without what is mounted there, as a tar archive on [`crate::STDOUT`].
+    Export,
+    /// What the container changed against its image: [`changes`] on [`crate::STDOUT`].
+    Changes,
+    /// The same as a layer's archive.
+    Layer {
+        /// The container stands still until the stream is over.
+        still: bool,
     },
     Processes,
     /// New limits: OCI `linux.resources`.
@@ -71,6 +82,21 @@ pub enum Request {
     AwaitStart,
 }
 
+impl Request {
+    /// Whether the stream goes on behind a good answer.
+    pub fn streams(&self) -> bool {
+        use Request::{Changes, Exec, Export, Get, Layer, Put, Run, Stat};
+        matches!(self, Run(_) | Exec(_) | Stat { .. } | Get { .. } | Put { .. } | Export | Changes | Layer { .. })
+    }
+}
+
+/// [`Request::Changes`]' words: for each change a letter and the path, ended by a zero.
+pub mod changes {
+    pub const MODIFIED: u8 = b'M';
+    pub const ADDED: u8 = b'A';
+    pub const DELETED: u8 = b'D';
+}
+
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Configure {
@@ -97,7 +123,7 @@ pub struct EtcFile {
 pub struct Interface {
     /// By which the guest finds it, `02:42:...`.
     pub mac: String,
-    /// `eth0`: how it is called from then on.
+    /// `eth0`: how it is called from then on; empty: as the guest calls it.
     pub name: String,
     /// With the prefix's length.
     pub addresses: Vec<(IpAddr, u8)>,
@@ -145,7 +171,7 @@ pub struct Identity {
     pub clock_unix_nanos: i64,
     /// Hexadecimal digits that are mixed into the kernel's random numbers, which are then drawn anew.
     pub entropy: String,
-    /// The cards, in the order of the guest's, with the hardware addresses that they get.
+    /// The cards that it has from now on; those of before are gone, or about to go.
     pub interfaces: Vec<Interface>,
     /// SSH keys of the host are made anew.
     pub new_host_keys: bool,
@@ -159,7 +185,6 @@ pub enum Answer {
     Started {
         pid: i32,
     },
-    Stat(Stat),
     Processes {
         list: Vec<Process>,
     },
@@ -176,7 +201,7 @@ pub enum Answer {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stat {
     pub name: String,
-    pub size: i64,
+    pub size: u64,
     /// As stat(2) has it.
     pub mode: u32,
     pub mtime_unix_nanos: i64,

@@ -1,11 +1,8 @@
 //! A guest that becomes another one: after a clone or a fork two must share nothing that has to be their own.
 
-use crate::network::mac_of;
+use crate::network;
 use berth_agent_proto::{Failure, FailureKind, Identity};
-use berth_net::netlink::Batch;
-use berth_net::route::{self, Route};
 use rustix::time::{ClockId, Timespec};
-use std::net::IpAddr;
 use std::process::Command;
 
 const HOST_KEYS: &str = "/etc/ssh";
@@ -42,7 +39,7 @@ pub(crate) fn become_another(identity: &Identity) -> Result<Vec<String>, Failure
             .map_err(|errno| internal(format!("cannot set the host name: {errno}")))?;
         write("/etc/hostname", &format!("{name}\n"), &mut notes);
     }
-    cards(identity)?;
+    network::interfaces(&identity.interfaces)?;
     if identity.new_host_keys {
         host_keys(&mut notes);
     }
@@ -59,45 +56,6 @@ fn bytes_of(hexadecimal: &str) -> Option<Vec<u8>> {
     let digits = hexadecimal.as_bytes();
     let pair = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
     digits.len().is_multiple_of(2).then(|| digits.chunks(2).map(pair).collect()).flatten()
-}
-
-/// The cards in the kernel's order get the addresses that are theirs now; the old ones go.
-fn cards(identity: &Identity) -> Result<(), Failure> {
-    if identity.interfaces.is_empty() {
-        return Ok(());
-    }
-    let failed =
-        |cause: berth_net::netlink::NetlinkError| internal(format!("cannot change the network cards: {cause}"));
-    let mut route = Route::open().map_err(failed)?;
-    let addresses = route.addresses().map_err(failed)?;
-    let mut links = route.links().map_err(failed)?;
-    links.retain(|link| link.kind.is_empty() && link.name != "lo");
-    links.sort_by_key(|link| link.index);
-    if links.len() < identity.interfaces.len() {
-        return Err(Failure::new(FailureKind::NotFound, "the machine has fewer network cards than addresses for them"));
-    }
-    let mut batch = Batch::default();
-    for (link, interface) in links.iter().zip(&identity.interfaces) {
-        let mac = mac_of(&interface.mac)
-            .ok_or_else(|| Failure::new(FailureKind::Invalid, format!("{:?} is no hardware address", interface.mac)))?;
-        for old in addresses.iter().filter(|old| old.index == link.index) {
-            let kept = interface.addresses.iter().any(|(address, _)| *address == old.address);
-            // Link-local ones come and go with the hardware address.
-            let local = matches!(old.address, IpAddr::V6(address) if address.is_unicast_link_local());
-            if !kept && !local {
-                route::delete_address(&mut batch, link.index, old.address, old.prefix_len);
-            }
-        }
-        route::set_mac(&mut batch, link.index, mac);
-        for &(address, prefix) in &interface.addresses {
-            route::add_address(&mut batch, link.index, address, prefix);
-        }
-        route::set_up(&mut batch, link.index);
-        for &gateway in &interface.gateways {
-            route::set_default_route(&mut batch, gateway, link.index);
-        }
-    }
-    route.run(batch).map_err(failed)
 }
 
 fn host_keys(notes: &mut Vec<String>) {

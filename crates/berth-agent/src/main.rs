@@ -5,6 +5,7 @@
 //!  init     file systems, modules of the initramfs, a root that can be left (pivot_root)
 //!  serve    one thread, one poll: the port to the host, its streams, the guest's questions for names
 //!  process  a stream that is a process: the container's first or one beside it
+//!  files    archives out and in: a process of our own for each
 //!  workload disks and root of the container, its cgroup, its first process
 //! ```
 //!
@@ -12,6 +13,7 @@
 //! the container do reaches it only as bytes of pipes, terminals and questions for names.
 
 mod dns;
+mod files;
 mod freeze;
 mod identity;
 mod init;
@@ -26,6 +28,9 @@ mod workload;
 const FAILED: i32 = 1;
 
 fn main() {
+    if std::env::args().nth(1).as_deref() == Some(files::WORD) {
+        std::process::exit(files::main(std::env::args().skip(2)));
+    }
     let service = std::env::args().nth(1).as_deref() == Some("--service");
     let is_init = std::process::id() == 1;
     if !service && !is_init {

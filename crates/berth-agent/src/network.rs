@@ -20,7 +20,7 @@ fn failed(what: &str) -> impl Fn(NetlinkError) -> Failure + '_ {
     move |cause| Failure::new(FailureKind::Internal, format!("cannot {what}: {cause}"))
 }
 
-pub(crate) fn mac_of(text: &str) -> Option<[u8; 6]> {
+fn mac_of(text: &str) -> Option<[u8; 6]> {
     let mut mac = [0; 6];
     let mut parts = text.split(':');
     for byte in &mut mac {
@@ -56,8 +56,8 @@ fn write(file: &EtcFile) -> Result<(), Failure> {
         .map_err(|cause| Failure::new(FailureKind::Internal, format!("cannot write {}: {cause}", path.display())))
 }
 
-/// All cards as they should be, and the loopback.
-fn interfaces(wanted: &[Interface]) -> Result<(), Failure> {
+/// All cards as they should be, and the loopback. One without a name keeps its own.
+pub(crate) fn interfaces(wanted: &[Interface]) -> Result<(), Failure> {
     let mut route = Route::open().map_err(failed("ask for the network cards"))?;
     let deadline = Instant::now() + Duration::from_secs(CARD_SECONDS_MAX);
     let found = loop {
@@ -84,7 +84,7 @@ fn interfaces(wanted: &[Interface]) -> Result<(), Failure> {
         route::set_up(&mut batch, loopback.index);
     }
     for (interface, link) in wanted.iter().zip(found.into_iter().flatten()) {
-        if !link.up && link.name != interface.name {
+        if !link.up && !interface.name.is_empty() && link.name != interface.name {
             route::set_name(&mut batch, link.index, &interface.name);
         }
         if interface.mtu > 0 && link.mtu != interface.mtu {

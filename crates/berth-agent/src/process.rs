@@ -89,6 +89,14 @@ impl Process {
         }
     }
 
+    /// One of the agent's own, with pipes.
+    pub(crate) fn own(pid: i32, pidfd: OwnedFd, ends: Ends) -> Process {
+        let [stdout, stderr] = ends.outputs.map(|fd| Output { fd, left: WINDOW_BYTES });
+        let outputs = [stdout, stderr];
+        let stdin = ends.stdin;
+        Process { pid, pidfd, stdin, terminal: None, outputs, input: Vec::new(), input_ends: false, exit: None }
+    }
+
     /// What to wait for. The order is that of [`Process::ready`].
     pub(crate) fn watched(&self, room: bool) -> [Option<(BorrowedFd<'_>, PollFlags)>; 4] {
         let reads = |output: &Output| room && output.left > 0;

@@ -6,7 +6,7 @@ use crate::init::{self, StartError};
 use crate::port::{self, Port};
 use crate::process::Process;
 use crate::workload::{self, Workload};
-use crate::{identity, network, processes};
+use crate::{files, identity, network, processes};
 use berth_agent_proto::{
     Answer, Event, Failure, FailureKind, Frame, Hello, Kind, QUERIES_BEGIN, Request, STDIN, STREAMS_MAX, VERSION,
 };
@@ -31,6 +31,8 @@ struct Agent {
     main: Option<u32>,
     oom_kills: u64,
     frozen: Option<Frozen>,
+    /// The stream that holds the container still.
+    still: Option<u32>,
     dns: Option<Dns>,
     off: bool,
 }
@@ -51,6 +53,7 @@ pub(crate) fn run(init: bool) -> Result<(), StartError> {
         main: None,
         oom_kills: 0,
         frozen: None,
+        still: None,
         dns: None,
         off: false,
     };
@@ -111,6 +114,7 @@ impl Agent {
         self.watch_memory();
         for (stream, ended) in over {
             self.streams.remove(&stream);
+            self.let_go(stream);
             if self.main == Some(stream) {
                 // Whoever hears the end may pull the plug.
                 rustix::fs::sync();
@@ -194,6 +198,7 @@ impl Agent {
                     && let Some(process) = self.streams.remove(&stream)
                 {
                     process.signal(1);
+                    self.let_go(stream);
                 }
             }
             Kind::Reply if stream >= QUERIES_BEGIN => {
@@ -209,6 +214,9 @@ impl Agent {
     fn reset(&mut self, nonce: &[u8]) {
         self.port.forget();
         self.frozen = None;
+        if let Some(stream) = self.still {
+            self.let_go(stream);
+        }
         self.streams.retain(|stream, _| self.main == Some(*stream));
         self.port.send_raw(&berth_agent_proto::padding());
         let uptime = std::fs::read_to_string("/proc/uptime").unwrap_or_default();
@@ -237,6 +245,22 @@ impl Agent {
         };
         let answer = self.act(stream, request);
         self.answer(stream, answer);
+    }
+
+    fn begin(&mut self, stream: u32, process: Process) -> Result<Answer, Failure> {
+        let pid = process.pid;
+        self.streams.insert(stream, process);
+        Ok(Answer::Started { pid })
+    }
+
+    /// The container goes on, where that stream held it still.
+    fn let_go(&mut self, stream: u32) {
+        if self.still == Some(stream) {
+            self.still = None;
+            if let Some(Err(failure)) = self.workload.as_ref().map(Workload::thaw) {
+                eprintln!("berth-agent: {failure}");
+            }
+        }
     }
 
     fn act(&mut self, stream: u32, request: Request) -> Result<Answer, Failure> {
@@ -269,9 +293,7 @@ impl Agent {
                     None if self.init => return Err(not_started()),
                     None => workload::beside_init(&exec)?,
                 };
-                let pid = process.pid;
-                self.streams.insert(stream, process);
-                Ok(Answer::Started { pid })
+                self.begin(stream, process)
             }
             Request::Processes => {
                 let workload = self.workload.as_ref().ok_or_else(not_started)?;
@@ -300,11 +322,29 @@ impl Agent {
                 self.off = true;
                 Ok(Answer::Done)
             }
-            Request::Stat { .. }
-            | Request::Get { .. }
-            | Request::Put { .. }
-            | Request::Grow { .. }
-            | Request::AwaitStart => Err(Failure::new(FailureKind::Unsupported, "this agent cannot do that")),
+            Request::Stat { .. } | Request::Get { .. } | Request::Put { .. } => {
+                let pid = match &self.workload {
+                    Some(workload) => workload.pid,
+                    None if self.init => return Err(not_started()),
+                    None => 1,
+                };
+                self.begin(stream, files::start(pid, &request)?)
+            }
+            Request::Export | Request::Changes | Request::Layer { .. } => {
+                let workload = self.workload.as_ref().ok_or_else(not_started)?;
+                if matches!(request, Request::Layer { still: true }) && self.still.is_none() {
+                    workload.freeze()?;
+                    self.still = Some(stream);
+                }
+                let begun = files::start(workload.pid, &request);
+                if begun.is_err() {
+                    self.let_go(stream);
+                }
+                self.begin(stream, begun?)
+            }
+            Request::Grow { .. } | Request::AwaitStart => {
+                Err(Failure::new(FailureKind::Unsupported, "this agent cannot do that"))
+            }
         }
     }
 }

@@ -20,6 +20,8 @@ const BUNDLE: &str = "/run/berth/bundle";
 const CGROUP: &str = "/workload";
 /// A disk that the machine has is there within that.
 const DISK_SECONDS_MAX: u64 = 60;
+/// All processes of a container stand still within that.
+const STILL: Duration = Duration::from_secs(10);
 
 pub(crate) struct Workload {
     id: String,
@@ -149,6 +151,14 @@ impl Workload {
         self.cgroup.pids().map_err(internal)
     }
 
+    pub(crate) fn freeze(&self) -> Result<(), Failure> {
+        self.cgroup.freeze(STILL).map_err(internal)
+    }
+
+    pub(crate) fn thaw(&self) -> Result<(), Failure> {
+        self.cgroup.thaw().map_err(internal)
+    }
+
     pub(crate) fn oom_kills(&self) -> u64 {
         self.cgroup.oom_kills()
     }
@@ -157,8 +167,24 @@ impl Workload {
     pub(crate) fn update(&mut self, resources: &serde_json::Value) -> Result<Vec<String>, Failure> {
         let resources: LinuxResources = serde_json::from_value(resources.clone())
             .map_err(|cause| Failure::new(FailureKind::Invalid, format!("the limits cannot be read: {cause}")))?;
-        self.cgroup.update(&limits(Some(&resources))).map_err(internal)
+        let limits = limits(Some(&resources));
+        let mut notes = self.cgroup.update(&limits).map_err(internal)?;
+        let (wanted, has) = (limits.memory.limit_bytes.and_then(|bytes| u64::try_from(bytes).ok()), memory_bytes());
+        if let (Some(wanted), Some(has)) = (wanted, has)
+            && wanted > has
+        {
+            notes.push(format!("the machine has {} MiB of memory; more from its next start on", has >> 20));
+        }
+        Ok(notes)
     }
+}
+
+/// All that the machine has.
+fn memory_bytes() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let kib: u64 =
+        text.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.parse().ok())?;
+    Some(kib << 10)
 }
 
 /// A process of a whole system: in the namespaces of its first one.

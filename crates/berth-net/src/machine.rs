@@ -66,6 +66,24 @@ impl Namespace {
     }
 }
 
+impl Namespace {
+    /// What [`Namespace::hand_over`] put beside the interface goes; what is gone already is done.
+    pub fn take_back(&self, tap: &str, bridge: &str) -> Result<(), SlotError> {
+        self.enter(|| {
+            for name in [tap, bridge] {
+                let failed = |source| SlotError::Interface { name: name.to_owned(), source };
+                let mut route = Route::open().map_err(failed)?;
+                if route.link(name).map_err(failed)?.is_some() {
+                    let mut batch = Batch::default();
+                    route::delete_link(&mut batch, name);
+                    route.run(batch).map_err(failed)?;
+                }
+            }
+            Ok(())
+        })
+    }
+}
+
 /// A locally administered address that differs from `mac`.
 fn other_mac(mac: [u8; 6], salt: u8) -> [u8; 6] {
     [0x06, salt, mac[2], mac[3], mac[4], mac[5]]

@@ -210,13 +210,18 @@ impl Namespace {
         configured
     }
 
-    /// Its default routes, through one of its interfaces; earlier ones go.
+    /// Its default routes, through one of its interfaces; earlier ones go. An interface that was handed over to a machine
+    /// ([`Namespace::hand_over`]) has neither addresses nor routes here: its guest is told of them.
     pub fn set_default_routes(&self, interface: &str, gateways: &[IpAddr]) -> Result<(), SlotError> {
         self.enter(|| {
             let failed = |source| SlotError::Interface { name: interface.to_owned(), source };
             let mut route = Route::open().map_err(failed)?;
             let link = route.link(interface).map_err(failed)?;
-            let index = link.ok_or_else(|| SlotError::Lost(interface.to_owned()))?.index;
+            let link = link.ok_or_else(|| SlotError::Lost(interface.to_owned()))?;
+            if link.master != 0 {
+                return Ok(());
+            }
+            let index = link.index;
             for ipv6 in [false, true] {
                 // One at a time until there is none: the kernel says ESRCH then.
                 for _ in 0..8 {

@@ -141,7 +141,7 @@ impl Remote {
     /// `None` where the engine is not there, or goes before it has answered whole.
     pub fn try_api(&self, method: &str, path: &str, body: &str) -> Option<Response> {
         let headers: &[(&str, &str)] = if body.is_empty() { &[] } else { &[("Content-Type", "application/json")] };
-        Exchange::begin(&self.socket, method, path, headers, body.as_bytes(), crate::DEADLINE)?.finish()
+        Exchange::begin(&self.socket, method, path, headers, body.as_bytes(), crate::deadline())?.finish()
     }
 }
 

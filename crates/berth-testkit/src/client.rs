@@ -1,6 +1,6 @@
 //! A client that goes on running: followers, attached terminals, waits.
 
-use crate::{DEADLINE, Output};
+use crate::{Output, deadline};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::process::{Child, Command, Stdio};
@@ -58,13 +58,13 @@ impl Collected {
 
     /// Whether `holds` came true before the deadline; the end of the stream ends the wait.
     fn wait(&self, mut holds: impl FnMut(&str, bool) -> bool) -> bool {
-        let deadline = Instant::now() + DEADLINE;
+        let end = Instant::now() + deadline();
         let mut state = self.0.0.lock().expect("no holder of this lock panics");
         loop {
             if holds(&String::from_utf8_lossy(&state.bytes), state.ended) {
                 return true;
             }
-            let left = deadline.saturating_duration_since(Instant::now());
+            let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() || state.ended {
                 return false;
             }
@@ -154,11 +154,11 @@ impl Client {
     /// Waits for its end.
     #[track_caller]
     pub fn wait(mut self) -> Output {
-        let deadline = Instant::now() + DEADLINE;
+        let end = Instant::now() + deadline();
         let status = loop {
             match self.child.try_wait().expect("our own child") {
                 Some(status) => break status,
-                None if Instant::now() > deadline => {
+                None if Instant::now() > end => {
                     panic!("{} does not end\nstdout: {}\nstderr: {}", self.shown, self.stdout(), self.stderr())
                 }
                 None => std::thread::sleep(std::time::Duration::from_millis(5)),

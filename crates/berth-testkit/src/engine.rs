@@ -2,7 +2,7 @@
 
 use crate::api::{Exchange, Remote, Response};
 use crate::leftovers::{self, Marks};
-use crate::{Client, DEADLINE, Output, missing, programs};
+use crate::{Client, Output, deadline, missing, programs};
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Write as _;
@@ -46,6 +46,9 @@ impl Engine {
         let mut engine = Engine { root, child: None, options, variables, cgroup_parent, bridge: mark };
         engine.launch();
         engine.load_tiny();
+        if crate::in_machines() && !crate::guests::ready(&engine) {
+            return None;
+        }
         Some(engine)
     }
 
@@ -90,6 +93,7 @@ impl Engine {
             .arg("--exec-root")
             .arg(self.root().join("run"))
             .args(["--bridge-name", &self.bridge, "--cgroup-parent", &self.cgroup_parent])
+            .args(crate::in_machines().then_some("--default-runtime=vm"))
             .args(&self.options)
             .envs(self.variables.iter().map(|(name, value)| (name, value)))
             .args(std::env::var("BERTH_TEST_STORAGE_DRIVER").map(|driver| format!("--storage-driver={driver}")))
@@ -99,11 +103,11 @@ impl Engine {
             .spawn()
             .expect("berthd starts");
         self.child = Some(child);
-        let deadline = Instant::now() + DEADLINE;
+        let end = Instant::now() + deadline();
         while self.try_api("GET", "/_ping", b"").is_none_or(|response| response.status != 200) {
             let ended = self.child.as_mut().and_then(|child| child.try_wait().ok()).flatten();
             assert!(ended.is_none(), "berthd ended: {ended:?}\n{}", self.log());
-            assert!(Instant::now() < deadline, "no answer from berthd\n{}", self.log());
+            assert!(Instant::now() < end, "no answer from berthd\n{}", self.log());
             std::thread::sleep(Duration::from_millis(2));
         }
     }
@@ -244,7 +248,7 @@ impl Engine {
     /// One request to the API; `None` where the engine is not there, or goes before it has answered.
     pub fn try_api(&self, method: &str, path: &str, body: &[u8]) -> Option<Response> {
         let headers: &[(&str, &str)] = if body.is_empty() { &[] } else { &[("Content-Type", "application/json")] };
-        Exchange::begin(&self.socket(), method, path, headers, body, DEADLINE)?.finish()
+        Exchange::begin(&self.socket(), method, path, headers, body, deadline())?.finish()
     }
 
     /// The same of an engine that must answer; an empty `body` is none.
@@ -257,7 +261,7 @@ impl Engine {
     /// A request whose answer is read by the caller.
     #[track_caller]
     pub fn exchange(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Exchange {
-        let begun = Exchange::begin(&self.socket(), method, path, headers, body, DEADLINE);
+        let begun = Exchange::begin(&self.socket(), method, path, headers, body, deadline());
         begun.unwrap_or_else(|| panic!("{method} {path}: no answer\n{}", self.log()))
     }
 
@@ -320,13 +324,13 @@ impl Engine {
             self.try_api("DELETE", &path, b"");
         }
         self.api("POST", "/networks/prune", "").expect(200);
-        let deadline = Instant::now() + DEADLINE;
+        let end = Instant::now() + deadline();
         loop {
             let left = leftovers::of_containers(&self.marks());
             if left.is_empty() {
                 return;
             }
-            assert!(Instant::now() < deadline, "left behind: {left:#?}\n{}", self.log());
+            assert!(Instant::now() < end, "left behind: {left:#?}\n{}", self.log());
             std::thread::sleep(Duration::from_millis(10));
         }
     }
@@ -397,13 +401,13 @@ impl Drop for Engine {
         self.clear();
         self.stop();
         // Interfaces and shims that were made ahead go with the engine, a moment later.
-        let deadline = Instant::now() + DEADLINE;
+        let end = Instant::now() + deadline();
         loop {
             let left = leftovers::of_engine(&self.marks());
             if left.is_empty() {
                 break;
             }
-            assert!(Instant::now() < deadline, "left behind: {left:#?}\n{}", self.log());
+            assert!(Instant::now() < end, "left behind: {left:#?}\n{}", self.log());
             std::thread::sleep(Duration::from_millis(10));
         }
         leftovers::take_away(&self.marks()).unwrap_or_else(|error| panic!("{error}"));

@@ -6,13 +6,25 @@ use std::process::Command;
 
 /// Installs one in the engine; `false` after saying why where that cannot be.
 pub fn ready(engine: &Engine) -> bool {
+    let kernels = engine.root().join("data/guests/kernels");
+    if std::fs::read_dir(&kernels).is_ok_and(|mut entries| entries.next().is_some()) {
+        return true;
+    }
     let missing = match package() {
         Err(why) => Some(why),
         Ok(_) if !programs().join("berth-agent").exists() => {
             Some("needs the built programs: cargo build --workspace --bins".to_owned())
         }
         Ok(package) => {
-            engine.berth(["vm", "kernel", "install", &package.to_string_lossy()]).success();
+            let kept = programs().join("machine-kernel/installed");
+            if !kept.exists() {
+                engine.berth(["vm", "kernel", "install", &package.to_string_lossy()]).success();
+                keep(&kernels, &kept);
+            } else {
+                // As the engine would: unpacking takes seconds, and there are many engines.
+                std::fs::create_dir_all(kernels.parent().expect("a folder above")).expect("the engine's folder");
+                copy(&kept, &kernels);
+            }
             None
         }
     };
@@ -20,6 +32,20 @@ pub fn ready(engine: &Engine) -> bool {
         eprintln!("skipped: {why}");
     }
     missing.is_none()
+}
+
+fn copy(from: &Path, to: &Path) {
+    let copied = Command::new("cp").arg("-a").arg(from).arg(to).status().expect("cp runs");
+    assert!(copied.success(), "{} cannot be copied", from.display());
+}
+
+/// For the next engine; others may be at it too.
+fn keep(installed: &Path, kept: &Path) {
+    let temporary = kept.with_file_name(format!("new-{}", std::process::id()));
+    copy(installed, &temporary);
+    if std::fs::rename(&temporary, kept).is_err() {
+        std::fs::remove_dir_all(&temporary).expect("our own folder");
+    }
 }
 
 /// Debian's cloud kernel, fetched once for all tests.

@@ -5,6 +5,7 @@
 //! engine.docker(["run", "--rm", "tiny", "true"]).success();
 //! ```
 //!
+//! With `BERTH_TEST_ISOLATION=vm` every container has a machine of its own, where a kernel for them can be had.
 //! With `BERTH_KEEP` set, the folders of a test that failed stay for a look.
 //!
 //! Each engine has a data root, exec root, socket, bridge and cgroup parent of its own. Dropping it removes every
@@ -41,11 +42,22 @@ use std::time::{Duration, Instant};
 /// Longest wait for anything in tests; generous because test machines are small and busy.
 pub const DEADLINE: Duration = Duration::from_secs(30);
 
-/// Polls `condition` until it holds; panics naming `what` after [`DEADLINE`].
+/// With `BERTH_TEST_ISOLATION=vm` all containers that tests make have machines of their own (docs/machines.md).
+pub fn in_machines() -> bool {
+    std::env::var_os("BERTH_TEST_ISOLATION").is_some_and(|value| value == "vm")
+}
+
+/// [`DEADLINE`], or more where every container brings a kernel with it that may be emulated.
+pub fn deadline() -> Duration {
+    if in_machines() { 10 * DEADLINE } else { DEADLINE }
+}
+
+/// Polls `condition` until it holds; panics naming `what` after [`deadline`].
 pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + DEADLINE;
+    let patience = deadline();
+    let deadline = Instant::now() + patience;
     while !condition() {
-        assert!(Instant::now() < deadline, "waited {DEADLINE:?} in vain: {what}");
+        assert!(Instant::now() < deadline, "waited {patience:?} in vain: {what}");
         std::thread::sleep(Duration::from_millis(10));
     }
 }

@@ -577,7 +577,7 @@ impl Bridge {
         }
         let stream = self.next_stream;
         self.next_stream = if stream + 1 >= QUERIES_BEGIN { FIRST_OF_CLIENTS } else { stream + 1 };
-        let streams = matches!(request, Request::Exec(_) | Request::Get { .. } | Request::Put { .. });
+        let streams = request.streams();
         self.routes.insert(stream, Route { client, theirs: frame.stream, streams });
         if let Some(agent) = &mut self.agent {
             agent.send(Kind::Request, stream, &frame.payload);

@@ -15,8 +15,8 @@ use std::path::Path;
 const SPARE_PORTS: usize = 8;
 /// Numbers of the network cards' slots, behind the spare ones.
 const CARD_SLOTS: usize = 32;
-/// A container's guest looks at each while somebody waits for its start.
-const SPARE_PORTS_OF_CONTAINERS: usize = 2;
+/// A container's guest looks at each while somebody waits for its start: for networks that it joins while it runs.
+pub const SPARE_PORTS_OF_CONTAINERS: usize = 2;
 /// What an emulated processor's translated code may take; QEMU's own default is a gigabyte.
 const TRANSLATION_CACHE_MIB: u64 = 128;
 
@@ -112,10 +112,25 @@ fn memory(machine: &Machine, given: Descriptors) -> Value {
 
 /// A network card, in a slot of its own that it can be pulled out of.
 pub fn card(index: usize, nic: &Nic) -> Value {
+    card_on(index, nic, &card_bus(index))
+}
+
+/// The slot of the card that a machine began with.
+pub fn card_bus(index: usize) -> String {
+    format!("card{index}")
+}
+
+/// The spare slot of that number.
+pub fn spare_bus(number: usize) -> String {
+    format!("port{number}")
+}
+
+/// A card in another slot.
+pub fn card_on(index: usize, nic: &Nic, bus: &str) -> Value {
     // No boot from the network: its ROM would be one more foreign program.
     json!({
         "driver": "virtio-net-pci", "id": format!("nic{index}"), "netdev": format!("net{index}"), "mac": nic.mac,
-        "romfile": "", "bus": format!("card{index}"),
+        "romfile": "", "bus": bus,
     })
 }
 

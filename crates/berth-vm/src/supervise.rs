@@ -4,6 +4,7 @@
 //!  machine.json -> QEMU with our standard streams, which are the machine's serial line
 //!  SIGTERM, SIGINT   the power button (system_powerdown); the engine kills the jail when its grace is over
 //!  SIGCHLD           QEMU has ended: so do we, with its code
+//!  control.sock      who wants something of the guest's agent (`bridge`), where it has one
 //!  br0               the guest's questions for its address and for names (`services`)
 //!  start.sock        a state to begin with, from the engine (`restore`)
 //! ```
@@ -11,6 +12,7 @@
 //! It has no right that QEMU lacks, keeps no state, and needs no engine: what it was asked for it does while the
 //! engine is down. The engine's own questions go to QEMU's other monitor, not through here.
 
+use crate::bridge::Bridge;
 use crate::command;
 use crate::qmp::Client;
 use crate::restore;
@@ -87,10 +89,18 @@ fn supervise(path: &Path) -> Result<u8, SuperviseError> {
     let qemu = Pid::from_child(&child);
     let mut cards = Cards::of(&machine);
     let mut services = Services::open(&machine, say);
+    let bridge = machine.agent.then(|| Bridge::new(None)).transpose();
+    let mut bridge = bridge.map_err(|source| SuperviseError::Agent { source })?;
     loop {
         let mut watched = vec![PollFd::from_borrowed_fd(signals.as_fd(), PollFlags::IN)];
         watched.extend(services.sockets().map(|socket| PollFd::from_borrowed_fd(socket, PollFlags::IN)));
-        match rustix::event::poll(&mut watched, cards.waiting().then_some(&CARD_WAIT)) {
+        let mut patience = cards.waiting().then_some(CARD_WAIT);
+        if let Some(bridge) = &bridge {
+            watched.extend(bridge.watched());
+            let soon = bridge.patience().map(|_| CARD_WAIT);
+            patience = patience.or(soon);
+        }
+        match rustix::event::poll(&mut watched, patience.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(errno) => return Err(SuperviseError::Signals(errno)),
         }
@@ -107,6 +117,9 @@ fn supervise(path: &Path) -> Result<u8, SuperviseError> {
         }
         cards.exchange(&machine);
         services.serve();
+        if let Some(bridge) = &mut bridge {
+            bridge.round();
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 //! little of that: so the tests make few machines and ask much of each.
 
 use berth_testkit::{Engine, guests, wait_until};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 fn start(name: &str) -> Option<Engine> {
@@ -87,23 +88,110 @@ fn it_is_used_like_any_container() {
 
     let top = engine.docker(["top", "web"]).success();
     assert!(top.contains("PPID") && top.contains("httpd"), "{top}");
-    let copied = engine.docker(["cp", "web:/count", "-"]);
-    assert!(copied.code != 0 && copied.stderr.contains("disk of its machine"), "{copied:?}");
+    files(&engine, "web");
+    networks(&engine, "web");
+    limits(&engine, "web");
 
     // Numbers.
     let stats = engine.docker(["stats", "--no-stream", "--format", "{{.MemUsage}}", "web"]).success();
     assert!(!stats.starts_with("0B"), "{stats}");
     let inspect = engine.inspect("web");
     assert_eq!(inspect["HostConfig"]["Isolation"], "vm");
+    // Whoever reaches the sockets commands the guest.
+    let sockets = engine.root().join("run/machines").join(inspect["Id"].as_str().expect("an id"));
+    assert_eq!(std::fs::metadata(&sockets).expect("the sockets' folder").permissions().mode() & 0o7777, 0o700);
 
     // Its end by its own decision; what it wrote is there the next time.
     engine.docker(["stop", "-t", "60", "web"]).success();
+    let stopped = engine.docker(["cp", "web:/count", "-"]);
+    assert!(stopped.code != 0 && stopped.stderr.contains("disk of its machine, which does not run"), "{stopped:?}");
     assert_eq!(engine.inspect("web")["State"]["ExitCode"], 7);
     assert!(engine.docker(["logs", "web"]).stdout.contains("asked"));
     engine.docker(["start", "web"]).success();
     let count = || engine.docker(["exec", "web", "cat", "/count"]).success();
     wait_until("both starts are in its file", || count() == "started\nstarted");
     engine.docker(["rm", "-f", "web", "peer"]).success();
+}
+
+/// It joins a network and leaves it, as it runs.
+fn networks(engine: &Engine, web: &str) {
+    engine.docker(["network", "create", "second"]).success();
+    engine.docker(["run", "-d", "--name", "far", "--network", "second", "tiny", "sleep", "600"]).success();
+    let ask = |words: &[&str]| engine.docker([&["exec", web], words].concat());
+    assert_ne!(ask(&["ping", "-c", "1", "-w", "2", "far"]).code, 0);
+    engine.docker(["network", "connect", "--alias", "also", "second", web]).success();
+    let endpoint = engine.inspect(web)["NetworkSettings"]["Networks"]["second"].clone();
+    let (address, mac) = (endpoint["IPAddress"].as_str().expect("one"), endpoint["MacAddress"].as_str().expect("one"));
+    let seen = ask(&["ip", "addr", "show", "eth1"]).success();
+    assert!(seen.contains(&format!("{address}/")) && seen.contains(mac), "{seen}");
+    ask(&["ping", "-c", "1", "-w", "20", "far"]).success();
+    let page = engine.docker(["exec", "far", "wget", "-qO-", "http://also/"]).success();
+    assert_eq!(page, "page");
+    engine.docker(["network", "disconnect", "second", web]).success();
+    assert_ne!(ask(&["ip", "link", "show", "eth1"]).code, 0, "the card is gone");
+    // Once more: nothing of the first time is in the way. The way out stays where it was.
+    engine.docker(["network", "connect", "second", web]).success();
+    ask(&["ping", "-c", "1", "-w", "20", "far"]).success();
+    ask(&["ping", "-c", "1", "-w", "20", "peer"]).success();
+    engine.docker(["network", "disconnect", "second", web]).success();
+    engine.docker(["rm", "-f", "far"]).success();
+}
+
+/// Memory and number of processes at once, as far as the machine has them.
+fn limits(engine: &Engine, web: &str) {
+    let value = |file: &str| engine.docker(["exec", web, "cat", &format!("/sys/fs/cgroup/{file}")]).success();
+    let change = ["update", "-m", "150m", "--memory-swap", "-1", "--pids-limit", "77", web];
+    let output = engine.docker(change);
+    assert_eq!(output.code, 0, "{output:?}");
+    assert_eq!((value("memory.max"), value("pids.max")), ((150 << 20).to_string(), "77".to_owned()));
+    let output = engine.docker(["update", "-m", "3g", "--memory-swap", "-1", "--cpus", "2", web]);
+    assert_eq!(output.code, 0, "{output:?}");
+    let said = output.stderr + &output.stdout;
+    assert!(said.contains("MiB of memory; more from its next start on"), "{said}");
+    assert!(said.contains("as many processors as it began with; 2 from its next start on"), "{said}");
+    engine.docker(["update", "-m", "200m", "--memory-swap", "-1", "--cpus", "1", web]).success();
+}
+
+/// `cp` both ways, `diff`, `export`, `commit`: its guest's agent reads and writes them.
+fn files(engine: &Engine, web: &str) {
+    let local = engine.root().join("copied");
+    let shown = local.to_string_lossy().into_owned();
+    let copy = |from: &str, to: &str| engine.docker(["cp", from, to]);
+    copy("web:/count", &shown).success();
+    assert_eq!(std::fs::read_to_string(&local).expect("the copy"), "started\n");
+    // More than a window of the port's, there and back.
+    let make = "head -c 700000 /dev/urandom > /big; ln -s /big /link; rm /etc/passwd; mkfifo /pipe; mkdir /put";
+    engine.docker(["exec", web, "sh", "-c", make]).success();
+    copy("web:/big", &shown).success();
+    copy(&shown, "web:/put/again").success();
+    engine.docker(["exec", web, "cmp", "/big", "/put/again"]).success();
+    copy("web:/bound/from-host", &shown).success();
+    assert_eq!(std::fs::read_to_string(&local).expect("the copy"), "host", "mounts are seen");
+    let absent = copy("web:/absent", &shown);
+    assert!(absent.stderr.contains("Could not find the file /absent in container web"), "{absent:?}");
+    let wrong = engine.docker_with_input(["cp", "-", "web:/count"], b"");
+    assert!(wrong.code != 0, "{wrong:?}");
+
+    let changes = engine.docker(["diff", web]).success();
+    let changes: Vec<&str> = changes.lines().collect();
+    for line in ["A /big", "A /count", "A /link", "C /etc", "D /etc/passwd", "A /put/again"] {
+        assert!(changes.contains(&line), "{line}: {changes:?}");
+    }
+    assert!(!changes.iter().any(|line| line.contains("hosts")), "{changes:?}");
+
+    let archive = engine.root().join("export.tar");
+    engine.docker(["export", "-o", &archive.to_string_lossy(), web]).success();
+    let names = std::process::Command::new("tar").arg("-tf").arg(&archive).output().expect("tar");
+    let names = String::from_utf8_lossy(&names.stdout).into_owned();
+    let has = |name: &str| names.lines().any(|line| line == name);
+    assert!(has("big") && has("bin/busybox") && !has("etc/passwd") && !has("bound/from-host"), "{names}");
+
+    engine.docker(["commit", web, "of-guest"]).success();
+    let look = "cat /count; readlink /link; ls /etc/passwd || echo gone; test -p /pipe && wc -c < /put/again";
+    let seen = engine.docker(["run", "--rm", "of-guest", "sh", "-c", look]);
+    assert_eq!(seen.stdout, "started\n/big\ngone\n700000\n", "{seen:?}");
+    engine.docker(["exec", web, "true"]).success();
+    engine.docker(["rmi", "of-guest"]).success();
 }
 
 #[test]

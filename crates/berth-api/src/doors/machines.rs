@@ -114,6 +114,10 @@ requests! {
         memory_bytes: u64,
         /// OVMF instead of a BIOS.
         uefi: bool,
+        /// An image with a kernel and a first process, whose files become the first disk; none: no such.
+        from_image: Option<String>,
+        /// Of that disk; 0: 10 GiB, of which it takes what is written.
+        from_image_bytes: u64,
         kernel: Option<NewKernel>,
         disks: Vec<NewMachineDisk>,
         /// Images of CDs: paths on the engine's host, or `upload:<id>`.
@@ -333,6 +337,8 @@ fn wish(new: NewMachine) -> Result<CreateMachine> {
         cpus: new.cpus,
         memory_bytes: new.memory_bytes,
         firmware: if new.uefi { FirmwareKind::Uefi } else { FirmwareKind::Bios },
+        image: new.from_image.filter(|image| !image.is_empty()),
+        image_bytes: new.from_image_bytes,
         kernel: new.kernel.map(|kernel| DirectKernel {
             image: PathBuf::from(kernel.image),
             initrd: kernel.initrd.map(PathBuf::from),

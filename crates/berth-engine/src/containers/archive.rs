@@ -8,28 +8,28 @@ use super::{Archive, ArchivePut, ByteSource, ByteStream, Containers, Inspect, Pa
 use crate::files::{self, FilesError, Found, PackError, Root, UnpackError, UnpackOptions};
 use berth_types::{Error, ErrorKind, Phase, Result};
 use bytes::Bytes;
-use rustix::fs::FileType;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::{Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use tokio::sync::mpsc;
 
 /// Chunks of an archive on their way; each is at most [`CHUNK_BYTES`].
 const CHUNKS_MAX: usize = 8;
 const CHUNK_BYTES: usize = 64 << 10;
-/// /etc/passwd and /etc/group of a container are read up to here.
-const USERS_BYTES_MAX: u64 = 1 << 20;
 
 impl Containers {
     /// A file or folder of it as a tar archive.
     pub async fn archive_get(&self, container: &str, path: &str) -> Result<Archive> {
         let (inspect, path) = (self.inspect(container, false).await?, path.to_owned());
+        if inspect.rootfs.is_none() {
+            return crate::guests::archive_get(&self.engine, inspect, path).await;
+        }
         let (stat, root, found, name) = blocking(move || {
             let root = root_of(&inspect)?;
             let found = find(&root, &path, &inspect.name)?;
-            let stat = stat_of(&root, &found, &path);
-            let name = if path.ends_with("/.") { OsString::from(".") } else { last_name(&path) };
+            let stat = files::look(&root, &found, &path);
+            let name = if path.ends_with("/.") { OsString::from(".") } else { files::last_name(&path) };
             Ok((stat, root, found, name))
         })
         .await?;
@@ -40,10 +40,13 @@ impl Containers {
     /// What is at `path`; a final link is not followed.
     pub async fn archive_stat(&self, container: &str, path: &str) -> Result<PathStat> {
         let (inspect, path) = (self.inspect(container, false).await?, path.to_owned());
+        if inspect.rootfs.is_none() {
+            return crate::guests::archive_stat(&self.engine, inspect, path).await;
+        }
         blocking(move || {
             let root = root_of(&inspect)?;
             let found = find(&root, &path, &inspect.name)?;
-            Ok(stat_of(&root, &found, &path))
+            Ok(files::look(&root, &found, &path))
         })
         .await
     }
@@ -53,7 +56,12 @@ impl Containers {
         let (inspect, path) = (self.inspect(container, false).await?, path.to_owned());
         let (id, name) = (inspect.id.clone(), inspect.name.clone());
         let image = inspect.spec.config.image.clone();
-        blocking(move || put(&inspect, &path, options, body)).await?;
+        let engine = self.engine.clone();
+        blocking(move || match inspect.rootfs.is_none() {
+            true => crate::guests::archive_put(&engine, &inspect, &path, options, body),
+            false => put(&inspect, &path, options, body),
+        })
+        .await?;
         let attributes = BTreeMap::from([("name".to_owned(), name), ("image".to_owned(), image)]);
         let kind = crate::events::EventKind::Container;
         self.engine.events().publish(kind, "extract-to-dir", id.as_str(), attributes);
@@ -83,7 +91,7 @@ pub(super) fn root_of(inspect: &Inspect) -> Result<Root> {
     match inspect.state.phase {
         Phase::Running { pid } | Phase::Paused { pid } => Root::running(pid),
         Phase::Created | Phase::Exited { .. } => match &inspect.rootfs {
-            Some(rootfs) => Root::stopped(rootfs, &inspect.mounts, inspect.spec.host.readonly_rootfs),
+            Some(rootfs) => files::stopped(rootfs, &inspect.mounts, inspect.spec.host.readonly_rootfs),
             None => return Err(super::no_files(&inspect.name)),
         },
         Phase::Removing => return Err(Error::conflict(format!("container {} is being removed", inspect.name))),
@@ -102,51 +110,17 @@ pub(super) fn refused(error: &FilesError, path: &str, container: &str) -> Error 
     Error::because(ErrorKind::Internal, format!("cannot read {path} in container {container}"), error)
 }
 
-/// The last name that the caller wrote; `/` for the root.
-fn last_name(path: &str) -> OsString {
-    let trimmed = path.trim_end_matches('/');
-    match trimmed.rsplit('/').next() {
-        Some("") | None => "/".into(),
-        Some(name) => name.into(),
-    }
-}
-
-fn stat_of(root: &Root, found: &Found, path: &str) -> PathStat {
-    let link_target = match found.kind() {
-        // Where it leads within the container, as Docker resolves it.
-        FileType::Symlink => match (root.find(Path::new(path)), found.link_target()) {
-            (Ok(target), _) => target.path,
-            (Err(_), Ok(text)) => {
-                let folder = found.path.parent().unwrap_or(Path::new("/"));
-                crate::oci::clean(&folder.join(text))
-            }
-            (Err(_), Err(_)) => PathBuf::new(),
-        },
-        _ => PathBuf::new(),
-    };
-    let nanos = found.stat.st_mtime.saturating_mul(1_000_000_000);
-    PathStat {
-        name: if path.ends_with("/.") { ".".to_owned() } else { last_name(path).to_string_lossy().into_owned() },
-        size: found.stat.st_size.unsigned_abs(),
-        mode: found.stat.st_mode,
-        mtime_unix_nanos: nanos.saturating_add(i64::try_from(found.stat.st_mtime_nsec).unwrap_or(0)),
-        link_target: link_target.to_string_lossy().into_owned(),
-    }
-}
-
 /// dockerd's words for what cannot be written.
-fn read_only(inspect: &Inspect, folder: &Found) -> Error {
-    let volume = inspect.mounts.iter().any(|point| folder.path.starts_with(&point.target));
+pub(crate) fn read_only(inspect: &Inspect, folder: &Path) -> Error {
+    let volume = inspect.mounts.iter().any(|point| folder.starts_with(&point.target));
     Error::invalid(if volume { "mounted volume is marked read-only" } else { "container rootfs is marked read-only" })
 }
 
 /// Refuses a folder that the container itself could not write.
 pub(super) fn checked_writable(root: &Root, folder: &Found, inspect: &Inspect) -> Result<()> {
-    let kernel_says =
-        rustix::fs::fstatvfs(&folder.fd).is_ok_and(|stat| stat.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY));
-    match root.is_read_only(&folder.path) || kernel_says {
-        true => Err(read_only(inspect, folder)),
-        false => Ok(()),
+    match root.can_write(folder) {
+        true => Ok(()),
+        false => Err(read_only(inspect, &folder.path)),
     }
 }
 
@@ -156,7 +130,7 @@ fn put(inspect: &Inspect, path: &str, options: ArchivePut, body: ByteSource) -> 
     if !folder.is_dir() {
         return Err(Error::invalid("extraction point is not a directory"));
     }
-    let read_only = || read_only(inspect, &folder);
+    let read_only = || read_only(inspect, &folder.path);
     checked_writable(&root, &folder, inspect)?;
     let owner = match options.copy_uid_gid {
         true => owner(&root, &inspect.spec.config.user)?,
@@ -207,11 +181,6 @@ pub(crate) fn decompressed(mut source: impl Read + 'static) -> Result<Box<dyn Re
     }
 }
 
-/// dockerd's words.
-fn missing_name(kind: &str, name: &str, file: &str) -> Error {
-    Error::invalid(format!("unable to find {kind} {name}: no matching entries in {file} file"))
-}
-
 /// Whether a running container knows `user`, `name[:group]`; numbers need no entry.
 pub(super) async fn check_user(pid: i32, user: &str) -> Result<()> {
     let user = user.to_owned();
@@ -223,65 +192,31 @@ pub(super) async fn check_user(pid: i32, user: &str) -> Result<()> {
     .await
 }
 
-/// With `cp -a` entries belong to the container's user, where it has one (Docker's `CopyUIDGID`).
 fn owner(root: &Root, user: &str) -> Result<Option<(u32, u32)>> {
-    if user.is_empty() {
-        return Ok(None);
-    }
-    let (name, group) = user.split_once(':').unwrap_or((user, ""));
-    let passwd = table(root, "/etc/passwd");
-    let entry = passwd.iter().find(|line| match name.parse::<u32>() {
-        Ok(_) => line.get(2).is_some_and(|uid| uid == name),
-        Err(_) => line.first().is_some_and(|first| first == name),
-    });
-    let number = |line: Option<&Vec<String>>, field: usize| line?.get(field)?.parse::<u32>().ok();
-    let (mut uid, mut gid) = (0, 0);
-    if !name.is_empty() {
-        let known = number(entry, 2).or_else(|| name.parse().ok());
-        uid = known.ok_or_else(|| missing_name("user", name, "passwd"))?;
-        gid = number(entry, 3).unwrap_or(0);
-    }
-    if !group.is_empty() {
-        let groups = table(root, "/etc/group");
-        let known = group
-            .parse()
-            .ok()
-            .or_else(|| number(groups.iter().find(|line| line.first().is_some_and(|first| first == group)), 2));
-        gid = known.ok_or_else(|| missing_name("group", group, "group"))?;
-    }
-    Ok(Some((uid, gid)))
-}
-
-/// Lines of a colon separated file inside, read by ourselves: no name service is asked (CVE-2019-14271).
-fn table(root: &Root, path: &str) -> Vec<Vec<String>> {
-    let Ok(found) = root.find(Path::new(path)) else { return Vec::new() };
-    let Ok(file) = files::reopen(&found) else { return Vec::new() };
-    let mut bytes = Vec::new();
-    if found.kind() != FileType::RegularFile
-        || std::fs::File::from(file).take(USERS_BYTES_MAX).read_to_end(&mut bytes).is_err()
-    {
-        return Vec::new();
-    }
-    let text = String::from_utf8_lossy(&bytes);
-    text.lines().map(|line| line.split(':').map(str::to_owned).collect()).collect()
+    files::owner(root, user).map_err(|cause| Error::invalid(cause.to_string()))
 }
 
 /// An archive's bytes, written by `work` on a thread of its own while they are read.
 pub(super) fn stream(work: impl FnOnce(&mut Sink) -> Result<(), PackError> + Send + 'static) -> ByteStream {
+    let failed = |error: PackError| Error::because(ErrorKind::Internal, "cannot pack the archive", &error);
+    bytes_of(move |sink| work(sink).map_err(failed))
+}
+
+/// The same of any work.
+pub(crate) fn bytes_of(work: impl FnOnce(&mut Sink) -> Result<()> + Send + 'static) -> ByteStream {
     let (sender, chunks) = mpsc::channel(CHUNKS_MAX);
     tokio::task::spawn_blocking(move || {
         let mut sink = Sink { sender, buffer: Vec::with_capacity(CHUNK_BYTES) };
         if let Err(error) = work(&mut sink) {
-            let kind = ErrorKind::Internal;
             // Nobody to tell: the reader has gone.
-            sink.sender.blocking_send(Err(Error::because(kind, "cannot pack the archive", &error))).ok();
+            sink.sender.blocking_send(Err(error)).ok();
         }
     });
     ByteStream { chunks }
 }
 
 /// Collects bytes into chunks and waits while the queue is full.
-pub(super) struct Sink {
+pub(crate) struct Sink {
     sender: mpsc::Sender<Result<Bytes>>,
     buffer: Vec<u8>,
 }
@@ -347,30 +282,6 @@ pub(super) fn whole(root: &Root, sink: &mut Sink) -> Result<(), PackError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use berth_types::mount::Rootfs;
-
-    #[test]
-    fn an_archive_is_named_after_what_the_caller_wrote() {
-        assert_eq!(last_name("/etc/passwd"), "passwd");
-        assert_eq!(last_name("/etc/"), "etc");
-        assert_eq!(last_name("/"), "/");
-    }
-
-    #[test]
-    fn users_are_looked_up_inside() {
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::create_dir(folder.path().join("etc")).unwrap();
-        std::fs::write(folder.path().join("etc/passwd"), "root:x:0:0::/:\nweb:x:33:34::/:\n").unwrap();
-        std::fs::write(folder.path().join("etc/group"), "staff:x:50:\n").unwrap();
-        let root = Root::stopped(&Rootfs::Directory { path: folder.path().to_owned() }, &[], false).unwrap();
-        assert_eq!(owner(&root, "").unwrap(), None);
-        assert_eq!(owner(&root, "web").unwrap(), Some((33, 34)));
-        assert_eq!(owner(&root, "33").unwrap(), Some((33, 34)));
-        assert_eq!(owner(&root, "1234").unwrap(), Some((1234, 0)));
-        assert_eq!(owner(&root, "web:staff").unwrap(), Some((33, 50)));
-        assert_eq!(owner(&root, ":7").unwrap(), Some((0, 7)));
-        assert!(owner(&root, "nobody").is_err() && owner(&root, "web:nope").is_err());
-    }
 
     #[test]
     fn a_compressed_archive_is_known_by_its_first_bytes() {

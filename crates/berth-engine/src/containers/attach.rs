@@ -73,6 +73,25 @@ async fn exec_end(container: &Container, id: &ExecId) {
     exec_while(container, id, |exec| exec.exit_code.is_none()).await;
 }
 
+/// Whether a machine's guest may have an agent that runs processes.
+fn has_agent(record: &super::Record) -> bool {
+    record.machine.as_ref().is_some_and(|machine| machine.agent)
+}
+
+/// The process as its container runs it; in a machine as any of its first user's, with all rights.
+fn process_of(
+    record: &super::Record,
+    attachment: &crate::networks::Attachment,
+    spec: &ExecSpec,
+) -> Result<oci_spec::runtime::Process> {
+    if record.machine.is_none() {
+        return oci::exec_process(&record.told(attachment), spec);
+    }
+    let mut system = berth_types::spec::ContainerSpec::default();
+    system.host.privileged = true;
+    oci::exec_process(&system, &ExecSpec { privileged: true, ..spec.clone() })
+}
+
 impl Containers {
     /// Connects to its standard streams; one that does not run yet is waited for.
     pub async fn attach(&self, container: &str, options: AttachOptions) -> Result<AttachStream> {
@@ -151,7 +170,9 @@ impl Containers {
     /// Prepares a process inside a running container.
     pub async fn exec_create(&self, container: &str, spec: ExecSpec) -> Result<ExecId> {
         let found = self.get(container)?;
-        super::not_a_machine(&found.record(), "run a process in")?;
+        if !has_agent(&found.record()) {
+            super::not_a_machine(&found.record(), "run a process in")?;
+        }
         match found.phase() {
             Phase::Running { .. } => {}
             _ if found.live().is_restarting() => {
@@ -169,15 +190,16 @@ impl Containers {
         }
         parse_detach_keys(&spec.detach_keys)?;
         let mut spec = spec;
-        if spec.user.is_empty() {
+        // A whole system's own first user, where nobody else is named.
+        if spec.user.is_empty() && found.record().machine.is_none() {
             spec.user.clone_from(&found.record().spec.config.user);
         }
         let (record, attachment) = {
             let live = found.live();
             (live.record.clone(), live.run.attachment.clone())
         };
-        oci::exec_process(&record.told(&attachment), &spec)?;
-        let guest = crate::guests::is_guest(&record.spec);
+        process_of(&record, &attachment, &spec)?;
+        let guest = crate::guests::is_guest(&record.spec) || record.machine.is_some();
         // In a machine the runtime itself finds out.
         if let Some(pid) =
             found.phase().pid().filter(|_| !guest && spec.user.contains(|c: char| !c.is_ascii_digit() && c != ':'))
@@ -235,8 +257,8 @@ impl Containers {
         let attaches = !options.detach && (spec.attach_stdin || spec.attach_stdout || spec.attach_stderr);
         let process = {
             let live = container.live();
-            let process = oci::exec_process(&live.record.told(&live.run.attachment), &spec)?;
-            match crate::guests::is_guest(&live.record.spec) {
+            let process = process_of(&live.record, &live.run.attachment, &spec)?;
+            match crate::guests::is_guest(&live.record.spec) || live.record.machine.is_some() {
                 true => {
                     let stdin = attaches && spec.attach_stdin;
                     crate::guests::wrapped(&live.record, process, spec.tty, spec.console_size, stdin)?

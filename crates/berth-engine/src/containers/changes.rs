@@ -1,41 +1,18 @@
 //! `diff`: what a container changed against its image.
-//!
-//! Read from the overlay's upper folder: what is there was added or changed, a whiteout is a deletion, an
-//! opaque folder hides all that the layers below have in it (overlayfs.rst, "whiteouts and opaque
-//! directories"). A folder is only there because something in it changed unless its own owner or rights did.
 
 use super::archive::blocking;
-use super::{Change, ChangeKind, Containers};
-use crate::files::{FilesError, Found, Root};
+use super::{Change, Containers};
+use crate::files::{self, FilesError, Root};
 use berth_types::mount::{Overlay, Rootfs};
 use berth_types::{Error, ErrorKind, Result};
-use rustix::fs::{Dir, FileType};
-use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::{Path, PathBuf};
-
-/// Deeper trees are refused.
-const DEPTH_MAX: usize = 400;
-
-/// Made by the runtime to mount over; Docker has them in a layer of its own that `diff` does not show.
-pub(crate) const MOUNT_TARGETS: [&str; 10] = [
-    "/dev",
-    "/dev/console",
-    "/dev/pts",
-    "/dev/shm",
-    "/proc",
-    "/sys",
-    "/etc/resolv.conf",
-    "/etc/hosts",
-    "/etc/hostname",
-    "/.dockerenv",
-];
 
 impl Containers {
     /// What it changed against its image.
     pub async fn changes(&self, container: &str) -> Result<Vec<Change>> {
         let inspect = self.inspect(container, false).await?;
+        if crate::guests::is_guest(&inspect.spec) {
+            return crate::guests::changes(&self.engine, inspect).await;
+        }
         match inspect.rootfs {
             Some(Rootfs::Overlay(overlay)) => blocking(move || changes(&overlay)).await,
             None => Err(super::no_files(&inspect.name)),
@@ -48,163 +25,9 @@ impl Containers {
 
 fn changes(overlay: &Overlay) -> Result<Vec<Change>> {
     let Some(upper) = &overlay.upper else { return Ok(Vec::new()) };
-    let compare = || -> Result<Vec<Change>, FilesError> {
-        let upper = Root::of_image(&Rootfs::Directory { path: upper.upper.clone() })?;
-        let image = Root::of_image(&Rootfs::Overlay(overlay.clone()))?;
-        let mut found = Comparison { upper, image, changes: BTreeMap::new() };
-        let top = found.upper.find(Path::new("/"))?;
-        found.folder(&top, 0)?;
-        Ok(found.finish())
+    let compare = || -> std::result::Result<Vec<Change>, FilesError> {
+        files::changes(&upper.upper, Root::of_image(&Rootfs::Overlay(overlay.clone()))?)
     };
     compare()
         .map_err(|error| Error::because(ErrorKind::Internal, "cannot compare the container with its image", &error))
-}
-
-struct Comparison {
-    upper: Root,
-    image: Root,
-    changes: BTreeMap<PathBuf, ChangeKind>,
-}
-
-/// Names in a folder, sorted.
-fn names(folder: &Found) -> Result<BTreeSet<OsString>, FilesError> {
-    let fail = |errno| FilesError::step("read", &folder.path, errno);
-    let mut names = BTreeSet::new();
-    for entry in Dir::read_from(folder.open_folder()?).map_err(fail)? {
-        let entry = entry.map_err(fail)?;
-        let bytes = entry.file_name().to_bytes();
-        if bytes != b"." && bytes != b".." {
-            names.insert(OsString::from_vec(bytes.to_vec()));
-        }
-    }
-    Ok(names)
-}
-
-/// A character device 0/0 stands for "deleted below".
-fn is_whiteout(found: &Found) -> bool {
-    found.kind() == FileType::CharacterDevice && found.stat.st_rdev == 0
-}
-
-fn is_opaque(folder: &Found) -> bool {
-    let Ok(opened) = folder.open_folder() else { return false };
-    ["trusted.overlay.opaque", "user.overlay.opaque"].iter().any(|name| {
-        let mut value = [0_u8; 1];
-        matches!(rustix::fs::fgetxattr(&opened, *name, &mut value[..]), Ok(1)) && value[0] == b'y'
-    })
-}
-
-impl Comparison {
-    fn folder(&mut self, folder: &Found, depth: usize) -> Result<(), FilesError> {
-        if depth > DEPTH_MAX {
-            return Err(FilesError::Depth(folder.path.clone()));
-        }
-        let there = names(folder)?;
-        for name in &there {
-            let child = match self.upper.child(folder, name) {
-                Ok(child) => child,
-                Err(error) if error.is_absent() => continue,
-                Err(error) => return Err(error),
-            };
-            self.entry(&child, depth)?;
-        }
-        // Everything that the image has in an opaque folder is gone unless it is there again.
-        if is_opaque(folder)
-            && let Ok(below) = self.image.find_no_follow(&folder.path)
-            && below.is_dir()
-        {
-            for name in names(&below)?.difference(&there) {
-                self.changes.insert(folder.path.join(name), ChangeKind::Deleted);
-            }
-        }
-        Ok(())
-    }
-
-    fn entry(&mut self, child: &Found, depth: usize) -> Result<(), FilesError> {
-        let path = child.path.clone();
-        let below = self.image.find_no_follow(&path).ok();
-        if is_whiteout(child) {
-            if below.is_some() {
-                self.changes.insert(path, ChangeKind::Deleted);
-            }
-            return Ok(());
-        }
-        match &below {
-            None => {
-                let made_for_mounting = MOUNT_TARGETS.iter().any(|target| path == Path::new(target));
-                if !made_for_mounting {
-                    self.changes.insert(path, ChangeKind::Added);
-                }
-            }
-            Some(below) if child.is_dir() && below.is_dir() => {
-                let own = |found: &Found| (found.stat.st_mode, found.stat.st_uid, found.stat.st_gid);
-                if own(child) != own(below) {
-                    self.changes.insert(path, ChangeKind::Modified);
-                }
-            }
-            Some(_) => drop(self.changes.insert(path, ChangeKind::Modified)),
-        }
-        if child.is_dir() { self.folder(child, depth + 1) } else { Ok(()) }
-    }
-
-    /// Folders on the way to a change count as changed.
-    fn finish(mut self) -> Vec<Change> {
-        let changed: Vec<PathBuf> = self.changes.keys().cloned().collect();
-        for path in changed {
-            for parent in path.ancestors().skip(1) {
-                if parent != Path::new("/") && parent.as_os_str() != OsStr::new("") {
-                    self.changes.entry(parent.to_owned()).or_insert(ChangeKind::Modified);
-                }
-            }
-        }
-        let text = |path: PathBuf| String::from_utf8_lossy(path.as_os_str().as_bytes()).into_owned();
-        self.changes.into_iter().map(|(path, kind)| Change { kind, path: text(path) }).collect()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use berth_types::mount::Upper;
-
-    fn whiteout(path: &Path) -> bool {
-        use rustix::fs::{CWD, Mode};
-        rustix::fs::mknodat(CWD, path, FileType::CharacterDevice, Mode::empty(), 0).is_ok()
-    }
-
-    #[test]
-    fn added_changed_and_deleted_are_told_apart() {
-        let folder = tempfile::tempdir().unwrap();
-        let at = |path: &str| folder.path().join(path);
-        for path in ["lower/etc/ssl", "lower/usr", "upper/etc", "upper/new/deep", "upper/usr", "work"] {
-            std::fs::create_dir_all(at(path)).unwrap();
-        }
-        for (path, text) in
-            [("lower/etc/a", "1"), ("lower/etc/gone", "1"), ("upper/etc/a", "2"), ("upper/new/deep/f", "x")]
-        {
-            std::fs::write(at(path), text).unwrap();
-        }
-        std::fs::write(at("upper/etc/hosts"), "").unwrap();
-        if !whiteout(&at("upper/etc/gone")) {
-            eprintln!("skipped: needs root");
-            return;
-        }
-        let overlay = Overlay {
-            lower: vec![berth_types::mount::Lower::Folder(at("lower"))],
-            upper: Some(Upper { upper: at("upper"), work: at("work") }),
-            options: Vec::new(),
-        };
-        let all: Vec<String> =
-            changes(&overlay).unwrap().into_iter().map(|change| format!("{:?} {}", change.kind, change.path)).collect();
-        assert_eq!(
-            all,
-            [
-                "Modified /etc",
-                "Modified /etc/a",
-                "Deleted /etc/gone",
-                "Added /new",
-                "Added /new/deep",
-                "Added /new/deep/f"
-            ]
-        );
-    }
 }

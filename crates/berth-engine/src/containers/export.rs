@@ -11,6 +11,9 @@ impl Containers {
     /// Its whole file system as a tar archive.
     pub async fn export(&self, container: &str) -> Result<ByteStream> {
         let inspect = self.inspect(container, false).await?;
+        if crate::guests::is_guest(&inspect.spec) {
+            return crate::guests::export(&self.engine, inspect).await;
+        }
         let rootfs = inspect.rootfs.ok_or_else(|| super::no_files(&inspect.name))?;
         let root = blocking(move || {
             Root::of_layers(&rootfs)

@@ -31,10 +31,9 @@ pub use browse::{FileContent, FileEntry, Folder};
 pub use stats::Gauge;
 pub use types::*;
 
-pub(crate) use archive::{Source, blocking, decompressed};
-pub(crate) use changes::MOUNT_TARGETS;
+pub(crate) use archive::{Sink, Source, blocking, bytes_of, decompressed, read_only};
 pub(crate) use create::{Wish, check_name};
-pub(crate) use record::{Container, Record, Table, random_bytes, shims_folder};
+pub(crate) use record::{Container, Paths, Record, Table, random_bytes, shims_folder};
 pub(crate) use stats::hierarchy;
 
 use crate::Engine;
@@ -85,16 +84,22 @@ impl Containers {
         let found = self.get(container)?;
         let record = found.record();
         not_a_machine(&record, "commit")?;
-        if crate::guests::is_guest(&record.spec) {
-            return Err(no_files(&record.name));
-        }
-        let paused = if pause { self.held_still(&found).await? } else { None };
+        // One in a machine of its own is held still by its guest, which reads its files.
+        let guest = match crate::guests::is_guest(&record.spec) {
+            true => {
+                let inspect = self.inspect(container, false).await?;
+                Some(crate::guests::layer(&self.engine, inspect, pause).await?)
+            }
+            false => None,
+        };
+        let paused = if pause && guest.is_none() { self.held_still(&found).await? } else { None };
         Ok(CommitSource {
             id: record.id.clone(),
             name: record.name.clone(),
             spec: record.spec.clone(),
             image_id: record.image,
             rootfs_key: record.id.to_string(),
+            guest,
             _paused: paused.map(|thaw| Box::new(thaw) as Box<dyn Send + Sync>),
         })
     }

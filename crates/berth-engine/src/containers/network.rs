@@ -92,6 +92,14 @@ impl Containers {
             let mut attachment = self.engine.networks().join(&found.id, network, spec, hostname).await?;
             attachment.neighbours.extend(self.still_linked(&record));
             self.attached(&found, &record, &attachment)?;
+            if crate::guests::is_guest(&record.spec)
+                && let Some(endpoint) = attachment.endpoints.get(&network.name)
+                && let Err(error) = crate::guests::joined(&self.engine, &record, &attachment, endpoint).await
+            {
+                let attachment = self.engine.networks().part(&found.id, network).await?;
+                self.attached(&found, &record, &attachment)?;
+                return Err(error.context(format!("cannot connect {} to network {}", record.name, network.name)));
+            }
         }
         self.store_record(&changed).await?;
         found.live().record = Arc::new(changed);
@@ -120,9 +128,19 @@ impl Containers {
         }
         changed.parted |= is_primary;
         if pid.is_some() {
+            let guest = crate::guests::is_guest(&record.spec);
+            let before = found.live().run.attachment.clone();
+            if let Some(endpoint) = before.endpoints.get(&network.name).filter(|_| guest) {
+                crate::guests::leaving(&self.engine, &record, &before, endpoint).await.map_err(|error| {
+                    error.context(format!("cannot disconnect {} from network {}", record.name, network.name))
+                })?;
+            }
             let mut attachment = self.engine.networks().part(&found.id, network).await?;
             attachment.neighbours.extend(self.still_linked(&record));
             self.attached(&found, &record, &attachment)?;
+            if guest {
+                crate::guests::changed(&self.engine, &record, &attachment).await?;
+            }
         }
         self.store_record(&changed).await?;
         found.live().record = Arc::new(changed);

@@ -2,6 +2,7 @@
 
 use crate::Filters;
 use crate::networks::{Attachment, Endpoint};
+pub use berth_files::{Change, ChangeKind, Look as PathStat};
 use berth_shim_proto::HealthState;
 use berth_types::mount::Rootfs;
 use berth_types::spec::{
@@ -509,31 +510,6 @@ impl StatsStream {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ChangeKind {
-    Modified,
-    Added,
-    Deleted,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Change {
-    pub kind: ChangeKind,
-    /// Absolute, inside the container.
-    pub path: String,
-}
-
-/// What `archive` says about a path, for the `X-Docker-Container-Path-Stat` header.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PathStat {
-    pub name: String,
-    pub size: u64,
-    /// `st_mode`, type bits included; doors translate to Go's bits.
-    pub mode: u32,
-    pub mtime_unix_nanos: i64,
-    pub link_target: String,
-}
-
 /// Bytes of a tar archive; an error ends it.
 pub struct ByteStream {
     pub chunks: mpsc::Receiver<Result<Bytes>>,
@@ -566,6 +542,8 @@ pub struct CommitSource {
     pub image_id: Option<Digest>,
     /// The snapshot's key.
     pub rootfs_key: String,
+    /// Its changes as a layer's archive, where its guest tells them.
+    pub(crate) guest: Option<Box<dyn std::io::Read + Send>>,
     pub(crate) _paused: Option<Box<dyn Send + Sync>>,
 }
 

@@ -22,10 +22,6 @@ impl Containers {
         let mut asked = update.resources.clone();
         set_disks(&mut asked, &update.disks);
         let mut warnings = oci::validate_update(&host.resources, &asked, oci::HostFacts::get())?;
-        let kept = update.resources.memory_bytes != 0 || update.resources.pids_limit.is_some();
-        if kept && found.live().is_running() && (host.runtime == "vm" || host.isolation == "vm") {
-            warnings.push("memory and number of processes of a machine change with its next start".to_owned());
-        }
         if let Some(restart) = update.restart {
             if host.auto_remove && restart != RestartPolicy::No {
                 return Err(Error::conflict(
@@ -64,18 +60,20 @@ impl Containers {
         }
         // The whole, as if it were created so: an option that is none, a check without a command.
         oci::validate(&record.spec, oci::HostFacts::get())?;
-        self.apply(&found, &record)
+        let notes = self
+            .apply(&found, &record)
             .await
             .map_err(|error| error.context(format!("Cannot update container {}", found.id)))?;
+        warnings.extend(notes);
         self.store_record(&record).await?;
         found.live().record = Arc::new(record);
         self.tell(&found, "update", &[]);
         Ok(warnings)
     }
 
-    /// Tells the shim what differs from what it knows.
-    async fn apply(&self, container: &Arc<Container>, new: &Record) -> Result<()> {
-        let Ok(shim) = container.shim() else { return Ok(()) };
+    /// Tells the shim what differs from what it knows, and a machine's guest; what has to wait, in words.
+    async fn apply(&self, container: &Arc<Container>, new: &Record) -> Result<Vec<String>> {
+        let Ok(shim) = container.shim() else { return Ok(Vec::new()) };
         let now = container.record();
         // First, as it may be refused: somebody else has the port.
         if now.spec.host.port_bindings != new.spec.host.port_bindings {
@@ -95,14 +93,19 @@ impl Containers {
         let mut limits = new.spec.host.resources.clone();
         // One that is gone needs no lifting.
         lift(&now.spec.host.resources, &mut limits, &|path| Path::new(path).exists());
+        let mut notes = Vec::new();
         if crate::guests::is_guest(&new.spec) {
+            if container.live().is_running() {
+                notes = crate::guests::update(&self.engine, &now, new).await?;
+            }
             // The machine has the memory that it began with, and room for itself.
             (limits.memory_bytes, limits.memory_swap_bytes, limits.memory_reservation_bytes) = (0, 0, 0);
             limits.pids_limit = None;
         }
         let resources = serde_json::to_value(oci::resources(&limits)?)
             .map_err(|cause| Error::because(ErrorKind::Internal, "cannot write the limits", &cause))?;
-        shim.tell(Body::Update { resources }).await
+        shim.tell(Body::Update { resources }).await?;
+        Ok(notes)
     }
 }
 

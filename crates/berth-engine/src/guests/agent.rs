@@ -33,7 +33,7 @@ pub(crate) fn told(failure: &Failure) -> Error {
     error
 }
 
-fn lost(what: &str, cause: &(dyn std::error::Error + 'static)) -> Error {
+pub(super) fn lost(what: &str, cause: &(dyn std::error::Error + 'static)) -> Error {
     Error::because(ErrorKind::Unavailable, format!("cannot {what} the guest's agent"), cause)
 }
 
@@ -41,6 +41,8 @@ fn lost(what: &str, cause: &(dyn std::error::Error + 'static)) -> Error {
 pub(crate) struct Agent {
     stream: UnixStream,
     decoder: Decoder,
+    /// Each answer's, or each piece's of a stream.
+    time: Duration,
     deadline: Instant,
 }
 
@@ -48,24 +50,31 @@ impl Agent {
     /// `run` is the machine's folder of sockets, which its jail can write: no link is followed.
     pub(crate) fn connect(run: &Path, time: Duration) -> Result<Agent> {
         let stream = berth_vm::qmp::dial(run, CONTROL_SOCKET).map_err(|cause| lost("reach", &cause))?;
-        Ok(Agent { stream, decoder: Decoder::default(), deadline: Instant::now() + time })
+        Ok(Agent { stream, decoder: Decoder::default(), time, deadline: Instant::now() + time })
     }
 
     pub(crate) fn ask(&mut self, request: &Request) -> Result<Answer> {
+        self.question(request)?.map_err(|failure| told(&failure))
+    }
+
+    /// The same with a failure in the guest's words.
+    pub(super) fn question(&mut self, request: &Request) -> Result<std::result::Result<Answer, Failure>> {
+        self.renew();
         self.send(Kind::Request, &request.to_json())?;
         loop {
             let frame = self.frame()?;
             if frame.kind == Kind::Answer {
-                return match serde_json::from_slice::<Result<Answer, Failure>>(&frame.payload) {
-                    Ok(Ok(answer)) => Ok(answer),
-                    Ok(Err(failure)) => Err(told(&failure)),
-                    Err(cause) => Err(lost("understand", &cause)),
-                };
+                return serde_json::from_slice(&frame.payload).map_err(|cause| lost("understand", &cause));
             }
             if frame.kind == Kind::End {
                 return Err(Error::new(ErrorKind::Unavailable, "the guest's agent is gone"));
             }
         }
+    }
+
+    /// There is progress.
+    pub(super) fn renew(&mut self) {
+        self.deadline = Instant::now() + self.time;
     }
 
     fn left(&self) -> Result<Duration> {
@@ -76,7 +85,7 @@ impl Agent {
         }
     }
 
-    fn send(&mut self, kind: Kind, payload: &[u8]) -> Result<()> {
+    pub(super) fn send(&mut self, kind: Kind, payload: &[u8]) -> Result<()> {
         let mut bytes = Vec::new();
         encode(kind, STREAM, payload, &mut bytes)
             .map_err(|cause| Error::because(ErrorKind::InvalidArgument, "too long for a guest's agent", &cause))?;
@@ -87,7 +96,7 @@ impl Agent {
             .map_err(|cause| lost("speak to", &cause))
     }
 
-    fn frame(&mut self) -> Result<berth_agent_proto::Frame> {
+    pub(super) fn frame(&mut self) -> Result<berth_agent_proto::Frame> {
         loop {
             if let Some(frame) = self.decoder.next_frame().map_err(|cause| lost("understand", &cause))? {
                 if frame.stream == STREAM {

@@ -15,8 +15,11 @@
 //! `exec` and a health probe are `berth-vmm exec` in the jail. What differs for users: `docs/machines.md`.
 
 mod agent;
+mod files;
 mod jail;
 mod kernels;
+mod limits;
+mod network;
 mod root;
 mod start;
 mod top;
@@ -24,8 +27,11 @@ mod top;
 pub use kernels::{InstallKernel, KernelView, Kernels};
 
 pub(crate) use agent::Agent;
+pub(crate) use files::{archive_get, archive_put, archive_stat, changes, export, layer};
 pub(crate) use jail::wrapped;
-pub(crate) use start::{await_start, before_start, ran_out_of_memory};
+pub(crate) use limits::update;
+pub(crate) use network::{changed, joined, leaving};
+pub(crate) use start::{await_start, before_start, interfaces, ran_out_of_memory};
 pub(crate) use top::top;
 
 use crate::Engine;

@@ -60,7 +60,7 @@ pub(super) fn boot_seconds(spec: &ContainerSpec) -> Result<u32> {
 }
 
 /// Processors and memory of the guest.
-fn size(resources: &Resources) -> (u16, u64) {
+pub(super) fn size(resources: &Resources) -> (u16, u64) {
     let memory = u64::try_from(resources.memory_bytes).ok().filter(|bytes| *bytes > 0);
     let bytes = memory.map_or(MEMORY_BYTES_DEFAULT, |limit| limit + MEMORY_BESIDE_BYTES).next_multiple_of(1 << 20);
     let quota = match (resources.nano_cpus, resources.cpu_quota_micros, resources.cpu_period_micros) {
@@ -240,7 +240,8 @@ fn adapt(config: &mut Spec, texts: &[(&str, PathBuf); 3]) -> Result<Vec<Share>> 
     Ok(shares)
 }
 
-fn configure(record: &Record, attachment: &Attachment, texts: &[(&str, PathBuf); 3]) -> Result<Configure> {
+/// The network cards as the guest should have them.
+pub(crate) fn interfaces(attachment: &Attachment) -> Vec<Interface> {
     let mut interfaces = Vec::new();
     for endpoint in attachment.endpoints.values().filter(|one| !one.interface.is_empty()) {
         let ipv4 = endpoint.ipv4.map(|(address, prefix)| (IpAddr::from(address), prefix));
@@ -254,6 +255,10 @@ fn configure(record: &Record, attachment: &Attachment, texts: &[(&str, PathBuf);
             mtu: 0,
         });
     }
+    interfaces
+}
+
+pub(super) fn configure(record: &Record, attachment: &Attachment, texts: &[(&str, PathBuf); 3]) -> Result<Configure> {
     let mut files = Vec::new();
     for (name, path) in texts {
         let text = std::fs::read_to_string(path)
@@ -263,7 +268,7 @@ fn configure(record: &Record, attachment: &Attachment, texts: &[(&str, PathBuf);
     Ok(Configure {
         hostname: record.spec.config.hostname.clone(),
         domainname: record.spec.config.domainname.clone(),
-        interfaces,
+        interfaces: interfaces(attachment),
         files,
         names: attachment.names,
         clock_unix_nanos: 0,

@@ -336,7 +336,7 @@ impl Disk {
         let Some(upper) = overlay.upper.clone() else { return Ok(None) };
         let image = Root::of_image(&Rootfs::Overlay(overlay))
             .map_err(|cause| Error::because(ErrorKind::Internal, "cannot open the container's image", &cause))?;
-        let made_for_mounting: Vec<&str> = crate::containers::MOUNT_TARGETS
+        let made_for_mounting: Vec<&str> = crate::files::MOUNT_TARGETS
             .into_iter()
             .filter(|target| image.find_no_follow(Path::new(target)).is_err())
             .collect();

@@ -226,7 +226,7 @@ impl Images {
 
     /// Makes an image of a container as it is now.
     pub async fn commit(&self, options: CommitOptions) -> Result<Digest> {
-        let source = self.engine.containers().commit_source(&options.container, options.pause).await?;
+        let mut source = self.engine.containers().commit_source(&options.container, options.pause).await?;
         let mut config = options.config.unwrap_or_else(|| source.spec.config.clone());
         changes::apply(&mut config, &options.changes)?;
         inherit(&mut config, &source.spec.config);
@@ -245,7 +245,10 @@ impl Images {
                 }
                 None => (new_config(None, now)?, Vec::new()),
             };
-            let layer = shared.disk.commit(&source.rootfs_key)?;
+            let layer = match &mut source.guest {
+                Some(archive) => Some(shared.disk.unpack(archive)?),
+                None => shared.disk.commit(&source.rootfs_key)?,
+            };
             let command = source.spec.config.cmd.clone().unwrap_or_default().join(" ");
             made.created = rfc3339(now);
             made.author.clone_from(&options.author);

@@ -37,7 +37,7 @@ fn check(wish: &CreateMachine) -> Result<()> {
     wish.seed.as_ref().map_or(Ok(()), super::Seed::check)?;
     if wish.disks.is_empty() && wish.cdroms.is_empty() && wish.kernel.is_none() {
         return Err(Error::invalid("a machine needs something to boot from")
-            .with_hint("give --disk FILE, --cdrom FILE, or --kernel FILE"));
+            .with_hint("give --disk FILE, --cdrom FILE, --kernel FILE, or --from-image IMAGE"));
     }
     if wish.disks.len() + wish.cdroms.len() + usize::from(wish.seed.is_some()) > DISKS_MAX {
         return Err(Error::invalid(format!("more than {DISKS_MAX} disks")));
@@ -86,13 +86,16 @@ pub(crate) fn limits(cpus: u16, memory_bytes: u64) -> (i64, i64) {
 impl Machines {
     /// Makes a machine; it does not run yet.
     pub async fn create(&self, wish: CreateMachine) -> Result<Created> {
-        check(&wish)?;
         let mut wish = wish;
+        let prepared = self.prepare(&mut wish).await?;
+        check(&wish)?;
         let brought = self.bring(&mut wish).await?;
         let (engine, name) = (self.engine.clone(), wish.name.clone());
         let spec = specification(&wish);
         let furnish = move |id: &ContainerId, spec: &mut ContainerSpec| furnish(&engine, id, &wish, brought, spec);
-        self.containers().create_machine(name, spec, Wish(Box::new(furnish))).await
+        let made = self.containers().create_machine(name, spec, Wish(Box::new(furnish))).await;
+        drop(prepared);
+        made
     }
 }
 
@@ -217,6 +220,7 @@ fn furnish(
         moment: None,
         resume: None,
         seed: wish.seed.clone(),
+        agent: true,
         tool: false,
     };
     Ok(Furnished { record, _pins: pins })

@@ -8,7 +8,8 @@
 //! A fork maps the moment's memory copy-on-write and has overlays of its own over the disks of that moment. It has a
 //! hardware address, addresses, a name and a UUID of its own: the card that it was forked with is taken out before it
 //! says a word on the wire, and its own is plugged in. The generation id that firmware shows is another one, on which a
-//! Linux guest takes fresh entropy.
+//! Linux guest takes fresh entropy. A guest with an agent is another one when the fork is answered: host name, machine-id,
+//! clock, random numbers, addresses, SSH keys.
 
 use super::history::{furnish, like};
 use super::moments::{Moment, Resume, Unfinished, check_saved, new_moment};
@@ -56,8 +57,9 @@ impl Machines {
         {
             let _ops = found.ops.lock().await;
             let record = self.machine_of(&found)?;
+            let agent = super::guest::answers(&self.engine, &found).await;
             let unfinished = self.begin_moment(&found).await?;
-            let moment = unfinished.moment.clone();
+            let moment = Moment { agent, ..unfinished.moment.clone() };
             let change = move |record: &mut super::Record| {
                 record.template = true;
                 record.moment = Some(moment);
@@ -76,6 +78,15 @@ impl Machines {
             return Err(Error::invalid(format!("{} forks: 1 to {FORKS_MAX} can be made at once", names.len())));
         }
         let found = self.get(machine)?;
+        // Of a template that ran the moment itself knows.
+        let mut has_agent = found
+            .record()
+            .machine
+            .as_ref()
+            .is_some_and(|machine| machine.moment.as_ref().is_some_and(|moment| moment.agent));
+        if found.phase().pid().is_some() {
+            has_agent = super::guest::answers(&self.engine, &found).await;
+        }
         let (source, spec, moment, kept) = {
             let _ops = found.ops.lock().await;
             let record = self.machine_of(&found)?;
@@ -117,6 +128,17 @@ impl Machines {
             outcome = outcome.and(started.map(drop));
         }
         outcome.map_err(|error: Error| error.context("cannot start a fork"))?;
+        if has_agent {
+            let mut changes = tokio::task::JoinSet::new();
+            for one in &made {
+                let (engine, fork) = (self.engine.clone(), self.get(one.id.as_str())?);
+                changes.spawn(async move { super::guest::become_another(&engine, &fork).await });
+            }
+            while let Some(changed) = changes.join_next().await {
+                changed
+                    .unwrap_or_else(|error| Err(Error::internal(format!("a fork's change ended early: {error}"))))?;
+            }
+        }
         Ok(made)
     }
 

@@ -18,6 +18,7 @@
 //! writes to what the record calls a base; the next start finds all that it wrote there, under an empty overlay.
 
 use super::bases::Pin;
+use super::guest::Still;
 use super::moments::{MomentPin, Resume, SAVE_SECONDS_MAX, Unfinished, check_saved};
 use super::monitor::told;
 use super::record::{Base, BaseFormat, DiskRecord, Record, Snapshot, SnapshotDisk};
@@ -185,10 +186,18 @@ impl Machines {
             frozen.take_back();
             return Err(error);
         }
+        // A memory that is saved too has what was not written yet.
+        let still = match running && moment.is_none() {
+            true => Still::hold(&self.engine, container).await,
+            false => None,
+        };
         let turned = match running {
             true => self.turn(container, &frozen.nodes, moment).await,
             false => Ok(None),
         };
+        if let Some(still) = still {
+            still.let_go().await;
+        }
         let moment = match turned {
             Ok(moment) => moment,
             Err(Stayed::AsBefore(error)) => {

@@ -25,7 +25,9 @@ mod convert;
 mod create;
 mod export;
 mod fork;
+mod guest;
 mod history;
+mod image;
 mod look;
 mod moments;
 mod monitor;
@@ -48,9 +50,11 @@ pub(crate) use acceleration::{accelerator, known};
 pub(crate) use bases::Shared;
 pub(crate) use create::Furnished;
 pub(crate) use create::{device_mappings, limits};
+pub(crate) use monitor::told;
 pub(crate) use record::Record;
 pub(crate) use start::{
-    adjust, before_start, cards, empty_run_folder, folder, jail, make_jail, remove_files, replace, run_folder, user, uuid,
+    adjust, before_start, beside, cards, empty_run_folder, folder, hand_over, jail, make_jail, remove_files, replace,
+    run_folder, user, uuid,
 };
 
 use crate::Engine;
@@ -130,6 +134,9 @@ impl Machines {
         let records = self.engine.table().all();
         let machines: Vec<Record> = records.iter().filter_map(|one| one.record().machine.clone()).collect();
         let kept = machines.iter().flat_map(|machine| machine.bases().cloned()).collect();
+        if all {
+            image::sweep(self.engine.machine_state().root());
+        }
         self.engine.machine_state().collect(&kept, all);
         let kept = machines.iter().flat_map(|machine| machine.moments().map(|moment| moment.name.clone())).collect();
         self.engine.machine_state().collect_moments(&kept, all);

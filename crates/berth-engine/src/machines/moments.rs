@@ -62,6 +62,9 @@ pub(crate) struct Moment {
     /// What the state was written with: another machine cannot read it.
     pub cpus: u16,
     pub memory_bytes: u64,
+    /// The guest's agent answered then.
+    #[serde(default)]
+    pub agent: bool,
 }
 
 /// What a machine's next start begins with.
@@ -461,7 +464,7 @@ fn unfreeze(monitor: &mut Client) -> Result<(), QmpError> {
 /// A moment of a machine that is about to be saved.
 pub(super) fn new_moment(cpus: u16, memory_bytes: u64) -> Result<Moment> {
     let name = berth_types::digest::hex(&crate::containers::random_bytes()?);
-    Ok(Moment { name, cpus, memory_bytes: memory_bytes >> 20 << 20 })
+    Ok(Moment { name, cpus, memory_bytes: memory_bytes >> 20 << 20, agent: false })
 }
 
 /// Where a record's machine cannot begin with its moment.

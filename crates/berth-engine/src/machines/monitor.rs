@@ -9,17 +9,21 @@ use berth_vm::spec::{QMP_SOCKET, VNC_SOCKET};
 use serde_json::json;
 use std::io::Read;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A question and its answer; QEMU answers within milliseconds, also where its guest hangs.
 pub(super) const ANSWER_SECONDS_MAX: u64 = 10;
+/// QEMU has its sockets within that, on a host that is busy with everything else.
+const OPENS: Duration = Duration::from_secs(30);
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
 /// A picture of 8K in 32 bits, uncompressed, would be 133 MB.
 const PICTURE_BYTES_MAX: u64 = 64 << 20;
 const PICTURE: &str = "screen.png";
 const PNG_MAGIC: &[u8] = b"\x89PNG\r\n\x1a\n";
 
-pub(super) fn told(error: &QmpError) -> Error {
+pub(crate) fn told(error: &QmpError) -> Error {
     let kind = match error {
         QmpError::Connect(_) | QmpError::Broken(_) => ErrorKind::Unavailable,
         QmpError::Silent => ErrorKind::Timeout,
@@ -39,6 +43,19 @@ fn must_run(container: &Container) -> Result<()> {
     }
 }
 
+/// A connection to the monitor. QEMU makes its socket a moment after the machine counts as running.
+fn reach(folder: &Path, container: &Container, time: Duration) -> Result<Client, QmpError> {
+    let deadline = Instant::now() + OPENS;
+    loop {
+        match Client::connect(folder, QMP_SOCKET, time) {
+            Err(QmpError::Connect(_)) if Instant::now() < deadline && container.phase().pid().is_some() => {
+                std::thread::sleep(LOOK_AGAIN);
+            }
+            reached => return reached,
+        }
+    }
+}
+
 impl Machines {
     /// Runs `talk` with a machine's monitor. The machine is held: it neither starts nor is removed meanwhile.
     pub(super) async fn ask<T: Send + 'static>(
@@ -49,9 +66,10 @@ impl Machines {
     ) -> Result<T> {
         must_run(container)?;
         let folder = start::run_folder(&self.engine, &container.id);
+        let of = container.clone();
         blocking(move || {
-            let time = Duration::from_secs(seconds);
-            Client::connect(&folder, QMP_SOCKET, time).and_then(|mut client| talk(&mut client)).map_err(|e| told(&e))
+            let mut client = reach(&folder, &of, Duration::from_secs(seconds)).map_err(|error| told(&error))?;
+            talk(&mut client).map_err(|error| told(&error))
         })
         .await
     }
@@ -102,7 +120,7 @@ impl Machines {
 }
 
 /// The folder is the machine's user's: no link is followed, and what is there must be a picture.
-fn read_picture(folder: &std::path::Path) -> Result<Vec<u8>> {
+fn read_picture(folder: &Path) -> Result<Vec<u8>> {
     use std::os::unix::fs::OpenOptionsExt;
     let failed = |cause: std::io::Error| Error::because(ErrorKind::Internal, "cannot read the picture", &cause);
     let flags = (rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK).bits().cast_signed();

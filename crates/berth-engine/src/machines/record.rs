@@ -35,6 +35,9 @@ pub(crate) struct Record {
     /// Of a cloud image: what it is told.
     #[serde(default)]
     pub seed: Option<Seed>,
+    /// It has a port for an agent of its guest's.
+    #[serde(default)]
+    pub agent: bool,
     /// No machine of a user's, but a job on disk images (`tool`).
     #[serde(default)]
     pub tool: bool,
@@ -138,6 +141,7 @@ impl Record {
             moment: None,
             resume: None,
             seed: None,
+            agent: false,
             tool: true,
         }
     }

@@ -4,7 +4,7 @@ use super::acceleration::accelerator;
 use super::create::{INITRD, KERNEL, VARIABLES};
 use super::record::Record;
 use crate::Engine;
-use crate::networks::Attachment;
+use crate::networks::{Attachment, Endpoint};
 use berth_net::machine::HandOver;
 use berth_net::slot::Namespace;
 use berth_types::{ContainerId, Error, ErrorKind, Result};
@@ -248,31 +248,45 @@ pub(crate) fn cards(attachment: &Attachment, owner: u32) -> Result<Vec<Nic>> {
     let namespace = Namespace::open(&attachment.netns).map_err(failed)?;
     let mut nics = Vec::new();
     for endpoint in endpoints {
-        let number = endpoint.interface.trim_start_matches(|c: char| !c.is_ascii_digit());
-        let (tap, bridge) = (format!("tap{number}"), format!("br{number}"));
-        let ipv4 = endpoint.ipv4.map(|(address, prefix)| (IpAddr::from(address), prefix));
-        let ipv6 = endpoint.ipv6.map(|(address, prefix)| (IpAddr::from(address), prefix));
-        let addresses: Vec<_> = ipv4.into_iter().chain(ipv6).collect();
-        let lease = endpoint.ipv4.map(|(address, prefix_len)| words::Lease {
-            bridge: bridge.clone(),
-            address,
-            prefix_len,
-            gateway: endpoint.gateway.filter(|_| endpoint.default_route),
-            mtu: 0,
-        });
-        let first = nics.is_empty();
-        let hand = HandOver {
-            interface: &endpoint.interface,
-            tap: &tap,
-            bridge: &bridge,
-            addresses: &addresses,
-            owner,
-            service: lease.as_ref().filter(|_| first).map(|lease| (words::SERVICE, lease.address)),
-        };
-        namespace.hand_over(&hand).map_err(failed)?;
-        nics.push(Nic { tap, mac: endpoint.mac_address.clone(), lease });
+        nics.push(hand_over(&namespace, endpoint, owner, nics.is_empty()).map_err(failed)?);
     }
     Ok(nics)
+}
+
+/// The names beside an interface that was handed over: its tap's and its bridge's.
+pub(crate) fn beside(interface: &str) -> (String, String) {
+    let number = interface.trim_start_matches(|c: char| !c.is_ascii_digit());
+    (format!("tap{number}"), format!("br{number}"))
+}
+
+/// Turns one interface into a tap; `service`: questions for names are answered there.
+pub(crate) fn hand_over(
+    namespace: &Namespace,
+    endpoint: &Endpoint,
+    owner: u32,
+    service: bool,
+) -> std::result::Result<Nic, berth_net::slot::SlotError> {
+    let (tap, bridge) = beside(&endpoint.interface);
+    let ipv4 = endpoint.ipv4.map(|(address, prefix)| (IpAddr::from(address), prefix));
+    let ipv6 = endpoint.ipv6.map(|(address, prefix)| (IpAddr::from(address), prefix));
+    let addresses: Vec<_> = ipv4.into_iter().chain(ipv6).collect();
+    let lease = endpoint.ipv4.map(|(address, prefix_len)| words::Lease {
+        bridge: bridge.clone(),
+        address,
+        prefix_len,
+        gateway: endpoint.gateway.filter(|_| endpoint.default_route),
+        mtu: 0,
+    });
+    let hand = HandOver {
+        interface: &endpoint.interface,
+        tap: &tap,
+        bridge: &bridge,
+        addresses: &addresses,
+        owner,
+        service: lease.as_ref().filter(|_| service).map(|lease| (words::SERVICE, lease.address)),
+    };
+    namespace.hand_over(&hand)?;
+    Ok(Nic { tap, mac: endpoint.mac_address.clone(), lease })
 }
 
 /// The machine as its jail sees it.
@@ -319,7 +333,7 @@ fn describe(name: &str, record: &Record, nics: Vec<Nic>) -> Result<Machine> {
         nics,
         display: record.display,
         start: words::Start::Cold,
-        agent: false,
+        agent: record.agent,
         workload: None,
     })
 }

@@ -18,6 +18,10 @@ pub struct CreateMachine {
     /// 0: 512 MiB.
     pub memory_bytes: u64,
     pub firmware: FirmwareKind,
+    /// An image with a kernel and a first process: its files are the first disk.
+    pub image: Option<String>,
+    /// Of that disk; 0: 10 GiB, of which it takes what is written.
+    pub image_bytes: u64,
     /// Boots this instead of what is on the disks.
     pub kernel: Option<DirectKernel>,
     pub disks: Vec<NewDisk>,

@@ -4,11 +4,12 @@ use super::security::{Seccomp, Security};
 use super::{HostFacts, caps, devices, limits, process, profile, security, sysctls};
 use crate::containers::MountPoint;
 use crate::containers::mounts;
+use berth_files::clean;
 use berth_types::spec::{ContainerSpec, IpcMode, NamespaceMode, NetworkMode};
 use berth_types::{ContainerId, Result};
 use oci_spec::runtime::{Linux, LinuxNamespace, LinuxNamespaceType, LinuxSeccomp, Mount, Root, Spec};
 use std::collections::HashMap;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 /// Docker's size of /dev/shm.
@@ -63,19 +64,6 @@ pub fn cgroup_path(engine_parent: &str, spec: &ContainerSpec, id: &ContainerId) 
     let asked = spec.host.resources.cgroup_parent.as_str();
     let parent = if asked.is_empty() { engine_parent } else { asked };
     clean(&Path::new("/").join(parent)).join(id.as_str()).to_string_lossy().into_owned()
-}
-
-/// `path` without `.`, `..` and doubled slashes, as Go's `path.Clean` writes an absolute one.
-pub(crate) fn clean(path: &Path) -> PathBuf {
-    let mut clean = PathBuf::from("/");
-    for part in path.components() {
-        match part {
-            Component::Normal(name) => clean.push(name),
-            Component::ParentDir => drop(clean.pop()),
-            Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
-        }
-    }
-    clean
 }
 
 /// Paths that tell too much about the host, or reach it.

@@ -23,7 +23,7 @@ mod security;
 mod sysctls;
 mod validate;
 
-pub(crate) use build::clean;
+pub(crate) use berth_files::clean;
 pub use build::{Built, ContainerFiles, Joins, OciInput, build, cgroup_path};
 pub use facts::HostFacts;
 pub use limits::resources;

@@ -41,7 +41,7 @@ fn common(spec: &ContainerSpec, hostname: &str, security: &Security) -> Result<P
     process
         .set_user(user(&config.user, spec))
         .set_env(Some(environment(spec, hostname, config.tty)))
-        .set_cwd(super::build::clean(Path::new(cwd)))
+        .set_cwd(super::clean(Path::new(cwd)))
         .set_capabilities(Some(capabilities(spec, false)?))
         .set_rlimits(rlimits(spec)?)
         .set_no_new_privileges(Some(security.no_new_privileges))
@@ -143,7 +143,7 @@ pub fn exec_process(spec: &ContainerSpec, exec: &ExecSpec) -> Result<Process> {
                 exec.working_dir
             )));
         }
-        process.set_cwd(super::build::clean(Path::new(&exec.working_dir)));
+        process.set_cwd(super::clean(Path::new(&exec.working_dir)));
     }
     Ok(process)
 }

@@ -3,6 +3,19 @@
 use super::{Command, MANY, Names, go};
 use crate::commands;
 
+pub(super) const EXEC_FLAGS: &str = r#"-d, --detach  Detached mode: run command in the background
+    --detach-keys string  Override the key sequence for detaching a container
+-e, --env list  Set environment variables
+    --env-file list  Read in a file of environment variables
+-i, --interactive  Keep STDIN open even if not attached
+    --privileged  Give extended privileges to the command
+-t, --tty  Allocate a pseudo-TTY
+-u, --user string  Username or UID (format: "<name|uid>[:<group|gid>]")
+-w, --workdir string  Working directory inside the container"#;
+pub(super) const CP_FLAGS: &str = "-a, --archive  Archive mode (copy all uid/gid information)
+-L, --follow-link  Always follow symbol link in SRC_PATH
+-q, --quiet  Suppress progress output during copy. Progress output is automatically suppressed if no terminal is attached";
+
 pub(super) const COMMANDS: &[Command] = &[
     Command {
         paths: &["run", "container run"],
@@ -445,15 +458,7 @@ berth attach --no-stdin web",
         paths: &["exec", "container exec"],
         usage: "[OPTIONS] CONTAINER COMMAND [ARG...]",
         about: "Execute a command in a running container",
-        flags: r#"-d, --detach  Detached mode: run command in the background
-    --detach-keys string  Override the key sequence for detaching a container
--e, --env list  Set environment variables
-    --env-file list  Read in a file of environment variables
--i, --interactive  Keep STDIN open even if not attached
-    --privileged  Give extended privileges to the command
--t, --tty  Allocate a pseudo-TTY
--u, --user string  Username or UID (format: "<name|uid>[:<group|gid>]")
--w, --workdir string  Working directory inside the container"#,
+        flags: EXEC_FLAGS,
         examples: "berth exec -it web sh
 berth exec -u postgres db psql -c 'select 1'",
         min: 2,
@@ -512,9 +517,7 @@ berth port web 80/tcp",
 
 Use '-' as the source to read a tar archive from stdin and extract it to a
 directory of the container; '-' as the destination writes one to stdout.",
-        flags: "-a, --archive  Archive mode (copy all uid/gid information)
--L, --follow-link  Always follow symbol link in SRC_PATH
--q, --quiet  Suppress progress output during copy. Progress output is automatically suppressed if no terminal is attached",
+        flags: CP_FLAGS,
         examples: "berth cp web:/etc/nginx ./nginx
 berth cp site/. web:/srv/
 berth cp web:/var/log - | tar t",

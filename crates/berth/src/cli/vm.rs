@@ -16,6 +16,7 @@ pub(super) const COMMANDS: &[Command] = &[
 -c, --cpus int  Number of processors (default 1)
 -d, --disk list  Disk: FILE[,format=FORMAT][,size=BYTES] (qcow2, raw, vmdk, vdi, vhdx, ova), or size=BYTES for an empty one
     --display string  Graphics card to have: none or vnc (default "none")
+    --from-image string  Image with a kernel, whose files become the first disk: IMAGE[,size=BYTES]
     --initrd string  Initial ramdisk for --kernel
     --kernel string  Boot this kernel directly: a path on the engine's host
 -l, --label list  Set metadata for a machine
@@ -143,6 +144,30 @@ pub(super) const COMMANDS: &[Command] = &[
         tail: false,
         names: Names::Any,
         run: go!(commands::vm::resume),
+    },
+    Command {
+        paths: &["vm exec"],
+        usage: "[OPTIONS] MACHINE COMMAND [ARG...]",
+        about: "Execute a command in a machine whose guest runs berth-agent",
+        flags: super::container::EXEC_FLAGS,
+        examples: "berth vm exec -it web sh",
+        min: 2,
+        max: MANY,
+        tail: true,
+        names: Names::Any,
+        run: go!(commands::exec::exec),
+    },
+    Command {
+        paths: &["vm cp"],
+        usage: "[OPTIONS] MACHINE:SRC_PATH DEST_PATH|-\n[OPTIONS] SRC_PATH|- MACHINE:DEST_PATH",
+        about: "Copy files/folders between a machine whose guest runs berth-agent and the local filesystem",
+        flags: super::container::CP_FLAGS,
+        examples: "berth vm cp web:/etc/hostname .\nberth vm cp site/. web:/srv/",
+        min: 2,
+        max: 2,
+        tail: false,
+        names: Names::Any,
+        run: go!(commands::cp::cp),
     },
     Command {
         paths: &["vm rename"],

@@ -4,6 +4,7 @@ use crate::guests::disk;
 use crate::{boots, clear, console, start, state, view, wait_for_text};
 use berth_testkit::{kill, wait_until};
 use serde_json::{Value, json};
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 #[test]
@@ -22,8 +23,8 @@ fn a_machine_lives_from_create_to_rm() {
     assert!(engine.berth(["vm", "ls"]).success().contains("one"));
     // Docker's commands neither list it nor take its processes for a container's.
     assert!(!engine.docker(["ps", "-aq", "--no-trunc"]).success().contains(seen["id"].as_str().unwrap()));
-    let refused = engine.docker(["exec", "one", "true"]).failure(1);
-    assert!(refused.contains("virtual machine"), "{refused}");
+    let refused = engine.docker(["exec", "one", "true"]);
+    assert!(refused.code != 0 && refused.stderr.contains("the guest's agent does not answer"), "{refused:?}");
     engine.docker(["cp", "one:/etc/passwd", "-"]).failure(1);
     engine.docker(["commit", "one"]).failure(1);
 
@@ -116,6 +117,24 @@ fn a_machine_outlives_its_engine_and_its_console_comes_back() {
     wait_until("the engine knows that it ended", || state(&engine, "box") == "exited");
     engine.berth(["vm", "start", "box"]).success();
     wait_for_text(&engine, "box", "boot D", 1);
+    clear(&engine);
+}
+
+#[test]
+fn a_machine_is_asked_right_after_its_start() {
+    let Some(engine) = start("vm-at-once") else { return };
+    let disk = disk(&engine);
+    engine.berth(["vm", "create", "--disk", &disk.to_string_lossy(), "-m", "64m", "one"]).success();
+    for turn in 0..5 {
+        // Its monitor is not there yet when the start is answered.
+        engine.berth(["vm", "start", "one"]).success();
+        engine.berth(["vm", "snapshot", "one", &format!("at-{turn}")]).success();
+        let id = view(&engine, "one")["id"].as_str().unwrap().to_owned();
+        let sockets = std::fs::metadata(engine.root().join("run/machines").join(id)).unwrap();
+        assert_eq!(sockets.permissions().mode() & 0o7777, 0o700, "whoever reaches the sockets commands the machine");
+        engine.berth(["vm", "kill", "one"]).success();
+        wait_until("it has ended", || state(&engine, "one") == "exited");
+    }
     clear(&engine);
 }
 

@@ -1,6 +1,7 @@
 //! Virtual machines: real QEMU, guests of a few hundred bytes.
 #![allow(clippy::unwrap_used, reason = "a test program; clippy knows only #[test] functions as tests")]
 
+mod agent;
 mod boot;
 mod disks;
 mod guests;

@@ -90,6 +90,16 @@ pub(crate) async fn create(app: &'static App, args: Args) -> Result<u8> {
     if args.changed("memory") {
         body["memory_bytes"] = json!(args.bytes("memory")?);
     }
+    if args.changed("from-image") {
+        let (image, size) = match args.text("from-image").split_once(",size=") {
+            Some((image, size)) => {
+                (image, units::parse_bytes(size).map_err(|why| CliError::failed(format!("--from-image: {why}")))?)
+            }
+            None => (args.text("from-image"), 0),
+        };
+        body["from_image"] = json!(image);
+        body["from_image_bytes"] = json!(size);
+    }
     match args.text("kernel") {
         "" if args.changed("initrd") || args.changed("append") => {
             return Err(CliError::failed("--initrd and --append belong to --kernel"));

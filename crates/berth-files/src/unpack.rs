@@ -21,7 +21,7 @@ const FOLDERS_MAX: usize = 100_000;
 
 /// What the caller wants beyond the archive.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct UnpackOptions {
+pub struct UnpackOptions {
     /// Refuse to replace a folder by something else and the other way round.
     pub no_overwrite_dir_non_dir: bool,
     /// All entries belong to these instead of the archive's.
@@ -29,7 +29,7 @@ pub(crate) struct UnpackOptions {
 }
 
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum UnpackError {
+pub enum UnpackError {
     #[error(transparent)]
     Files(#[from] FilesError),
     #[error("cannot read the archive")]
@@ -47,12 +47,7 @@ pub(crate) enum UnpackError {
 }
 
 /// Unpacks `archive` (plain tar) into `folder`.
-pub(crate) fn unpack(
-    root: &Root,
-    folder: &Found,
-    archive: impl Read,
-    options: UnpackOptions,
-) -> Result<(), UnpackError> {
+pub fn unpack(root: &Root, folder: &Found, archive: impl Read, options: UnpackOptions) -> Result<(), UnpackError> {
     let mut archive = tar::Archive::new(archive);
     let mut unpack = Unpack { root, top: folder.path.clone(), options, folders: Vec::new() };
     for entry in archive.entries().map_err(UnpackError::Archive)? {
@@ -224,7 +219,7 @@ impl Unpack<'_> {
 }
 
 /// Removes a name of a folder, with all that is in it where it is one itself; no link is followed.
-pub(crate) fn remove(parent: &OwnedFd, name: &OsStr, folder: bool) -> Result<(), Errno> {
+pub fn remove(parent: &OwnedFd, name: &OsStr, folder: bool) -> Result<(), Errno> {
     remove_at(parent, name, folder, 0)
 }
 

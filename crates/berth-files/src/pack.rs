@@ -16,7 +16,7 @@ const DEPTH_MAX: usize = 400;
 
 /// Why packing ended: the tree, or whoever reads the archive.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum PackError {
+pub enum PackError {
     #[error(transparent)]
     Files(#[from] FilesError),
     #[error("cannot write the archive")]
@@ -24,14 +24,14 @@ pub(crate) enum PackError {
 }
 
 /// Packs what was found under the name `name` (`.` or empty for the content of the root itself).
-pub(crate) fn pack(root: &Root, found: &Found, name: &OsStr, sink: impl Write) -> Result<(), PackError> {
+pub fn pack(root: &Root, found: &Found, name: &OsStr, sink: impl Write) -> Result<(), PackError> {
     let mut pack = Pack { root, builder: tar::Builder::new(sink), links: HashMap::new() };
     pack.entry(found, Path::new(name), 0)?;
     pack.builder.into_inner().and_then(|mut sink| sink.flush()).map_err(PackError::Write)
 }
 
 /// Packs what is in the folder that was found, names relative to it, without the folder itself.
-pub(crate) fn pack_content(root: &Root, found: &Found, sink: impl Write) -> Result<(), PackError> {
+pub fn pack_content(root: &Root, found: &Found, sink: impl Write) -> Result<(), PackError> {
     let mut pack = Pack { root, builder: tar::Builder::new(sink), links: HashMap::new() };
     pack.content(found, Path::new(""), 0)?;
     pack.builder.into_inner().and_then(|mut sink| sink.flush()).map_err(PackError::Write)
@@ -131,7 +131,7 @@ impl<W: Write> Pack<'_, W> {
 
 /// Opens the file behind an `O_PATH` descriptor for reading: its link in our own /proc cannot be moved by
 /// anybody in a container.
-pub(crate) fn reopen(found: &Found) -> Result<OwnedFd, FilesError> {
+pub fn reopen(found: &Found) -> Result<OwnedFd, FilesError> {
     let link = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&found.fd));
     rustix::fs::open(link, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK, Mode::empty())
         .map_err(|errno| FilesError::step("open", &found.path, errno))

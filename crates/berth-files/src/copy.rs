@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 const DEPTH_MAX: usize = 400;
 
 /// Copies what is in `from` into the existing folder `to`, and gives `to` the owner and rights of `from`.
-pub(crate) fn copy_folder(from: &Found, to: &Path) -> Result<(), FilesError> {
+pub fn copy_folder(from: &Found, to: &Path) -> Result<(), FilesError> {
     let source = from.open_folder()?;
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let target =
@@ -180,7 +180,7 @@ fn attributes(from: &OwnedFd, to: &OwnedFd) -> Result<(), Errno> {
 }
 
 /// Names and values of the extended attributes, without those that overlayfs keeps for itself.
-pub(crate) fn list_attributes(fd: std::os::fd::BorrowedFd<'_>) -> Result<Vec<(std::ffi::CString, Vec<u8>)>, Errno> {
+pub fn list_attributes(fd: std::os::fd::BorrowedFd<'_>) -> Result<Vec<(std::ffi::CString, Vec<u8>)>, Errno> {
     // XATTR_LIST_MAX and XATTR_SIZE_MAX of linux/limits.h.
     const LIST_MAX: usize = 64 << 10;
     const VALUE_MAX: usize = 64 << 10;
@@ -218,7 +218,7 @@ pub(crate) fn list_attributes(fd: std::os::fd::BorrowedFd<'_>) -> Result<Vec<(st
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::files::Root;
+    use crate::Root;
     use berth_types::mount::Rootfs;
     use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 

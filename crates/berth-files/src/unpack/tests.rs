@@ -1,5 +1,5 @@
 use super::*;
-use crate::files::pack::{pack, pack_content};
+use crate::pack::{pack, pack_content};
 use berth_types::mount::Rootfs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 

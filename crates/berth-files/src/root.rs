@@ -1,10 +1,8 @@
 //! Opening a container's root, and walking in it.
 
 use super::FilesError;
-use crate::containers::MountPoint;
 use berth_sys::mounts::{MountChange, attributes, change_mount};
 use berth_types::mount::{Lower, Overlay, Rootfs};
-use berth_types::spec::MountKind;
 use rustix::fs::{FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
@@ -21,7 +19,7 @@ const NAMES_MAX: usize = 4096;
 
 /// An opened root. Dropping it lets go of the mount.
 #[derive(Debug)]
-pub(crate) struct Root {
+pub struct Root {
     base: OwnedFd,
     /// For mounts that the base does not show by itself.
     mounts: Vec<Mounted>,
@@ -38,9 +36,33 @@ struct Mounted {
     read_only: bool,
 }
 
+/// What lies over a place of a root that does not run.
+#[derive(Debug, Clone, Copy)]
+pub struct Cover<'a> {
+    /// Where in the root.
+    pub target: &'a str,
+    pub source: &'a Path,
+    /// Only this of the source; empty: all of it.
+    pub subpath: &'a str,
+    pub read_only: bool,
+}
+
+/// `path` without `.`, `..` and doubled slashes, as Go's `path.Clean` writes an absolute one.
+pub fn clean(path: &Path) -> PathBuf {
+    let mut clean = PathBuf::from("/");
+    for part in path.components() {
+        match part {
+            Component::Normal(name) => clean.push(name),
+            Component::ParentDir => drop(clean.pop()),
+            Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
+        }
+    }
+    clean
+}
+
 /// Something inside of a root.
 #[derive(Debug)]
-pub(crate) struct Found {
+pub struct Found {
     /// Opened with `O_PATH`.
     pub fd: OwnedFd,
     /// Absolute, without links but perhaps the last name.
@@ -49,23 +71,23 @@ pub(crate) struct Found {
 }
 
 impl Found {
-    pub(crate) fn kind(&self) -> FileType {
+    pub fn kind(&self) -> FileType {
         FileType::from_raw_mode(self.stat.st_mode)
     }
 
-    pub(crate) fn is_dir(&self) -> bool {
+    pub fn is_dir(&self) -> bool {
         self.kind() == FileType::Directory
     }
 
     /// Opens the same folder for reading its names.
-    pub(crate) fn open_folder(&self) -> Result<OwnedFd, FilesError> {
+    pub fn open_folder(&self) -> Result<OwnedFd, FilesError> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         rustix::fs::openat(&self.fd, ".", flags, Mode::empty())
             .map_err(|errno| FilesError::step("open", &self.path, errno))
     }
 
     /// What a symbolic link says.
-    pub(crate) fn link_target(&self) -> Result<PathBuf, FilesError> {
+    pub fn link_target(&self) -> Result<PathBuf, FilesError> {
         read_link(&self.fd, &self.path)
     }
 }
@@ -88,7 +110,7 @@ fn duplicate(fd: &OwnedFd, path: &Path) -> Result<OwnedFd, FilesError> {
 
 impl Root {
     /// The root of a running process, with the mounts that it sees.
-    pub(crate) fn running(pid: i32) -> Result<Root, FilesError> {
+    pub fn running(pid: i32) -> Result<Root, FilesError> {
         let path = PathBuf::from(format!("/proc/{pid}/root"));
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let base =
@@ -98,26 +120,18 @@ impl Root {
 
     /// The root of a container that does not run, with its volumes and binds. The caller sees to it that it
     /// is not started meanwhile: one upper folder in two mounts at once is undefined (overlayfs.rst).
-    pub(crate) fn stopped(rootfs: &Rootfs, points: &[MountPoint], read_only: bool) -> Result<Root, FilesError> {
+    pub fn stopped(rootfs: &Rootfs, covers: &[Cover<'_>], read_only: bool) -> Result<Root, FilesError> {
         let mut root = Root { base: mount_detached(rootfs)?, mounts: Vec::new(), read_only };
-        for point in points {
-            let folder = match (point.kind, &point.detail.file_system) {
-                (MountKind::Bind, _) | (MountKind::Volume, None) => &point.source,
-                // What such a volume stands for is mounted only while somebody runs; as is a tmpfs.
-                (
-                    MountKind::Volume | MountKind::Tmpfs | MountKind::Image | MountKind::Secret | MountKind::Config,
-                    _,
-                ) => continue,
-            };
+        for cover in covers {
             let flags = OFlags::PATH | OFlags::CLOEXEC;
-            let Ok(mut opened) = rustix::fs::open(folder, flags, Mode::empty()) else { continue };
-            if !point.detail.subpath.is_empty() {
+            let Ok(mut opened) = rustix::fs::open(cover.source, flags, Mode::empty()) else { continue };
+            if !cover.subpath.is_empty() {
                 let inside = Root { base: opened, mounts: Vec::new(), read_only: false };
-                let Ok(found) = inside.find(Path::new(&point.detail.subpath)) else { continue };
+                let Ok(found) = inside.find(Path::new(cover.subpath)) else { continue };
                 opened = found.fd;
             }
-            let target = root.place(&crate::oci::clean(Path::new(&point.target)));
-            root.mounts.push(Mounted { target, fd: opened, read_only: !point.read_write });
+            let target = root.place(&clean(Path::new(cover.target)));
+            root.mounts.push(Mounted { target, fd: opened, read_only: cover.read_only });
         }
         Ok(root)
     }
@@ -134,7 +148,7 @@ impl Root {
     }
 
     /// The image's content alone, read-only.
-    pub(crate) fn of_image(rootfs: &Rootfs) -> Result<Root, FilesError> {
+    pub fn of_image(rootfs: &Rootfs) -> Result<Root, FilesError> {
         let lower = match rootfs {
             Rootfs::Overlay(overlay) => Rootfs::Overlay(Overlay { upper: None, ..overlay.clone() }),
             directory => directory.clone(),
@@ -143,7 +157,7 @@ impl Root {
     }
 
     /// Image and changes without any mounts, read-only; the container may run.
-    pub(crate) fn of_layers(rootfs: &Rootfs) -> Result<Root, FilesError> {
+    pub fn of_layers(rootfs: &Rootfs) -> Result<Root, FilesError> {
         let stacked = match rootfs {
             Rootfs::Overlay(overlay) => {
                 let upper = overlay.upper.iter().map(|upper| Lower::Folder(upper.upper.clone()));
@@ -156,14 +170,21 @@ impl Root {
     }
 
     /// Whether the container itself could not write at `path` (cleaned, without links).
-    pub(crate) fn is_read_only(&self, path: &Path) -> bool {
+    pub fn is_read_only(&self, path: &Path) -> bool {
         let on = self.mounts.iter().filter(|mounted| path.starts_with(&mounted.target));
         let deepest = on.max_by_key(|mounted| mounted.target.components().count());
         deepest.map_or(self.read_only, |mounted| mounted.read_only)
     }
 
+    /// Whether the container itself could write into the folder that was found.
+    pub fn can_write(&self, folder: &Found) -> bool {
+        let kernel_says = rustix::fs::fstatvfs(&folder.fd)
+            .is_ok_and(|stat| stat.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY));
+        !kernel_says && !self.is_read_only(&folder.path)
+    }
+
     /// Mounts whose targets are directly in `folder`.
-    pub(crate) fn mounts_in<'a>(&'a self, folder: &'a Path) -> impl Iterator<Item = &'a OsStr> {
+    pub fn mounts_in<'a>(&'a self, folder: &'a Path) -> impl Iterator<Item = &'a OsStr> {
         let in_folder = move |mounted: &&Mounted| mounted.target.parent() == Some(folder);
         self.mounts.iter().filter(in_folder).filter_map(|mounted| mounted.target.file_name())
     }
@@ -173,12 +194,12 @@ impl Root {
     }
 
     /// What `path` means, following all links.
-    pub(crate) fn find(&self, path: &Path) -> Result<Found, FilesError> {
+    pub fn find(&self, path: &Path) -> Result<Found, FilesError> {
         self.walk(path, true)
     }
 
     /// The same, but a link at the end is itself the answer (unless a slash or dot follows it).
-    pub(crate) fn find_no_follow(&self, path: &Path) -> Result<Found, FilesError> {
+    pub fn find_no_follow(&self, path: &Path) -> Result<Found, FilesError> {
         let bytes = path.as_os_str().as_bytes();
         self.walk(path, bytes.ends_with(b"/") || bytes.ends_with(b"/."))
     }
@@ -240,7 +261,7 @@ impl Root {
     }
 
     /// One name in a folder that was found, without following a link.
-    pub(crate) fn child(&self, folder: &Found, name: &OsStr) -> Result<Found, FilesError> {
+    pub fn child(&self, folder: &Found, name: &OsStr) -> Result<Found, FilesError> {
         let path = folder.path.join(name);
         let fd = match self.mounted(&path) {
             Some(fd) => duplicate(fd, &path)?,

@@ -6,7 +6,7 @@ use std::path::Path;
 
 /// Bytes allocated below and at `path`, as `du` counts them: a file with several names once. What cannot be
 /// read counts nothing; other file systems mounted below are left out.
-pub(crate) fn disk_bytes(path: &Path) -> u64 {
+pub fn disk_bytes(path: &Path) -> u64 {
     let Ok(meta) = std::fs::symlink_metadata(path) else { return 0 };
     let device = meta.dev();
     let mut total = meta.blocks() * 512;
