@@ -6,15 +6,12 @@ use berth_types::Digest;
 use sha2::{Digest as _, Sha256};
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// What a draft's file is called; no digest, so nobody takes it for an unfinished blob.
 const PREFIX: &str = "draft-";
-/// So much at a time goes to the disk while the rest is written: sealing finds little left.
-const WRITEBACK_BYTES: u64 = 8 << 20;
 
 /// Bytes on their way to becoming a blob. Dropping it removes them.
 #[derive(Debug)]
@@ -92,13 +89,7 @@ impl Write for Draft {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let count = self.file.write(bytes)?;
         self.hash.update(&bytes[..count]);
-        let before = self.size / WRITEBACK_BYTES;
         self.size += count as u64;
-        let now = self.size / WRITEBACK_BYTES;
-        if before < now {
-            let (from, to) = (before * WRITEBACK_BYTES, now * WRITEBACK_BYTES);
-            berth_sys::writeback::begin(self.file.as_fd(), from, to - from);
-        }
         self.progress.set(self.size, Outcome::Open);
         Ok(count)
     }

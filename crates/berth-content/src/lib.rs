@@ -77,14 +77,6 @@ pub enum ContentError {
     },
 }
 
-impl ContentError {
-    /// No space, or no quota, is left.
-    pub fn is_full(&self) -> bool {
-        use io::ErrorKind::{QuotaExceeded, StorageFull};
-        matches!(self, ContentError::Step { cause, .. } if matches!(cause.kind(), StorageFull | QuotaExceeded))
-    }
-}
-
 pub type Result<T, E = ContentError> = std::result::Result<T, E>;
 
 fn step(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ContentError {

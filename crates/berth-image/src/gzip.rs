@@ -10,7 +10,7 @@
 
 use libdeflater::{CompressionLvl, Compressor};
 use std::io::{self, Read, Write};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 
 /// Part of the format that others remember us by: changing one changes every digest.
 const BLOCK_BYTES: usize = 1 << 20;
@@ -18,13 +18,52 @@ const BLOCK_BYTES: usize = 1 << 20;
 /// 74.8 MB. What registries mostly have, zlib's level 6, is as large as the last and takes ten times as long as the first.
 const LEVEL: i32 = 1;
 
+/// A block on its way. Its memory goes round: no page is faulted in twice.
+struct Block {
+    bytes: Vec<u8>,
+    length: usize,
+    member: Vec<u8>,
+    member_length: usize,
+}
+
+impl Block {
+    /// The next bytes of `from`; how many there were.
+    fn fill(&mut self, from: &mut dyn Read) -> io::Result<usize> {
+        self.bytes.resize(BLOCK_BYTES, 0);
+        self.length = 0;
+        while self.length < BLOCK_BYTES {
+            match from.read(&mut self.bytes[self.length..]) {
+                Ok(0) => break,
+                Ok(count) => self.length += count,
+                Err(cause) if cause.kind() == io::ErrorKind::Interrupted => {}
+                Err(cause) => return Err(cause),
+            }
+        }
+        Ok(self.length)
+    }
+
+    fn pack(&mut self, deflate: &mut Compressor) -> io::Result<()> {
+        let block = &self.bytes[..self.length];
+        self.member.resize(self.member.len().max(deflate.gzip_compress_bound(block.len())), 0);
+        self.member_length = deflate.gzip_compress(block, &mut self.member).map_err(io::Error::other)?;
+        Ok(())
+    }
+}
+
 /// Packs `from` into `to`.
-pub fn gzip(mut from: &mut dyn Read, to: &mut (dyn Write + Send), threads: usize) -> io::Result<()> {
+pub fn gzip(from: &mut dyn Read, to: &mut (dyn Write + Send), threads: usize) -> io::Result<()> {
+    let threads = threads.max(1);
     std::thread::scope(|scope| {
+        // One for each worker and as many waiting for it, one being read and one being written.
+        let (free, empty) = channel::<Block>();
+        for _ in 0..2 * threads + 2 {
+            let block = Block { bytes: Vec::new(), length: 0, member: Vec::new(), member_length: 0 };
+            free.send(block).map_err(io::Error::other)?;
+        }
         let (mut inputs, mut outputs) = (Vec::new(), Vec::new());
-        for _ in 0..threads.max(1) {
-            let (input, blocks) = sync_channel::<Vec<u8>>(1);
-            let (packed, output) = sync_channel::<io::Result<Vec<u8>>>(1);
+        for _ in 0..threads {
+            let (input, blocks) = sync_channel::<Block>(2);
+            let (packed, output) = sync_channel::<io::Result<Block>>(2);
             std::thread::Builder::new()
                 .name("pack-layer".to_owned())
                 .spawn_scoped(scope, move || work(&blocks, &packed))?;
@@ -33,15 +72,15 @@ pub fn gzip(mut from: &mut dyn Read, to: &mut (dyn Write + Send), threads: usize
         }
         let writer = std::thread::Builder::new()
             .name("write-layer".to_owned())
-            .spawn_scoped(scope, move || write(&outputs, to))?;
+            .spawn_scoped(scope, move || write(&outputs, to, &free))?;
         let mut next = 0;
         let read = loop {
-            let mut block = Vec::with_capacity(BLOCK_BYTES);
-            match (&mut from).take(BLOCK_BYTES as u64).read_to_end(&mut block) {
+            // A writer or worker that has ended had a reason, which the writer tells.
+            let Ok(mut block) = empty.recv() else { break Ok(()) };
+            match block.fill(from) {
                 // Also an empty file has a member.
                 Ok(0) if next > 0 => break Ok(()),
-                // A worker that has ended had a reason, which the writer tells.
-                Ok(count) if inputs[next % inputs.len()].send(block).is_err() || count == 0 => break Ok(()),
+                Ok(count) if inputs[next % threads].send(block).is_err() || count == 0 => break Ok(()),
                 Ok(_) => next += 1,
                 Err(cause) => break Err(cause),
             }
@@ -53,27 +92,24 @@ pub fn gzip(mut from: &mut dyn Read, to: &mut (dyn Write + Send), threads: usize
     })
 }
 
-fn work(blocks: &Receiver<Vec<u8>>, packed: &SyncSender<io::Result<Vec<u8>>>) {
+fn work(blocks: &Receiver<Block>, packed: &SyncSender<io::Result<Block>>) {
     let mut deflate = Compressor::new(CompressionLvl::new(LEVEL).unwrap_or_default());
-    while let Ok(block) = blocks.recv() {
+    while let Ok(mut block) = blocks.recv() {
+        let done = block.pack(&mut deflate).map(|()| block);
         // A writer that is gone wants no more.
-        if packed.send(pack(&mut deflate, &block)).is_err() {
+        if packed.send(done).is_err() {
             return;
         }
     }
 }
 
-fn pack(deflate: &mut Compressor, block: &[u8]) -> io::Result<Vec<u8>> {
-    let mut member = vec![0; deflate.gzip_compress_bound(block.len())];
-    let length = deflate.gzip_compress(block, &mut member).map_err(io::Error::other)?;
-    member.truncate(length);
-    Ok(member)
-}
-
-fn write(outputs: &[Receiver<io::Result<Vec<u8>>>], to: &mut (dyn Write + Send)) -> io::Result<()> {
+fn write(outputs: &[Receiver<io::Result<Block>>], to: &mut (dyn Write + Send), free: &Sender<Block>) -> io::Result<()> {
     for output in outputs.iter().cycle() {
         let Ok(packed) = output.recv() else { break };
-        to.write_all(&packed?)?;
+        let block = packed?;
+        to.write_all(&block.member[..block.member_length])?;
+        // A reader that is at its end wants no more.
+        drop(free.send(block));
     }
     to.flush()
 }

@@ -61,16 +61,6 @@ pub enum CommitError {
 }
 
 impl UnpackError {
-    /// No space, or no quota, is left.
-    pub fn is_full(&self) -> bool {
-        use io::ErrorKind::{QuotaExceeded, StorageFull};
-        match self {
-            UnpackError::Layer(cause) => cause.is_full(),
-            UnpackError::Record(cause) => matches!(cause.kind(), StorageFull | QuotaExceeded),
-            _ => false,
-        }
-    }
-
     /// The archive is to blame, not the host.
     pub fn is_archive(&self) -> bool {
         match self {

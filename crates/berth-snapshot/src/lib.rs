@@ -58,19 +58,6 @@ pub enum SnapshotError {
 }
 
 impl SnapshotError {
-    fn cause(&self) -> Option<&io::Error> {
-        match self {
-            SnapshotError::Step { cause, .. } => Some(cause),
-            _ => None,
-        }
-    }
-
-    /// No space, or no quota, is left.
-    pub fn is_full(&self) -> bool {
-        use io::ErrorKind::{QuotaExceeded, StorageFull};
-        self.cause().is_some_and(|cause| matches!(cause.kind(), StorageFull | QuotaExceeded))
-    }
-
     /// An entry asked for something that no layer may have.
     pub fn is_refusal(&self) -> bool {
         matches!(self, SnapshotError::Refused { .. })

@@ -25,15 +25,17 @@ fn invalid(cause: &InvalidReference) -> Error {
 
 /// `image` with the tag or digest that comes beside it.
 fn joined(image: &str, tag: Option<&str>) -> Result<ImageName> {
+    // Clients that want all tags may send a colon and no tag.
+    let image = image.strip_suffix(':').unwrap_or(image);
     let name: ImageName = image.parse().map_err(|cause| invalid(&cause))?;
     match tag {
         None => Ok(name),
-        Some(digest) if digest.contains(':') => {
-            let digest: Digest = digest.parse().map_err(|_| Error::invalid("invalid reference format"))?;
-            Ok(name.pinned(digest))
-        }
-        Some(tag) if berth_types::reference::is_valid_tag(tag) => Ok(name.with_tag(Some(tag.to_owned()))),
-        Some(_) => Err(Error::invalid("invalid reference format")),
+        Some(tag) => match tag.parse::<Digest>() {
+            Ok(digest) => Ok(name.pinned(digest)),
+            Err(_) if berth_types::reference::is_valid_tag(tag) => Ok(name.with_tag(Some(tag.to_owned()))),
+            // dockerd's words.
+            Err(_) => Err(Error::invalid("invalid tag format")),
+        },
     }
 }
 
@@ -162,8 +164,16 @@ mod tests {
         assert_eq!(joined("a", Some(&digest)).unwrap().familiar(), format!("a@{digest}"));
         assert_eq!(joined("h:5000/a", Some("1")).unwrap().familiar(), "h:5000/a:1");
         assert_eq!(joined("a:2", None).unwrap().familiar(), "a:2");
-        for (image, tag) in [("A", None), ("a", Some("-x")), ("a", Some("sha256:1"))] {
-            assert!(joined(image, tag).is_err(), "{image} {tag:?}");
+        assert_eq!(joined("a:", None).unwrap().familiar(), "a");
+        for (image, tag, words) in [
+            ("A", None, "invalid reference format: repository name (library/A) must be lowercase"),
+            ("a/B", Some("1"), "invalid reference format: repository name (a/B) must be lowercase"),
+            ("a//b", None, "invalid reference format"),
+            ("", None, "invalid reference format"),
+            ("a", Some("-x"), "invalid tag format"),
+            ("a", Some("sha256:1"), "invalid tag format"),
+        ] {
+            assert_eq!(joined(image, tag).unwrap_err().message, words, "{image} {tag:?}");
         }
     }
 }

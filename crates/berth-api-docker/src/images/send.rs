@@ -25,14 +25,15 @@ pub(super) async fn missing(State(engine): State<Engine>, JsonBody(body): JsonBo
     Ok(Json(json!({"missing": engine.images().missing_layers(layers).await?})).into_response())
 }
 
-/// `GET /api/v1/images/send?name=&layer=&layer=`: the image's offer and these layers.
+/// `GET /api/v1/images/send?name=&layer=&layer=&marked=`: the image's offer and these layers, with marks that say how far
+/// it is.
 pub(super) async fn send(State(engine): State<Engine>, params: Params) -> ApiResult {
     let name = params.filled("name").ok_or_else(|| Error::invalid("an image's name is needed"))?;
     let layers = params
         .all("layer")
         .map(|text| text.parse::<Digest>().map_err(|cause| Error::invalid(cause.to_string())))
         .collect::<Result<Vec<_>, _>>()?;
-    let stream = engine.images().send(name, layers)?;
+    let stream = engine.images().send(name, layers, params.flag("marked"))?;
     Ok(([("content-type", "application/octet-stream")], archive_body(stream)).into_response())
 }
 

@@ -4,6 +4,7 @@
 //! context are refused, links are kept as they are and never followed by the host, and everything is gone with the
 //! last reference, also when the engine is killed.
 
+use crate::full;
 use berth_build::{FileKind, Meta, Tree};
 use berth_dockerfile::ignore::Matcher;
 use berth_types::{Error, ErrorKind, Result};
@@ -36,11 +37,7 @@ pub(crate) struct SpoolTree {
 }
 
 fn broken(cause: io::Error) -> Error {
-    let kind = match cause.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::Unavailable,
-        _ => ErrorKind::InvalidArgument,
-    };
-    Error::because(kind, "cannot read the build context", &cause)
+    full::or_here(ErrorKind::InvalidArgument, "cannot read the build context", &cause)
 }
 
 fn inside(name: &[u8]) -> Option<PathBuf> {

@@ -5,6 +5,7 @@
 
 use super::spool::tar_head;
 use crate::files::{FilesError, Found, Root};
+use crate::full;
 use berth_build::{Chmod, CopySource, CopyStep, FileKind, Item, Meta, MkdirStep, Shape, Tree};
 use berth_types::{Error, ErrorKind, Result};
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags};
@@ -24,16 +25,11 @@ pub(crate) struct Writer {
 
 fn failed(action: &str, path: &Path, cause: impl Into<io::Error>) -> Error {
     let cause = cause.into();
-    let kind = match cause.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::Unavailable,
-        _ => ErrorKind::InvalidArgument,
-    };
-    Error::because(kind, format!("cannot {action} {}", path.display()), &cause)
+    full::or(ErrorKind::InvalidArgument, format!("cannot {action} {}", path.display()), &cause)
 }
 
 fn files(error: &FilesError) -> Error {
-    let kind = if error.is_full() { ErrorKind::Unavailable } else { ErrorKind::InvalidArgument };
-    Error::because(kind, "cannot write into the stage's files", error)
+    full::or(ErrorKind::InvalidArgument, "cannot write into the stage's files", error)
 }
 
 fn timespec(nanos: i64) -> Timespec {

@@ -6,6 +6,7 @@
 
 use super::{Archive, ArchivePut, ByteSource, ByteStream, Containers, Inspect, PathStat};
 use crate::files::{self, FilesError, Found, PackError, Root, UnpackError, UnpackOptions};
+use crate::full;
 use berth_types::{Error, ErrorKind, Phase, Result};
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -138,21 +139,13 @@ fn put(inspect: &Inspect, path: &str, options: ArchivePut, body: ByteSource) -> 
     };
     let options = UnpackOptions { no_overwrite_dir_non_dir: options.no_overwrite_dir_non_dir, owner };
     let archive = decompressed(Source::new(body))?;
-    files::unpack(&root, &folder, archive, options).map_err(|error| match &error {
-        UnpackError::Files(inner) if inner.is_read_only() => read_only(),
-        UnpackError::Files(inner) if inner.is_full() => Error::because(
-            ErrorKind::Unavailable,
-            format!("cannot copy to {path} in container {}", inspect.name),
-            &error,
-        ),
-        UnpackError::Files(_) => {
-            Error::because(ErrorKind::Internal, format!("cannot copy to {path} in container {}", inspect.name), &error)
-        }
-        _ => Error::because(
-            ErrorKind::InvalidArgument,
-            format!("cannot copy to {path} in container {}", inspect.name),
-            &error,
-        ),
+    files::unpack(&root, &folder, archive, options).map_err(|error| {
+        let kind = match &error {
+            UnpackError::Files(inner) if inner.is_read_only() => return read_only(),
+            UnpackError::Files(_) => ErrorKind::Internal,
+            _ => ErrorKind::InvalidArgument,
+        };
+        full::or(kind, format!("cannot copy to {path} in container {}", inspect.name), &error)
     })
 }
 

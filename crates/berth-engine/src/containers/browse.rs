@@ -6,6 +6,7 @@
 use super::archive::{Sink, Source, blocking, checked_writable, refused, root_of, stream};
 use super::{ByteSource, ByteStream, Containers};
 use crate::files::{self, FilesError, Found, PackError, Root};
+use crate::full;
 use berth_types::{Error, ErrorKind, Result};
 use rustix::fs::{AtFlags, Dir, FileType, Gid, Mode, OFlags, Stat, Uid};
 use rustix::io::Errno;
@@ -238,11 +239,10 @@ impl WriteError {
         let kind = match self {
             WriteError::Files(error) if error.is_read_only() || error.is_busy() => ErrorKind::Conflict,
             WriteError::Files(error) if error.is_there() => ErrorKind::Conflict,
-            WriteError::Files(error) if error.is_full() => ErrorKind::Unavailable,
             WriteError::Files(_) => ErrorKind::Internal,
             WriteError::Broken(_) | WriteError::Large(_) => ErrorKind::InvalidArgument,
         };
-        Error::because(kind, format!("cannot change {path} in container {container}"), self)
+        full::or(kind, format!("cannot change {path} in container {container}"), self)
     }
 }
 

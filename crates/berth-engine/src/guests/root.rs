@@ -2,6 +2,7 @@
 
 use crate::Engine;
 use crate::files::{self, FilesError, Found, Root};
+use crate::full;
 use berth_snapshot::{Entry, LayerWriter, Meta, SnapshotError};
 use berth_types::{Digest, Error, ErrorKind, Result};
 use bytes::Bytes;
@@ -59,8 +60,7 @@ pub(super) fn disk(engine: &Engine, image: &Digest) -> Result<String> {
 }
 
 fn unwritten(cause: &SnapshotError) -> Error {
-    let kind = if cause.is_full() { ErrorKind::Unavailable } else { ErrorKind::Internal };
-    Error::because(kind, "cannot make the image's disk", cause)
+    full::or_here(ErrorKind::Internal, "cannot make the image's disk", cause)
 }
 
 fn unread(cause: &FilesError) -> Error {

@@ -8,6 +8,7 @@
 use super::Progress;
 use super::mounts::{self, Mounts, Stacking};
 use crate::files::Root;
+use crate::full;
 use berth_content::{Blobs, ContentError};
 use berth_image::{CommitError, LoadError, SaveError, UnpackError};
 use berth_snapshot::{LayerForm, OverlayDriver, Retired, SnapshotError, Snapshotter, StagedLayer};
@@ -79,38 +80,25 @@ pub(super) struct Disk {
     blobs: Blobs,
 }
 
-fn failed(message: &str, is_full: bool, is_foreign: bool, cause: &(dyn std::error::Error + 'static)) -> Error {
-    let kind = match (is_full, is_foreign) {
-        (true, _) => ErrorKind::Unavailable,
-        (false, true) => ErrorKind::DataLoss,
-        (false, false) => ErrorKind::Internal,
-    };
-    let error = Error::because(kind, message, cause);
-    match is_full {
-        true => {
-            error.with_hint("the disk is full: berth system prune, or an engine with its --data-root on a larger one")
-        }
-        false => error,
-    }
+/// Whose fault it is if the disk is not full.
+fn of_archive(is_archive: bool) -> ErrorKind {
+    if is_archive { ErrorKind::DataLoss } else { ErrorKind::Internal }
 }
 
 fn layers_failed(cause: &SnapshotError) -> Error {
-    failed("cannot keep layers and snapshots", cause.is_full(), false, cause)
+    full::or_here(ErrorKind::Internal, "cannot keep layers and snapshots", cause)
 }
 
 fn blobs_failed(cause: &ContentError) -> Error {
-    failed("cannot keep blobs", cause.is_full(), false, cause)
+    full::or_here(ErrorKind::Internal, "cannot keep blobs", cause)
 }
 
 fn unpack_failed(cause: &UnpackError) -> Error {
-    failed("cannot unpack the archive", cause.is_full(), cause.is_archive(), cause)
+    full::or_here(of_archive(cause.is_archive()), "cannot unpack the archive", cause)
 }
 
 fn commit_failed(action: &str, cause: &CommitError) -> Error {
-    match cause {
-        CommitError::Unpack(cause) => failed(action, cause.is_full(), false, cause),
-        CommitError::Changes(_) => Error::because(ErrorKind::Internal, action, cause),
-    }
+    full::or_here(ErrorKind::Internal, action, cause)
 }
 
 /// Makes an empty image and has it mounted.
@@ -312,7 +300,7 @@ impl Disk {
         };
         let failed = |cause: LoadError| match cause {
             LoadError::Platform(_) => Error::not_found(cause.to_string()),
-            cause => failed("cannot load the archive", cause.is_full(), cause.is_archive(), &cause),
+            cause => full::or_here(of_archive(cause.is_archive()), "cannot load the archive", &cause),
         };
         let images = berth_image::load(&*self.snapshots, archive, platform, &step).map_err(failed)?;
         let known = |image: berth_image::Loaded| {

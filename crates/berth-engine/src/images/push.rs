@@ -22,6 +22,7 @@ use berth_registry::{
 };
 use berth_types::{Digest, Error, ErrorKind, ImageName, Result};
 use bytes::Bytes;
+use crate::full;
 use futures_util::future::{Either, select};
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -187,7 +188,7 @@ pub(super) fn pack_here(shared: &Shared, diff_id: Digest) -> Result<Draft> {
 
 fn pack_into(shared: &Shared, diff_id: Digest, draft: &mut Draft, packed: &Arc<Packed>) -> Result<()> {
     let failed = |cause: &(dyn std::error::Error + 'static)| {
-        Error::because(ErrorKind::Internal, format!("cannot pack layer {}", diff_id.short()), cause)
+        full::or_here(ErrorKind::Internal, format!("cannot pack layer {}", diff_id.short()), cause)
     };
     let layer = shared.disk.snapshots().open_layer(&diff_id).map_err(|cause| failed(&cause))?;
     let archive = LayerArchive::open(&diff_id, layer).map_err(|cause| failed(&cause))?;
@@ -326,6 +327,8 @@ impl Push {
     /// Sees to it that the repository has the layer; in which form.
     async fn layer(&self, diff_id: Digest) -> Result<Descriptor> {
         let id = diff_id.short();
+        // What was packed a moment ago.
+        drop(self.shared.registries.keeping.write().await);
         let shared = self.shared.clone();
         let known = blocking(move || shared.known_blobs(&diff_id)).await?;
         let describe = |blob: &KnownBlob| Descriptor::new(&blob.media_type, blob.digest, blob.size);
@@ -383,15 +386,13 @@ impl Push {
             drop(turn);
             // Who sends it may have ended: its own error counts.
             told.send((form.digest, form.size)).unwrap_or_default();
-            // Reaches the disk while the registry takes it.
-            blocking(move || draft.seal().map_err(keep)).await?;
-            Ok::<Descriptor, Error>(form)
+            Ok::<_, Error>((form, draft))
         };
         let whole = async { whole.await.map_err(|_| io::Error::other("it could not be packed")) };
         let expected = packed.clone();
         let sent = Arc::new(progress(id.clone(), move || expected.expected(), self.to.clone()));
         let sending = self.repository.upload_growing(source, whole, sent);
-        let (form, sent) = match select(pin!(packing), pin!(sending)).await {
+        let ((form, draft), sent) = match select(pin!(packing), pin!(sending)).await {
             Either::Left((packed, sending)) => (packed?, self.fail(sending.await)?),
             Either::Right((Ok(sent), packing)) => (packing.await?, sent),
             Either::Right((Err(cause), packing)) => {
@@ -404,10 +405,22 @@ impl Push {
         };
         let status = if sent == Uploaded::Sent { "Pushed" } else { "Layer already exists" };
         self.say(&id, status).await;
+        self.keep(diff_id, draft).await;
         let (shared, seen) = (self.shared.clone(), [(diff_id, form.clone())]);
         let (domain, path) = (self.name.domain().to_owned(), self.name.path().to_owned());
         blocking(move || shared.remember_blobs(&seen, &domain, &path)).await?;
         Ok(form)
+    }
+
+    /// Keeps what was packed for the next push, which need not wait for its way to the disk.
+    async fn keep(&self, diff_id: Digest, draft: Draft) {
+        let kept = self.shared.registries.keeping.clone().read_owned().await;
+        tokio::task::spawn_blocking(move || {
+            if let Err(cause) = draft.seal() {
+                tracing::warn!(%cause, layer = %diff_id, "what was packed is not kept: the next push packs it again");
+            }
+            drop(kept);
+        });
     }
 
     async fn send(&self, id: &str, digest: &Digest, size: u64, file: File) -> Result<()> {
@@ -440,8 +453,7 @@ fn progress(
 }
 
 fn content(diff_id: &Digest, cause: &berth_content::ContentError) -> Error {
-    let kind = if cause.is_full() { ErrorKind::Unavailable } else { ErrorKind::Internal };
-    Error::because(kind, format!("cannot keep layer {} packed", diff_id.short()), cause)
+    full::or_here(ErrorKind::Internal, format!("cannot keep layer {} packed", diff_id.short()), cause)
 }
 
 #[cfg(test)]

@@ -48,6 +48,9 @@ pub(super) struct Registries {
     pub client: Client,
     pub downloads: Arc<Semaphore>,
     pub uploads: Arc<Semaphore>,
+    /// Shared by what is packed already and still on its way to the disk: nobody's answer waits for that, who wants to
+    /// find it there does.
+    pub keeping: Arc<tokio::sync::RwLock<()>>,
     /// Layers on their way in, by the digests of their blob and of what is in it: pulls of the same layer share it.
     pub jobs: Mutex<HashMap<(Digest, Digest), Weak<LayerJob>>>,
     /// Held while layers become visible: who shares a layer waits until the other one has made it so.
@@ -69,6 +72,7 @@ impl Registries {
             client,
             downloads: Arc::new(Semaphore::new(options.downloads_max.max(1))),
             uploads: Arc::new(Semaphore::new(options.uploads_max.max(1))),
+            keeping: Arc::default(),
             jobs: Mutex::default(),
             committing: tokio::sync::Mutex::default(),
         })
@@ -209,6 +213,11 @@ fn hint(name: &ImageName, cause: &RegistryError) -> Option<String> {
                     "put the CA of {host} into /etc/berth/certs.d/{host}/ca.crt, or name it with --insecure-registry {host}"
                 ),
             })
+        }
+        RegistryError::Connect { cause: ConnectError::Resolve(..) | ConnectError::NoAddress(_), .. }
+            if domain.bytes().any(|byte| byte.is_ascii_uppercase()) && !domain.contains(['.', ':']) =>
+        {
+            Some(format!("{domain} is taken for a registry's host: names of repositories have no capital letters"))
         }
         RegistryError::Refused { status: 401, .. } => Some(format!("log in first: docker login {domain}")),
         RegistryError::Refused { status: 429, .. } => {

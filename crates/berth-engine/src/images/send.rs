@@ -5,7 +5,10 @@
 //! stream   frame: the offer as JSON
 //!          for each layer: frame "sha256:..", frames of its archive packed with zstd, an empty frame
 //!          frame "end"
+//! mark     four bytes of ones, bytes of the archives that are packed, bytes of all (8 bytes each, big endian)
 //! ```
+//!
+//! Marks come between frames, for whoever passes the stream on and wants to know how far it is; it takes them out.
 //!
 //! The stream comes from another host: everything is bounded, every layer's digest and the configuration's are checked,
 //! and nothing is visible before all of it is there.
@@ -17,9 +20,11 @@ use super::shared::Shared;
 use super::{Images, blocking};
 use crate::containers::{ByteSource, ByteStream};
 use crate::events::now_unix_nanos;
+use crate::full;
 use berth_image::LayerArchive;
 use berth_types::{Digest, Error, ErrorKind, ImageName, Result};
 use serde::{Deserialize, Serialize};
+use std::cell::Cell;
 use std::io::{self, Read, Write};
 use tokio::sync::mpsc;
 
@@ -31,6 +36,8 @@ const OFFER_BYTES_MAX: usize = 16 << 20;
 /// Between hosts of one house the network is faster than packing well.
 const ZSTD_LEVEL: i32 = 1;
 const END: &[u8] = b"end";
+/// Longer than any frame.
+const MARK: [u8; 4] = [0xff; 4];
 
 /// What an image is made of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,10 +72,41 @@ fn read_frame(from: &mut dyn Read, limit: usize) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// How much of the archives is packed.
+struct Packed {
+    done_bytes: Cell<u64>,
+    total_bytes: u64,
+}
+
+impl Packed {
+    fn mark(&self, to: &mut dyn Write) -> io::Result<()> {
+        to.write_all(&MARK)?;
+        to.write_all(&self.done_bytes.get().to_be_bytes())?;
+        to.write_all(&self.total_bytes.to_be_bytes())
+    }
+}
+
+/// An archive on its way into the packer.
+struct Counted<'a> {
+    archive: LayerArchive,
+    packed: Option<&'a Packed>,
+}
+
+impl Read for Counted<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.archive.read(buffer)?;
+        if let Some(packed) = self.packed {
+            packed.done_bytes.set(packed.done_bytes.get() + count as u64);
+        }
+        Ok(count)
+    }
+}
+
 /// Cuts what is written into frames.
 struct Framed<'a> {
     to: &'a mut dyn Write,
     frame: Vec<u8>,
+    packed: Option<&'a Packed>,
 }
 
 impl Write for Framed<'_> {
@@ -85,6 +123,9 @@ impl Write for Framed<'_> {
         if !self.frame.is_empty() {
             write_frame(self.to, &self.frame)?;
             self.frame.clear();
+            if let Some(packed) = self.packed {
+                packed.mark(self.to)?;
+            }
         }
         Ok(())
     }
@@ -141,8 +182,9 @@ impl Images {
         .await
     }
 
-    /// The offer of `reference` and these of its layers, for [`Images::receive`] of another engine.
-    pub fn send(&self, reference: &str, layers: Vec<Digest>) -> Result<ByteStream> {
+    /// The offer of `reference` and these of its layers, for [`Images::receive`] of another engine; with marks in between
+    /// for whoever takes them out.
+    pub fn send(&self, reference: &str, layers: Vec<Digest>, marked: bool) -> Result<ByteStream> {
         let offer = self.offer(reference)?;
         if let Some(other) = layers.iter().find(|layer| !offer.layers.contains(layer)) {
             return Err(Error::invalid(format!("image {reference} has no layer {other}")));
@@ -152,7 +194,7 @@ impl Images {
         tokio::task::spawn_blocking(move || {
             let _at_work = shared.at_work();
             let mut sink = Sink::new(sender);
-            let outcome = send_now(&shared, &offer, &layers, &mut sink);
+            let outcome = send_now(&shared, &offer, &layers, marked, &mut sink);
             sink.finish(outcome);
         });
         Ok(ByteStream { chunks })
@@ -195,8 +237,7 @@ impl Images {
             let mut archive = Unframed { from: &mut *source, frame: Vec::new(), at: 0, ended: false };
             let unpacked =
                 berth_image::unpack(shared.disk.snapshots(), &mut archive, Some(&layer)).map_err(|cause| {
-                    let kind = if cause.is_full() { ErrorKind::Unavailable } else { ErrorKind::DataLoss };
-                    Error::because(kind, format!("cannot unpack layer {}", layer.short()), &cause)
+                    full::or_here(ErrorKind::DataLoss, format!("cannot unpack layer {}", layer.short()), &cause)
                 })?;
             // What packing put behind the archive.
             io::copy(&mut archive, &mut io::sink()).map_err(|cause| cut_off(&cause))?;
@@ -220,21 +261,33 @@ impl Images {
     }
 }
 
-fn send_now(shared: &Shared, offer: &Offer, layers: &[Digest], to: &mut dyn Write) -> Result<()> {
+fn send_now(shared: &Shared, offer: &Offer, layers: &[Digest], marked: bool, to: &mut dyn Write) -> Result<()> {
     let gone = |cause: io::Error| Error::because(ErrorKind::Cancelled, "cannot send the image", &cause);
+    let failed = |layer: &Digest, cause: &(dyn std::error::Error + 'static)| {
+        Error::because(ErrorKind::DataLoss, format!("cannot read layer {}", layer.short()), cause)
+    };
+    let open = |layer: &Digest| {
+        let reader = shared.disk.snapshots().open_layer(layer).map_err(|cause| failed(layer, &cause))?;
+        LayerArchive::open(layer, reader).map_err(|cause| failed(layer, &cause))
+    };
+    let packed = match marked {
+        true => {
+            let total_bytes = layers.iter().map(|layer| Ok(open(layer)?.length())).sum::<Result<u64>>()?;
+            Some(Packed { done_bytes: Cell::new(0), total_bytes })
+        }
+        false => None,
+    };
+    let packed = packed.as_ref();
     let text = serde_json::to_vec(offer).expect("an offer always serialises");
     write_frame(to, &text).map_err(gone)?;
     for layer in layers {
-        let failed = |cause: &(dyn std::error::Error + 'static)| {
-            Error::because(ErrorKind::DataLoss, format!("cannot read layer {}", layer.short()), cause)
-        };
-        let reader = shared.disk.snapshots().open_layer(layer).map_err(|cause| failed(&cause))?;
-        let mut archive = LayerArchive::open(layer, reader).map_err(|cause| failed(&cause))?;
+        let mut archive = Counted { archive: open(layer)?, packed };
         write_frame(to, layer.to_string().as_bytes()).map_err(gone)?;
-        let framed = Framed { to: &mut *to, frame: Vec::with_capacity(FRAME_BYTES) };
-        let mut packing = zstd::stream::write::Encoder::new(framed, ZSTD_LEVEL).map_err(|cause| failed(&cause))?;
-        io::copy(&mut archive, &mut packing).map_err(|cause| failed(&cause))?;
-        let mut framed = packing.finish().map_err(|cause| failed(&cause))?;
+        let framed = Framed { to: &mut *to, frame: Vec::with_capacity(FRAME_BYTES), packed };
+        let packing = zstd::stream::write::Encoder::new(framed, ZSTD_LEVEL);
+        let mut packing = packing.map_err(|cause| failed(layer, &cause))?;
+        io::copy(&mut archive, &mut packing).map_err(|cause| failed(layer, &cause))?;
+        let mut framed = packing.finish().map_err(|cause| failed(layer, &cause))?;
         framed.flush().map_err(gone)?;
         write_frame(to, &[]).map_err(gone)?;
     }
@@ -249,7 +302,7 @@ mod tests {
     fn frames_are_put_together_again_and_bounded() {
         let mut stream = Vec::new();
         let bytes: Vec<u8> = (0..FRAME_BYTES * 2 + 5).map(|n| n as u8).collect();
-        let mut framed = Framed { to: &mut stream, frame: Vec::new() };
+        let mut framed = Framed { to: &mut stream, frame: Vec::new(), packed: None };
         framed.write_all(&bytes).unwrap();
         framed.flush().unwrap();
         write_frame(&mut stream, &[]).unwrap();

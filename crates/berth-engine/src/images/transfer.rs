@@ -7,6 +7,7 @@ use super::pipe::{Sink, Source};
 use super::{CommitOptions, Images, ImportOptions, LoadOptions, Progress, ProgressStream, changes};
 use crate::containers::{ByteSource, ByteStream};
 use crate::events::{EventKind, now_unix_nanos};
+use berth_registry::RegistryError;
 use berth_types::spec::Config;
 use berth_types::{Digest, Error, ErrorKind, ImageName, Result};
 use std::collections::BTreeMap;
@@ -179,8 +180,13 @@ impl Images {
         if !(url.starts_with("http://") || url.starts_with("https://")) {
             return Err(Error::invalid(format!("cannot import from {url}: only http and https are fetched")));
         }
-        let failed = |cause: &berth_registry::RegistryError| {
-            Error::because(ErrorKind::Unavailable, format!("cannot fetch {url}"), cause)
+        let failed = |cause: &RegistryError| {
+            let kind = match cause {
+                // What was asked for is no address.
+                RegistryError::Configuration { .. } | RegistryError::TooLarge { .. } => ErrorKind::InvalidArgument,
+                _ => ErrorKind::Unavailable,
+            };
+            Error::because(kind, format!("cannot fetch {url}"), cause)
         };
         let mut download = self.download(&url).await.map_err(|cause| failed(&cause))?;
         if !(200..300).contains(&download.status()) {

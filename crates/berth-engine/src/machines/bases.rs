@@ -8,6 +8,7 @@
 //! A base stays while a record names it or somebody [`Shared::pin`]s it. [`Shared::collect`] removes the rest.
 
 use super::record::{Base, BaseFormat};
+use crate::full;
 use berth_types::{Error, ErrorKind, Result};
 use berth_vm::disk::{self, DiskError, Kind};
 use berth_vm::spec::Format;
@@ -59,11 +60,10 @@ pub(crate) struct Brought {
 
 fn io(action: &str, path: &Path, cause: &std::io::Error) -> Error {
     let kind = match cause.kind() {
-        std::io::ErrorKind::StorageFull => ErrorKind::Unavailable,
         std::io::ErrorKind::NotFound => ErrorKind::NotFound,
         _ => ErrorKind::Internal,
     };
-    Error::because(kind, format!("cannot {action} {}", path.display()), cause)
+    full::or_here(kind, format!("cannot {action} {}", path.display()), cause)
 }
 
 pub(super) fn refused(path: &Path, error: &DiskError) -> Error {

@@ -2,6 +2,7 @@
 
 use super::{Secret, SecretCreate, SecretKind};
 use crate::events::now_unix_nanos;
+use crate::full;
 use berth_types::{Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -34,8 +35,7 @@ pub(crate) struct Shared {
 }
 
 fn failed(action: &str, path: &Path, cause: &io::Error) -> Error {
-    let kind = if cause.kind() == io::ErrorKind::StorageFull { ErrorKind::Unavailable } else { ErrorKind::Internal };
-    Error::because(kind, format!("cannot {action} {}", path.display()), cause)
+    full::or_here(ErrorKind::Internal, format!("cannot {action} {}", path.display()), cause)
 }
 
 /// The content at `path`.

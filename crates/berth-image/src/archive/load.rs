@@ -55,14 +55,6 @@ pub enum LoadError {
 }
 
 impl LoadError {
-    pub fn is_full(&self) -> bool {
-        match self {
-            LoadError::Layer { cause, .. } => cause.is_full(),
-            LoadError::Snapshot(cause) => cause.is_full(),
-            _ => false,
-        }
-    }
-
     /// The archive is to blame, not the host.
     pub fn is_archive(&self) -> bool {
         match self {

@@ -1,6 +1,6 @@
 //! What the tests with registries share.
 
-use berth_testkit::Engine;
+use berth_testkit::{Engine, wait_until};
 use std::path::Path;
 use std::process::Command;
 
@@ -44,6 +44,15 @@ pub(crate) fn id(engine: &Engine, name: &str) -> String {
 pub(crate) fn names_in(engine: &Engine, folder: &str) -> Vec<String> {
     let entries = std::fs::read_dir(engine.root().join("data").join(folder)).into_iter().flatten().flatten();
     entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}
+
+/// Takes away what pushes packed and keep, which would spare a pull its bytes.
+pub(crate) fn forget_packed(engine: &Engine) {
+    let on_its_way = || names_in(engine, "content/partial").iter().any(|name| name.starts_with("draft-"));
+    wait_until("what was packed is on the disk", || !on_its_way());
+    for name in names_in(engine, "content/blobs/sha256") {
+        std::fs::remove_file(engine.root().join("data/content/blobs/sha256").join(name)).expect("its own file");
+    }
 }
 
 /// `curl` with these arguments; its output.

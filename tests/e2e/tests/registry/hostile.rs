@@ -1,6 +1,6 @@
 //! Registries that lie or break: a clear error with their own reason, and nothing half visible.
 
-use crate::common::{curl, make_image, names_in};
+use crate::common::{curl, forget_packed, make_image, names_in};
 use berth_testkit::{Engine, Registry, Reply, Request, Server};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -22,9 +22,7 @@ fn image(engine: &Engine, registry: &Registry) -> Image {
     engine.docker(["push", &name]).success();
     let digest = crate::common::digest(engine, &name);
     engine.docker(["rmi", &name]).success();
-    for name in names_in(engine, "content/blobs/sha256") {
-        std::fs::remove_file(engine.root().join("data/content/blobs/sha256").join(name)).expect("its own file");
-    }
+    forget_packed(engine);
     let url = |rest: &str| format!("http://{}/v2/honest/{rest}", registry.address());
     let manifest = curl(&["-H", &format!("Accept: {MANIFEST}"), &url("manifests/1")]);
     let parsed: serde_json::Value = serde_json::from_str(&manifest).expect("JSON");
@@ -199,8 +197,61 @@ fn nobody_and_strangers_are_told_apart() {
     assert!(refused.contains(&format!("cannot reach {free}")) && refused.contains("Connection refused"), "{refused}");
     let unknown = engine.docker(["pull", "registry.invalid/x:1"]).failure(1);
     assert!(unknown.contains("cannot look up registry.invalid"), "{unknown}");
-    for bad in ["UPPER/x:1", "a//b", "x:-"] {
-        assert_ne!(engine.docker(["pull", bad]).code, 0, "{bad}");
+    // A word with a capital before the slash is a host, to Docker too.
+    let host = engine.docker(["pull", "UPPER/x:1"]).failure(1);
+    assert!(host.contains("must be lowercase") || host.contains("is taken for a registry's host"), "{host}");
+}
+
+/// Dockerd's words and status for names that are no names, whoever is asked.
+#[test]
+fn names_that_are_no_names_are_refused_in_dockers_words() {
+    let Some(engine) = Engine::start("registry-names") else { return };
+    let (format, tag) = ("invalid reference format", "invalid tag format");
+    let upper = "invalid reference format: repository name (library/UPPER) must be lowercase";
+    let id = "a".repeat(64);
+    let long = "repository name must not be more than 255 characters";
+    for (query, words) in [
+        ("fromImage=UPPER", upper),
+        ("fromImage=UPPER&tag=1", upper),
+        ("fromImage=127.0.0.1:1/team/UPPER", &upper.replace("library/UPPER", "team/UPPER")),
+        ("fromImage=a//b", format),
+        ("fromImage=a%20b", format),
+        ("fromImage=-a", format),
+        ("fromImage=http://127.0.0.1/a", format),
+        ("fromImage=a@sha256:12", format),
+        ("fromImage=a&tag=-1", tag),
+        ("fromImage=a&tag=sha256:12", tag),
+        (
+            &format!("fromImage={id}"),
+            &format!("invalid repository name ({id}), cannot specify 64-byte hexadecimal strings"),
+        ),
+        (&format!("fromImage={}", "a".repeat(256)), long),
+        ("fromSrc=-&repo=UPPER", upper),
+        ("fromSrc=-&repo=a&tag=-1", tag),
+        ("fromSrc=-&repo=a@sha256:12", format),
+        ("fromSrc=http://%5B/x.tar", "cannot fetch http://[/x.tar: invalid URL"),
+        ("fromSrc=http://", "cannot fetch http://: invalid URL"),
+        ("fromSrc=file:///etc/passwd", "cannot import from file:///etc/passwd: only http and https are fetched"),
+        ("", "nothing to pull or import"),
+    ] {
+        let refused = engine.api("POST", &format!("/images/create?{query}"), "");
+        assert_eq!(refused.status, 400, "{query}: {}", refused.message());
+        assert!(refused.message().starts_with(words), "{query}: {}", refused.message());
+    }
+    for (path, words) in [
+        ("/images/UPPER/push?tag=1", upper),
+        ("/images/tiny/push?tag=-1", tag),
+        ("/images/tiny/tag?repo=UPPER", upper),
+        ("/images/tiny/tag?repo=a&tag=-1", tag),
+        ("/images/tiny/tag?repo=", format),
+    ] {
+        let refused = engine.api("POST", path, "");
+        assert_eq!((refused.status, refused.message().as_str()), (400, words), "{path}");
+    }
+    let asked = engine.api("GET", "/distribution/UPPER/json", "");
+    assert_eq!((asked.status, asked.message().as_str()), (400, upper));
+    for client in [engine.docker(["pull", "UPPER"]), engine.berth(["pull", "UPPER"]), engine.berth(["push", "UPPER"])] {
+        assert!(client.failure(1).contains(upper));
     }
 }
 

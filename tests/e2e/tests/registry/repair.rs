@@ -1,6 +1,6 @@
 //! `berth system check --repair`: what is damaged is fetched again, nothing else, and containers run on.
 
-use crate::common::{make_image, names_in, noise};
+use crate::common::{forget_packed, make_image, names_in, noise};
 use berth_testkit::{Engine, Link, Registry};
 use std::path::PathBuf;
 
@@ -38,9 +38,7 @@ fn what_is_damaged_is_fetched_again_and_containers_run_on() {
     engine.docker(["rm", "more"]).success();
     engine.docker(["push", "-q", &name]).success();
     engine.docker(["rmi", &name, "base:1"]).success();
-    for name in names_in(&engine, "content/blobs/sha256") {
-        std::fs::remove_file(engine.root().join("data/content/blobs/sha256").join(name)).expect("its own file");
-    }
+    forget_packed(&engine);
     engine.docker(["pull", "-q", &name]).success();
     let sum = |container: &str| engine.docker(["exec", container, "busybox", "sha256sum", "/noise"]).success();
     engine.docker(["run", "-d", "--name", "runs", &name, "busybox", "sleep", "1000"]).success();

@@ -9,6 +9,7 @@
 //! where it was. Nobody left who wants the layer: the job is aborted, what was unpacked goes, the blob's bytes stay.
 
 use super::super::shared::Shared;
+use crate::full;
 use berth_content::{ContentError, Ingest};
 use berth_image::UnpackError;
 use berth_registry::{Descriptor, RegistryError, Repository};
@@ -254,8 +255,7 @@ impl Work {
             (Err(failure), Ok(ingest)) => {
                 drop(ingest);
                 if let Failure::For(error) = &failure
-                    && (error.errno == Some(rustix::io::Errno::NOSPC.raw_os_error())
-                        || error.kind == ErrorKind::DataLoss)
+                    && (full::is_told(error) || error.kind == ErrorKind::DataLoss)
                 {
                     self.forget();
                 }
@@ -263,7 +263,7 @@ impl Work {
             }
             (_, Err(cause)) => {
                 // Half a blob on a full disk helps nobody.
-                if cause.is_full() {
+                if full::is_behind(&cause) {
                     self.forget();
                 }
                 Err(content_failed(&self.descriptor, &cause).into())
@@ -278,8 +278,6 @@ impl Work {
         }
     }
 }
-
-const FULL_HINT: &str = "the disk is full: make room with docker system prune";
 
 fn fetch_failed(descriptor: &Descriptor, cause: &RegistryError) -> Error {
     let kind = match cause {
@@ -300,18 +298,14 @@ fn content_failed(descriptor: &Descriptor, cause: &ContentError) -> Error {
             format!("filesystem layer verification failed for digest {}", descriptor.digest),
             cause,
         ),
-        cause if cause.is_full() => Error::because(ErrorKind::Unavailable, action, cause).with_hint(FULL_HINT),
-        cause => Error::because(ErrorKind::Internal, action, cause),
+        cause => full::or_here(ErrorKind::Internal, action, cause),
     }
 }
 
 fn unpack_failed(descriptor: &Descriptor, cause: &UnpackError) -> Error {
     let action = format!("failed to register layer {}", descriptor.digest.short());
-    match cause {
-        cause if cause.is_full() => Error::because(ErrorKind::Unavailable, action, cause).with_hint(FULL_HINT),
-        cause if cause.is_archive() => Error::because(ErrorKind::DataLoss, action, cause),
-        cause => Error::because(ErrorKind::Internal, action, cause),
-    }
+    let kind = if cause.is_archive() { ErrorKind::DataLoss } else { ErrorKind::Internal };
+    full::or_here(kind, action, cause)
 }
 
 /// Tells how far unpacking is.
