@@ -87,7 +87,7 @@ impl Client {
     }
 
     /// With a terminal of this size as its standard streams.
-    pub(crate) fn start_with_terminal(mut command: Command, rows: u16, columns: u16) -> Client {
+    pub fn start_with_terminal(mut command: Command, rows: u16, columns: u16) -> Client {
         use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
         let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).expect("a terminal");
         grantpt(&ours).and_then(|()| unlockpt(&ours)).expect("a terminal");

@@ -24,7 +24,7 @@ struct Shared {
     cut_every: u64,
     /// Whether bytes from clients are what it breaks under.
     cut_up: bool,
-    /// Between two pieces to clients.
+    /// Between two pieces.
     pause: Duration,
     cuts_left: AtomicU64,
     next_cut: AtomicU64,
@@ -42,7 +42,7 @@ impl Link {
         Link::with(to, cuts, cut_every, true, Duration::ZERO)
     }
 
-    /// A link of about `megabytes_per_second` that does not break.
+    /// A link of about `megabytes_per_second`, either way, that does not break.
     pub fn slow(to: &str, megabytes_per_second: u32) -> Link {
         Link::slow_and_broken(to, megabytes_per_second, 0, u64::MAX)
     }
@@ -117,7 +117,7 @@ fn pump(mut from: TcpStream, mut to: TcpStream, is_up: bool, shared: &Shared) {
         }
         let counter = if is_up { &shared.up } else { &shared.down };
         let total = counter.fetch_add(count as u64, Ordering::AcqRel) + count as u64;
-        if !is_up && !shared.pause.is_zero() {
+        if !shared.pause.is_zero() {
             // This is what makes it slow; nothing waits for it.
             std::thread::sleep(shared.pause);
         }

@@ -12,6 +12,7 @@ use super::registry::{Credentials, Tell, TransferMessage, TransferProgress, Tran
 use super::shared::Shared;
 use super::{Images, blocking};
 use crate::events::EventKind;
+use crate::full;
 use berth_content::{Draft, Follower};
 use berth_image::LayerArchive;
 use berth_registry::manifest::{
@@ -22,7 +23,6 @@ use berth_registry::{
 };
 use berth_types::{Digest, Error, ErrorKind, ImageName, Result};
 use bytes::Bytes;
-use crate::full;
 use futures_util::future::{Either, select};
 use serde_json::json;
 use std::collections::BTreeMap;

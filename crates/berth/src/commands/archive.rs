@@ -5,10 +5,11 @@ use crate::cli::Args;
 use crate::client::body::Body;
 use crate::client::{Answer, encode, encode_name, with_query};
 use crate::error::{CliError, Result, plain};
-use crate::progress::{Counted, Line, while_counting};
+use crate::progress::{Counted, Line, Sending};
 use crate::tty;
 use crate::value::Value;
 use hyper::Method;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -132,10 +133,18 @@ pub(crate) async fn load(app: &'static App, args: Args) -> Result<u8> {
     let quiet = if args.on("quiet") || !tty::stdout_is_terminal() { "1" } else { "0" };
     let path = with_query("/images/load", &[("quiet", quiet), ("platform", args.text("platform"))]);
     let what = if input.is_empty() { "loading" } else { input };
-    let sending = app.client.send(Method::POST, &path, &[], source.body);
-    let mut answer = while_counting(what, source.total, &source.count, sending).await?;
-    let mut buffer = Vec::new();
-    while let Some(message) = answer.json(&mut buffer).await? {
+    let mut sending = Sending::new(what, source.total, source.count, !args.on("quiet"));
+    // It answers while the archive still comes.
+    let mut answer = sending.during(app.client.send(Method::POST, &path, &[], source.body)).await?;
+    let (mut buffer, mut layers) = (Vec::new(), BTreeMap::new());
+    while let Some(message) = sending.during(answer.json(&mut buffer)).await? {
+        let current = message.at(&["progressDetail", "current"]);
+        if !current.is_null() {
+            layers.insert(message.text("id").to_owned(), u64::try_from(current.int()).unwrap_or(0));
+            sending.unpacked = layers.values().sum();
+            continue;
+        }
+        sending.clear();
         super::registry::show_message(app, &message, args.on("quiet"), false)?;
     }
     Ok(0)
@@ -161,8 +170,9 @@ pub(crate) async fn import(app: &'static App, args: Args) -> Result<u8> {
         app.client.send(Method::POST, &path, &[], Body::empty()).await?
     } else {
         let source = source(from)?;
-        let sending = app.client.send(Method::POST, &path, &[], source.body);
-        while_counting("importing", source.total, &source.count, sending).await?
+        let what = if from == "-" { "importing" } else { from };
+        let mut sending = Sending::new(what, source.total, source.count, true);
+        sending.during(app.client.send(Method::POST, &path, &[], source.body)).await?
     };
     let mut buffer = Vec::new();
     while let Some(message) = answer.json(&mut buffer).await? {

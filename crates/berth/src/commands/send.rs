@@ -4,7 +4,7 @@
 //! here                                          there: ssh HOST berth image receive
 //! {"layers": [..]}            ──line──>         asks its engine which are missing
 //!                             <──line──         {"missing": [..]}
-//! offer and missing layers    ──bytes──>        into its engine
+//! offer and missing layers    ──bytes──>        into its engine         without our engine's marks (see `Marks`)
 //!                             <──line──         {"id": ".."} or {"error": ".."}
 //! ```
 
@@ -82,6 +82,60 @@ impl Peer {
     }
 }
 
+/// Takes out of the engine's stream what it says about how far it is: between two frames four bytes of ones, then bytes
+/// of the layers that are packed, and of all layers (8 bytes each, big endian). An engine that says nothing is fine.
+#[derive(Default)]
+struct Marks {
+    /// Of a frame's length, or of a mark.
+    head: Vec<u8>,
+    frame_left: usize,
+    packed: u64,
+    total: u64,
+}
+
+impl Marks {
+    const BEGIN: [u8; 4] = [0xff; 4];
+    const BYTES: usize = 20;
+
+    /// Adds to `part` what of `chunk` is for the other host.
+    fn take(&mut self, mut chunk: &[u8], part: &mut Vec<u8>) {
+        while !chunk.is_empty() {
+            if self.frame_left > 0 {
+                let (now, later) = chunk.split_at(chunk.len().min(self.frame_left));
+                part.extend_from_slice(now);
+                self.frame_left -= now.len();
+                chunk = later;
+                continue;
+            }
+            let wanted = if self.head.starts_with(&Marks::BEGIN) { Marks::BYTES } else { 4 };
+            let (now, later) = chunk.split_at(chunk.len().min(wanted - self.head.len()));
+            self.head.extend_from_slice(now);
+            chunk = later;
+            if let Ok(length) = <[u8; 4]>::try_from(&self.head[..])
+                && length != Marks::BEGIN
+            {
+                part.extend_from_slice(&length);
+                self.frame_left = u32::from_be_bytes(length) as usize;
+                self.head.clear();
+            } else if let Some((packed, total)) = mark(&self.head) {
+                (self.packed, self.total) = (packed, total);
+                self.head.clear();
+            }
+        }
+    }
+
+    /// How many bytes it will be, as far as can be said when `sent` have gone.
+    fn expected(&self, sent: u64) -> Option<u64> {
+        let whole = (u128::from(sent) * u128::from(self.total)).checked_div(u128::from(self.packed))?;
+        u64::try_from(whole).ok()
+    }
+}
+
+fn mark(bytes: &[u8]) -> Option<(u64, u64)> {
+    let number = |from: usize| Some(u64::from_be_bytes(*bytes.get(from..)?.first_chunk()?));
+    Some((number(4)?, number(12)?))
+}
+
 pub(crate) async fn send(app: &'static App, args: Args) -> Result<u8> {
     let (image, host) = (args.words[0].as_str(), args.words[1].as_str());
     let quiet = args.on("quiet");
@@ -91,19 +145,23 @@ pub(crate) async fn send(app: &'static App, args: Args) -> Result<u8> {
     peer.write(format!("{}\n", json!({"layers": layers})).as_bytes()).await;
     let answer = peer.line().await?;
     let missing: Vec<&str> = answer["missing"].as_array().into_iter().flatten().filter_map(Json::as_str).collect();
-    let mut path = format!("/api/v1/images/send?name={}", encode(image));
+    let mut path = format!("/api/v1/images/send?marked=1&name={}", encode(image));
     for layer in &missing {
         path.push_str(&format!("&layer={}", encode(layer)));
     }
     let mut stream = app.client.send(Method::GET, &path, &[], Body::empty()).await?;
     let mut line = Line::new(!quiet);
-    let mut sent = 0;
+    let (mut sent, mut marks, mut part) = (0, Marks::default(), Vec::new());
+    let name = format!("{image} to {host}");
     while let Some(chunk) = stream.chunk().await? {
-        if !peer.write(&chunk).await {
+        part.clear();
+        marks.take(&chunk, &mut part);
+        let expected = marks.expected(sent);
+        if !line.during(peer.write(&part), |line| line.bytes(&name, sent, expected)).await {
             break;
         }
-        sent += chunk.len() as u64;
-        line.bytes(&format!("{image} to {host}"), sent, None);
+        sent += part.len() as u64;
+        line.bytes(&name, sent, marks.expected(sent));
     }
     // Its end of the stream.
     peer.stdin = None;
@@ -159,4 +217,30 @@ async fn receive_now(app: &App) -> Result<String> {
     let body = Body::reader(std::io::stdin(), None);
     let answer = app.client.send(Method::POST, "/api/v1/images/receive", &[], body).await?;
     Ok(Value::parse(&answer.bytes().await?)?.text("id").to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn marks_are_taken_out_wherever_the_stream_is_cut() {
+        let frame = |bytes: &[u8]| [&u32::try_from(bytes.len()).unwrap().to_be_bytes()[..], bytes].concat();
+        let mark = |packed: u64| [&[0xff; 4][..], &packed.to_be_bytes(), &90_u64.to_be_bytes()].concat();
+        // A frame may hold what looks like a mark.
+        let frames = [frame(b"offer"), frame(&[0xff; 30]), frame(b""), frame(b"end")];
+        let marked = [&frames[0][..], &mark(0), &frames[1], &mark(45), &frames[2], &mark(90), &frames[3]].concat();
+        for size in 1..marked.len() {
+            let (mut marks, mut out) = (Marks::default(), Vec::new());
+            for chunk in marked.chunks(size) {
+                marks.take(chunk, &mut out);
+            }
+            assert_eq!((out, marks.packed, marks.total), (frames.concat(), 90, 90), "{size}");
+        }
+        let half = Marks { packed: 45, total: 90, ..Marks::default() };
+        assert_eq!((half.expected(20), Marks::default().expected(20)), (Some(40), None));
+        let (mut silent, mut out) = (Marks::default(), Vec::new());
+        silent.take(&frames.concat(), &mut out);
+        assert_eq!((out, silent.total), (frames.concat(), 0));
+    }
 }

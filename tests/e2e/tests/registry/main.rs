@@ -5,6 +5,7 @@ mod hostile;
 mod login;
 mod repair;
 mod send;
+mod terminal;
 mod transfer;
 mod trouble;
 mod ways;
