@@ -8,7 +8,7 @@ import { Session } from './session.mjs';
 
 const FOLDER = process.env.BERTH_SHOTS ?? new URL('../../docs/console', import.meta.url).pathname;
 const BYTES_MAX = 100_000;
-const QUALITY = 0.5;
+const QUALITY = 0.4;
 const why = missing();
 if (why) {
   console.error(`cannot take pictures: ${why}`);

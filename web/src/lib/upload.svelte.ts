@@ -30,6 +30,11 @@ export class Sending {
     try {
       const row = begun ?? (await post<Upload>('/uploads', { name: this.file.name, size_bytes: this.file.size, project }));
       this.#id = row.id;
+      // Cancelled before it was known by what name.
+      if (this.#stop.signal.aborted) {
+        await remove(`/uploads/${row.id}`);
+        return null;
+      }
       return await this.#rest(row);
     } catch (error) {
       if (this.state !== 'cancelled') {
