@@ -4,7 +4,7 @@
 //! Maps are short lists of pairs: the largest object of the API has some eighty fields, and a scan of
 //! those is faster than hashing.
 
-use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserialize, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use std::fmt;
 
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -26,6 +26,13 @@ static NULL: Value = Value::Null;
 impl Value {
     pub(crate) fn parse(bytes: &[u8]) -> Result<Value, serde_json::Error> {
         serde_json::from_slice(bytes)
+    }
+
+    /// A list of objects, of each only the fields `keys`: to step over the rest takes a fraction of the time.
+    pub(crate) fn parse_rows(bytes: &[u8], keys: &[&str]) -> Result<Vec<Value>, serde_json::Error> {
+        let mut deserializer = serde_json::Deserializer::from_slice(bytes);
+        let rows = Rows(keys).deserialize(&mut deserializer)?;
+        deserializer.end().map(|()| rows)
     }
 
     /// The field `key`, or null.
@@ -305,6 +312,59 @@ impl<'de> Visitor<'de> for ValueVisitor {
     }
 }
 
+struct Rows<'k>(&'k [&'k str]);
+
+impl<'de> DeserializeSeed<'de> for Rows<'_> {
+    type Value = Vec<Value>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Vec<Value>, D::Error> {
+        deserializer.deserialize_seq(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Rows<'_> {
+    type Value = Vec<Value>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of objects")
+    }
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Vec<Value>, A::Error> {
+        let mut rows = Vec::new();
+        while let Some(row) = seq.next_element_seed(Row(self.0))? {
+            rows.push(row);
+        }
+        Ok(rows)
+    }
+}
+
+struct Row<'k>(&'k [&'k str]);
+
+impl<'de> DeserializeSeed<'de> for Row<'_> {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Row<'_> {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
+        let mut fields = Vec::with_capacity(self.0.len());
+        while let Some(key) = map.next_key::<std::borrow::Cow<'de, str>>()? {
+            match self.0.iter().find(|wanted| **wanted == key) {
+                Some(wanted) => fields.push(((*wanted).to_owned(), map.next_value()?)),
+                None => drop(map.next_value::<IgnoredAny>()?),
+            }
+        }
+        Ok(Value::Map(fields))
+    }
+}
+
 impl<'de> Deserialize<'de> for Value {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Value, D::Error> {
         deserializer.deserialize_any(ValueVisitor)
@@ -319,6 +379,16 @@ mod tests {
     fn order_and_go_escapes_survive_a_round_trip() {
         let v = Value::parse(br#"{"z":1,"a":"<x> & y","f":1.5,"n":null,"l":[true]}"#).unwrap();
         assert_eq!(v.to_json(), r#"{"z":1,"a":"\u003cx\u003e \u0026 y","f":1.5,"n":null,"l":[true]}"#);
+    }
+
+    #[test]
+    fn rows_have_the_fields_that_were_asked_for() {
+        let text = br#"[{"a":{"b":[1,"]"]},"c":1,"d":{"e":null}},{"c":"\u00e9"}]"#;
+        let rows = Value::parse_rows(text, &["c", "d", "f"]).unwrap();
+        assert_eq!(rows.iter().map(Value::to_json).collect::<Vec<_>>(), [r#"{"c":1,"d":{"e":null}}"#, r#"{"c":"é"}"#]);
+        for bad in ["{}", "[1]", "[{\"a\":}]", "[] x", ""] {
+            assert!(Value::parse_rows(bad.as_bytes(), &["a"]).is_err(), "{bad}");
+        }
     }
 
     #[test]

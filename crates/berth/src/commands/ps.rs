@@ -54,69 +54,103 @@ pub(crate) async fn ps(app: &'static App, args: Args) -> Result<u8> {
         "/containers/json",
         &[("all", flag(all)), ("limit", &limit), ("size", flag(size)), ("filters", &filters)],
     );
-    let containers = app.client.get_value(&path).await?;
+    // Most of what is told of a container is not shown.
+    let shown: Vec<&str> =
+        HEADERS.iter().map(|(name, _)| *name).chain(["Label"]).filter(|name| listing.mentions(name)).collect();
+    let keys: Vec<&str> = shown.iter().flat_map(|name| needs(name)).copied().collect();
+    let containers = Value::parse_rows(&app.client.get(&path).await?, &keys)?;
     let now = units::now_seconds();
-    let rows: Vec<Value> = containers.list().iter().map(|c| row(c, now, no_trunc)).collect();
+    let rows: Vec<Value> = containers.iter().map(|c| row(c, &shown, now, no_trunc)).collect();
     app.print(&listing.render(&rows)?)?;
     Ok(0)
 }
 
-fn row(c: &Value, now: i64, no_trunc: bool) -> Value {
+/// What the engine's answer calls that which a field is made of.
+fn needs(field: &str) -> &'static [&'static str] {
+    match field {
+        "ID" => &["Id"],
+        "Image" => &["Image", "ImageID"],
+        "Command" => &["Command"],
+        "CreatedAt" | "RunningFor" => &["Created"],
+        "Ports" => &["Ports"],
+        "State" => &["State"],
+        "Status" => &["Status"],
+        "Size" => &["SizeRw", "SizeRootFs"],
+        "Names" => &["Names"],
+        "Labels" | "Label" => &["Labels"],
+        "Mounts" | "LocalVolumes" => &["Mounts"],
+        "Networks" => &["NetworkSettings"],
+        "Platform" => &["ImageManifestDescriptor"],
+        _ => &[],
+    }
+}
+
+fn row(c: &Value, shown: &[&str], now: i64, no_trunc: bool) -> Value {
+    Value::Map(shown.iter().map(|name| ((*name).to_owned(), field(c, name, now, no_trunc))).collect())
+}
+
+fn field(c: &Value, name: &str, now: i64, no_trunc: bool) -> Value {
     let cut = |s: &str, max: usize| if no_trunc { s.to_owned() } else { ellipsis(s, max) };
-    let id = if no_trunc { c.text("Id").to_owned() } else { short_id(c.text("Id")) };
-    let image = match (c.text("Image"), c.text("ImageID")) {
-        ("", _) => "<no image>".to_owned(),
+    let mounts = || c.get("Mounts").list().iter();
+    match name {
+        "ID" if no_trunc => c.text("Id").into(),
+        "ID" => short_id(c.text("Id")).into(),
+        "Image" => image(c.text("Image"), c.text("ImageID"), no_trunc).into(),
+        "Command" => format!("\"{}\"", escape(&cut(c.text("Command"), 20))).into(),
+        "CreatedAt" => units::local_time(c.get("Created").int()).into(),
+        "RunningFor" => format!("{} ago", units::human_duration(now - c.get("Created").int())).into(),
+        "Ports" => ports(c.get("Ports").list()).into(),
+        "State" => c.text("State").into(),
+        "Status" => c.text("Status").into(),
+        "Size" => match (c.get("SizeRw").float(), c.get("SizeRootFs").float()) {
+            (rw, root) if root > 0.0 => {
+                format!("{} (virtual {})", units::human_size3(rw), units::human_size3(root)).into()
+            }
+            (rw, _) => units::human_size3(rw).into(),
+        },
+        "Names" => {
+            let names = c.get("Names").list().iter().map(|name| name.str().trim_start_matches('/'));
+            names.filter(|name| no_trunc || !name.contains('/')).collect::<Vec<_>>().join(",").into()
+        }
+        "Labels" => {
+            let mut labels: Vec<String> =
+                c.get("Labels").map().iter().map(|(key, value)| format!("{key}={}", value.str())).collect();
+            labels.sort();
+            labels.join(",").into()
+        }
+        "Label" => {
+            Value::Lookup(c.get("Labels").map().iter().map(|(k, v)| (k.clone(), v.str().to_owned())).collect())
+        }
+        "Mounts" => {
+            let named = |m: &Value| cut(if m.text("Name").is_empty() { m.text("Source") } else { m.text("Name") }, 15);
+            mounts().map(named).collect::<Vec<_>>().join(",").into()
+        }
+        "LocalVolumes" => mounts().filter(|m| m.text("Driver") == "local").count().to_string().into(),
+        "Networks" => {
+            let networks = c.at(&["NetworkSettings", "Networks"]).map().iter();
+            let mut networks: Vec<&str> = networks.map(|(name, _)| name.as_str()).collect();
+            networks.sort_unstable();
+            networks.join(",").into()
+        }
+        "Platform" => {
+            let platform = c.at(&["ImageManifestDescriptor", "platform"]);
+            match (platform.text("os"), platform.text("architecture")) {
+                ("", _) => Value::Null,
+                (os, arch) => Value::Str(format!("{os}/{arch}")),
+            }
+        }
+        _ => Value::Null,
+    }
+}
+
+fn image(image: &str, id: &str, no_trunc: bool) -> String {
+    match image {
+        "" => "<no image>".to_owned(),
+        image if no_trunc => image.to_owned(),
         // An image that lost its name is listed by its id.
-        (image, id) if !no_trunc && (image == id || image.starts_with("sha256:")) => short_id(image),
-        (image, _) if !no_trunc => image.split_once('@').map_or(image, |(name, _)| name).to_owned(),
-        (image, _) => image.to_owned(),
-    };
-    let names: Vec<&str> = c.get("Names").list().iter().map(|n| n.str().trim_start_matches('/')).collect();
-    let names: Vec<&str> = if no_trunc { names } else { names.into_iter().filter(|n| !n.contains('/')).collect() };
-    let labels: Vec<(String, String)> =
-        c.get("Labels").map().iter().map(|(k, v)| (k.clone(), v.str().to_owned())).collect();
-    let mut label_text: Vec<String> = labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
-    label_text.sort();
-    let mounts: Vec<String> = c
-        .get("Mounts")
-        .list()
-        .iter()
-        .map(|m| cut(if m.text("Name").is_empty() { m.text("Source") } else { m.text("Name") }, 15))
-        .collect();
-    let local = c.get("Mounts").list().iter().filter(|m| m.text("Driver") == "local").count();
-    let mut networks: Vec<&str> =
-        c.at(&["NetworkSettings", "Networks"]).map().iter().map(|(k, _)| k.as_str()).collect();
-    networks.sort_unstable();
-    let size = match (c.get("SizeRw").float(), c.get("SizeRootFs").float()) {
-        (rw, root) if root > 0.0 => format!("{} (virtual {})", units::human_size3(rw), units::human_size3(root)),
-        (rw, _) => units::human_size3(rw),
-    };
-    let created = c.get("Created").int();
-    let platform = match (
-        c.at(&["ImageManifestDescriptor", "platform", "os"]).str(),
-        c.at(&["ImageManifestDescriptor", "platform", "architecture"]).str(),
-    ) {
-        ("", _) => Value::Null,
-        (os, arch) => Value::Str(format!("{os}/{arch}")),
-    };
-    Value::Map(vec![
-        ("ID".into(), id.into()),
-        ("Image".into(), image.into()),
-        ("Command".into(), format!("\"{}\"", escape(&cut(c.text("Command"), 20))).into()),
-        ("CreatedAt".into(), units::local_time(created).into()),
-        ("RunningFor".into(), format!("{} ago", units::human_duration(now - created)).into()),
-        ("Ports".into(), ports(c.get("Ports").list()).into()),
-        ("State".into(), c.text("State").into()),
-        ("Status".into(), c.text("Status").into()),
-        ("Size".into(), size.into()),
-        ("Names".into(), names.join(",").into()),
-        ("Labels".into(), label_text.join(",").into()),
-        ("Label".into(), Value::Lookup(labels)),
-        ("Mounts".into(), mounts.join(",").into()),
-        ("LocalVolumes".into(), local.to_string().into()),
-        ("Networks".into(), networks.join(",").into()),
-        ("Platform".into(), platform),
-    ])
+        image if image == id || image.starts_with("sha256:") => short_id(image),
+        image => image.split_once('@').map_or(image, |(name, _)| name).to_owned(),
+    }
 }
 
 /// The inside of Go's `strconv.Quote`.
@@ -194,7 +228,13 @@ mod tests {
                 "Labels":{"b":"2","a":"1"},"Status":"Up 3 seconds","State":"running","SizeRw":10,"SizeRootFs":117000000}"#,
         )
         .unwrap();
-        let row = row(&c, 1_700_000_030, false);
+        let all: Vec<&str> = HEADERS.iter().map(|(name, _)| *name).collect();
+        let keys: Vec<&str> = all.iter().flat_map(|name| needs(name)).copied().collect();
+        let parsed = Value::parse_rows(format!("[{}]", c.to_json()).as_bytes(), &keys).unwrap();
+        for (name, whole) in super::row(&c, &all, 1_700_000_030, false).map() {
+            assert_eq!(field(&parsed[0], name, 1_700_000_030, false), *whole, "{name}");
+        }
+        let row = row(&c, &["ID", "Command", "RunningFor", "Labels", "Size"], 1_700_000_030, false);
         assert_eq!(row.text("ID"), "0123456789ab");
         assert_eq!(row.text("Command"), "\"sleep 1000000000000\u{2026}\"");
         assert_eq!(row.text("RunningFor"), "30 seconds ago");

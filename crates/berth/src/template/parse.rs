@@ -294,8 +294,13 @@ impl Parser {
 pub(super) fn mentions(nodes: &[Node], name: &str) -> bool {
     fn in_pipeline(p: &Pipeline, name: &str) -> bool {
         p.commands.iter().flatten().any(|o| {
-            // The whole row holds it too: `{{json .}}`.
-            o.fields.first().map_or(matches!(o.base, Base::Dot), |f| f == name)
+            // The whole row holds it too: `{{json .}}`, `{{json $}}`.
+            let whole = match &o.base {
+                Base::Dot => true,
+                Base::Variable(variable) => variable.is_empty(),
+                _ => false,
+            };
+            o.fields.first().map_or(whole, |field| field.eq_ignore_ascii_case(name))
                 || matches!(&o.base, Base::Pipeline(inner) if in_pipeline(inner, name))
         })
     }

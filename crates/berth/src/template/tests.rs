@@ -209,3 +209,15 @@ fn no_text_makes_the_interpreter_panic() {
     }
     assert!(executed > 1000, "only {executed} ran");
 }
+
+#[test]
+fn a_template_mentions_what_it_prints() {
+    let mentions = |text: &str, name: &str| Template::parse(text).unwrap().mentions(name);
+    for whole in ["{{json .}}", "{{json $}}", "{{with $row := .}}{{$row.Names}}{{end}}"] {
+        assert!(mentions(whole, "Size"), "{whole}");
+    }
+    for one in ["{{.Size}}", "{{.size}}", "{{$.Size}}", "{{if .Names}}{{upper .Size}}{{end}}", "{{len (.Size)}}"] {
+        assert!(mentions(one, "Size") && !mentions(one, "Ports"), "{one}");
+    }
+    assert!(!mentions("Size", "Size"));
+}
