@@ -102,6 +102,7 @@ fn borrow(entry: &Entry) -> CgroupEntry<'_> {
     CgroupEntry {
         v2: entry.v2.as_ref().map(AsFd::as_fd),
         join_files: entry.join_files.iter().map(AsFd::as_fd).collect(),
+        join_memory: entry.join_memory.as_ref().map(AsFd::as_fd),
     }
 }
 
@@ -128,6 +129,7 @@ impl Workload {
             stdio,
             cgroup: borrow(&entry),
             init: run.init,
+            seccomp_profile: None,
             seccomp_cache: None,
             preserve_fds: 0,
             start_socket: None,
@@ -222,6 +224,7 @@ fn execute(
         process: &process,
         stdio,
         cgroup,
+        seccomp_profile: None,
         seccomp_cache: None,
         preserve_fds: 0,
     })

@@ -11,9 +11,9 @@ use std::path::{Path, PathBuf};
 /// A cgroup in all hierarchies that the host has. Holds paths only; dropping it leaves the cgroup alone.
 #[derive(Debug, Clone)]
 pub struct Cgroup {
-    hierarchy: Hierarchy,
+    pub(crate) hierarchy: Hierarchy,
     /// Absolute, below each mount.
-    path: String,
+    pub(crate) path: String,
     pub(crate) v1: Vec<V1Folder>,
     pub(crate) v2: Option<PathBuf>,
     warnings: Vec<String>,
@@ -33,6 +33,8 @@ pub struct Entry {
     /// v1's `tasks` files: the child writes "0". Writing one's own thread spares the kernel the wait for all
     /// threads' agreement that a pid in `cgroup.procs` costs, 5 ms in all.
     pub join_files: Vec<OwnedFd>,
+    /// Memory's, where it is alone in its hierarchy: a process may choose when to join it.
+    pub join_memory: Option<OwnedFd>,
 }
 
 impl Cgroup {
@@ -48,8 +50,10 @@ impl Cgroup {
             warnings: Vec::new(),
         };
         for (mount, on) in &hierarchy.v1 {
-            if on.iter().any(|controller| controller.always() || v1::needs(limits, *controller)) {
-                let dir = below(mount, path);
+            let dir = below(mount, path);
+            // A freezer that is there is an earlier container's, and may hold it still.
+            let left = || on.contains(&Controller::Freezer) && dir.is_dir();
+            if on.iter().any(|controller| controller.always() || v1::needs(limits, *controller)) || left() {
                 let fresh = v1::make(mount, &dir, on, &mut made.dirs)?;
                 let folder = V1Folder { dir, on: on.clone() };
                 v1::write(&folder, limits, fresh, &mut cgroup.warnings)?;
@@ -122,13 +126,21 @@ impl Cgroup {
 
     /// Descriptors through which a new process enters.
     pub fn entry(&self) -> Result<Entry, CgroupError> {
-        let mut entry = Entry { v2: None, join_files: Vec::with_capacity(self.v1.len()) };
+        let mut entry = Entry { v2: None, join_files: Vec::with_capacity(self.v1.len()), join_memory: None };
         for folder in &self.v1 {
             let file = folder.dir.join("tasks");
             match rustix::fs::open(&file, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()) {
+                Ok(fd) if folder.on.as_slice() == [Controller::Memory] => entry.join_memory = Some(fd),
                 Ok(fd) => entry.join_files.push(fd),
                 Err(errno) => return Err(CgroupError::Open { path: file, errno }),
             }
+        }
+        if self.v1_folder(Controller::Freezer).is_none()
+            && let Ok((dir, true)) = self.freezer()
+        {
+            let file = dir.join("tasks");
+            let fd = rustix::fs::open(&file, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty());
+            entry.join_files.push(fd.map_err(|errno| CgroupError::Open { path: file, errno })?);
         }
         if let Some(dir) = &self.v2 {
             entry.v2 = Some(open_folder(dir)?);
@@ -201,7 +213,9 @@ impl Cgroup {
 
     /// Removes it everywhere, waiting while its last processes exit. Goes on after a failure and reports the first.
     pub fn remove(self) -> Result<(), CgroupError> {
-        let folders = self.v1.iter().map(|folder| folder.dir.as_path()).chain(self.v2.as_deref());
+        let freezer = self.freezer().ok().filter(|(_, there)| *there && self.v1_folder(Controller::Freezer).is_none());
+        let freezer = freezer.as_ref().map(|(dir, _)| dir.as_path());
+        let folders = self.v1.iter().map(|folder| folder.dir.as_path()).chain(freezer).chain(self.v2.as_deref());
         folders.map(tree::remove).fold(Ok(()), Result::and)
     }
 }
@@ -222,7 +236,7 @@ impl Drop for Made {
 }
 
 /// Moves processes from one hierarchy's folder into another hierarchy's, until none is born outside.
-fn move_all(from: &Path, to: &Path) -> Result<(), CgroupError> {
+pub(crate) fn move_all(from: &Path, to: &Path) -> Result<(), CgroupError> {
     const ROUNDS_MAX: usize = 100;
     for _ in 0..ROUNDS_MAX {
         let inside = tree::pids(to)?;
@@ -258,7 +272,7 @@ fn check_path(path: &str) -> Result<(), CgroupError> {
     if plain { Ok(()) } else { Err(CgroupError::Path(path.to_owned())) }
 }
 
-fn below(mount: &Path, path: &str) -> PathBuf {
+pub(crate) fn below(mount: &Path, path: &str) -> PathBuf {
     mount.join(path.trim_start_matches('/'))
 }
 

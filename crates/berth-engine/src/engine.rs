@@ -109,6 +109,7 @@ impl Engine {
         let builds = crate::builds::Shared::open(&config.data_root, store.clone())?;
         let images = crate::images::Shared::open(&config, store.clone(), builds.clone())?;
         std::fs::create_dir_all(config.exec_root.join("shims")).map_err(|cause| failed("make", &cause))?;
+        crate::shim::collect_profiles(&config.exec_root);
         let pool = crate::shim::Pool::new(&config);
         let machines = crate::machines::Shared::new(&config);
         let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();

@@ -70,14 +70,23 @@ fn container(work: &Work<'_>, gate: &mut Gate, pair: &mut Option<terminal::Pair>
     let of = Of { id: request.id, bundle: request.bundle, status: "creating", init: None };
     let agent = Agent::connect(spec, work.filter, &of)?;
     join_cgroups(&request.cgroup)?;
+    let hooks = spec.hooks().is_some();
+    let late = namespaces.new_mount() && !hooks && !mounts::take_memory(spec);
+    let late = request.cgroup.join_memory.filter(|_| late);
+    if late.is_none() {
+        join_memory(&request.cgroup)?;
+    }
     if namespaces.new_user() {
         if !channel::await_word(&work.channel, GO_ON) {
             return Err(LaunchError::host("the caller is gone"));
         }
         become_root()?;
     }
-    let cgroups = mounts::own_cgroups(spec)?;
+    let cgroups = mounts::own_cgroups(spec, late)?;
     namespaces.enter()?;
+    if late.is_none() {
+        namespaces.enter_cgroup()?;
+    }
     let all_hooks = spec.hooks().as_ref();
     #[allow(deprecated)]
     let host_hooks = all_hooks.is_some_and(|all| {
@@ -111,6 +120,10 @@ fn container(work: &Work<'_>, gate: &mut Gate, pair: &mut Option<terminal::Pair>
         }
         in_container_hooks("createContainer", request, |all| all.create_container().as_ref())?;
         mounts::enter(root, spec)?;
+        if late.is_some() {
+            join_memory(&request.cgroup)?;
+            namespaces.enter_cgroup()?;
+        }
     } else if has_terminal {
         return Err(LaunchError::configuration("a terminal needs a mount namespace of its own"));
     }
@@ -223,6 +236,13 @@ pub(crate) fn join_cgroups(entry: &CgroupEntry<'_>) -> Result<(), LaunchError> {
     for file in entry.join_files.iter().chain(&entry.v2) {
         drop(berth_sys::handed_over::take_descriptor(file.as_raw_fd()));
     }
+    Ok(())
+}
+
+pub(crate) fn join_memory(entry: &CgroupEntry<'_>) -> Result<(), LaunchError> {
+    let Some(file) = entry.join_memory else { return Ok(()) };
+    rustix::io::write(file, b"0").step(|| "join the memory cgroup".to_owned())?;
+    drop(berth_sys::handed_over::take_descriptor(file.as_raw_fd()));
     Ok(())
 }
 

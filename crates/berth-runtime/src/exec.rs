@@ -7,7 +7,7 @@ use crate::capabilities;
 use crate::channel::{self, FromChild, START};
 use crate::child::{self, Gate, Never, Person};
 use crate::error::{LaunchError, Step};
-use crate::launch::{adjust_oom_score, ended};
+use crate::launch::{adjust_oom_score, ended, filter};
 use crate::namespaces;
 use crate::notify::{self, Agent, Of};
 use crate::procfs::Procfs;
@@ -33,18 +33,15 @@ pub struct ExecRequest<'a> {
     pub process: &'a Process,
     pub stdio: Stdio,
     pub cgroup: CgroupEntry<'a>,
+    /// See [`crate::CreateRequest`].
+    pub seccomp_profile: Option<&'a [u8]>,
     pub seccomp_cache: Option<&'a Path>,
     pub preserve_fds: u32,
 }
 
 /// Makes it and executes its program.
 pub fn exec(request: ExecRequest<'_>) -> Result<Running, LaunchError> {
-    let linux = request.spec.linux().as_ref();
-    let profile = linux.and_then(|linux| linux.seccomp().as_ref());
-    let filter = profile
-        .map(|profile| seccomp::load_or_compile(profile, request.seccomp_cache))
-        .transpose()
-        .map_err(|error| LaunchError::configuration(error.to_string()))?;
+    let filter = filter(request.spec, request.seccomp_profile, request.seccomp_cache)?;
     notify::check(request.spec, filter.as_ref())?;
     let container = request.pidfd;
     let spaces = spaces(request.spec);
@@ -129,6 +126,7 @@ fn inside(
     let of = Of { id: request.id, bundle: request.bundle, status: "running", init: Some(request.pid) };
     let agent = Agent::connect(request.spec, filter, &of)?;
     child::join_cgroups(&request.cgroup)?;
+    child::join_memory(&request.cgroup)?;
     if !spaces.is_empty() {
         let joined = rustix::thread::move_into_thread_name_spaces(container, spaces);
         crate::error::join(joined, "join the container's namespaces")?;

@@ -23,6 +23,8 @@ pub struct CreateRequest<'a> {
     pub cgroup: CgroupEntry<'a>,
     /// Run the program below a small init of ours.
     pub init: bool,
+    /// The JSON of the filter's profile, where the configuration has none: it is parsed only where its filter is not kept.
+    pub seccomp_profile: Option<&'a [u8]>,
     /// Where compiled filters are kept.
     pub seccomp_cache: Option<&'a Path>,
     /// So many descriptors from 3 on go to the program.
@@ -57,10 +59,15 @@ pub struct Running {
 }
 
 /// Makes the process, up to its gate.
+///
+/// On v1 the memory cgroup is joined once the container's file systems are there, where nothing is copied into memory
+/// meanwhile and no hook runs. What the kernel makes for them is then counted with the caller's. Charged to the container,
+/// each of its file systems would get lists for this memory cgroup and those above it (`memcg_list_lru_alloc`), which an
+/// idle container never uses.
 pub fn create(request: CreateRequest<'_>) -> Result<Created, LaunchError> {
     let linux = request.spec.linux().as_ref();
     let namespaces = Namespaces::of(linux)?;
-    let filter = filter(request.spec, request.seccomp_cache)?;
+    let filter = filter(request.spec, request.seccomp_profile, request.seccomp_cache)?;
     notify::check(request.spec, filter.as_ref())?;
     let sources = if namespaces.new_user() { mounts::bind_sources(&request)? } else { Vec::new() };
     let images = mounts::layer_images(request.rootfs)?;
@@ -153,13 +160,18 @@ pub fn start_detached(connection: OwnedFd) -> Result<(), LaunchError> {
     }
 }
 
-fn filter(spec: &Spec, cache: Option<&Path>) -> Result<Option<seccomp::Filter>, LaunchError> {
+pub(crate) fn filter(
+    spec: &Spec,
+    apart: Option<&[u8]>,
+    cache: Option<&Path>,
+) -> Result<Option<seccomp::Filter>, LaunchError> {
     let profile = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
-    profile
-        .map(|profile| {
-            seccomp::load_or_compile(profile, cache).map_err(|error| LaunchError::configuration(error.to_string()))
-        })
-        .transpose()
+    let filter = match (profile, apart) {
+        (Some(profile), _) => seccomp::load_or_compile(profile, cache),
+        (None, Some(text)) => seccomp::load_or_compile_text(text, cache),
+        (None, None) => return Ok(None),
+    };
+    filter.map(Some).map_err(|error| LaunchError::configuration(error.to_string()))
 }
 
 fn host_hooks(request: &CreateRequest<'_>, pid: i32) -> Result<(), LaunchError> {

@@ -69,4 +69,6 @@ pub struct CgroupEntry<'a> {
     pub v2: Option<BorrowedFd<'a>>,
     /// `cgroup.procs` (or `tasks`) of each v1 hierarchy: the child writes "0" to them.
     pub join_files: Vec<BorrowedFd<'a>>,
+    /// That of memory's, where it is alone in its hierarchy. It may be joined late: see [`create`].
+    pub join_memory: Option<BorrowedFd<'a>>,
 }

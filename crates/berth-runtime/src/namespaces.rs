@@ -86,15 +86,20 @@ impl Namespaces {
         self.cloned & flags::NEWUTS != 0
     }
 
-    /// In the child, once it is in its cgroups.
+    /// In the child: those of others.
     pub(crate) fn enter(&self) -> Result<(), LaunchError> {
         for (kind, word, fd) in &self.joined {
             move_into_link_name_space(fd.as_fd(), Some(*kind)).step(|| format!("join the {word} namespace"))?;
         }
-        if self.new_cgroup {
-            berth_sys::netns::unshare(UnshareFlags::NEWCGROUP).step(|| "make a cgroup namespace".to_owned())?;
-        }
         Ok(())
+    }
+
+    /// In the child, once it is in all of its cgroups.
+    pub(crate) fn enter_cgroup(&self) -> Result<(), LaunchError> {
+        match self.new_cgroup {
+            true => berth_sys::netns::unshare(UnshareFlags::NEWCGROUP).step(|| "make a cgroup namespace".to_owned()),
+            false => Ok(()),
+        }
     }
 
     /// In the caller, around the clone: what only children come into.

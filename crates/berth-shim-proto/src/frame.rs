@@ -65,6 +65,22 @@ mod tests {
     }
 
     #[test]
+    fn a_container_is_made_for_engines_of_either_version_but_not_by_older_shims() {
+        let text = serde_json::json!({
+            "id": "0".repeat(64), "dir": "/run/x", "rootfs": {"kind": "directory", "path": "/r"}, "cgroup": "/x",
+            "tty": false, "console_size": [0, 0], "stdin": false, "stdin_once": false, "init": false, "health": null,
+            "log": {"format": "none", "path": "", "bytes_max": 0, "files_max": 0, "compress": false, "attributes": null},
+            "seccomp_cache": null,
+        });
+        let of = |name: &str| serde_json::from_value::<Body>(serde_json::json!({ name: text.clone() }));
+        for name in ["make", "create"] {
+            let Ok(Body::Create(create)) = of(name) else { panic!("{name}") };
+            assert!(create.seccomp_profile.is_none());
+            assert!(serde_json::to_value(Body::Create(create)).unwrap().get("make").is_some());
+        }
+    }
+
+    #[test]
     fn a_lying_length_is_refused_before_it_is_allocated() {
         let mut buffer = u32::MAX.to_le_bytes().to_vec();
         assert!(matches!(decode::<Request>(&mut buffer), Err(FrameError::TooLarge(_))));

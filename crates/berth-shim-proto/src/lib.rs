@@ -25,12 +25,13 @@
 //!
 //! ```text
 //! config.json    the OCI configuration, written by the engine
-//! create.json    the Create message, written by the shim: what a new engine learns from it
-//! state.json     pid, start time of the process, phase; rewritten (temp, rename) on each change
+//! seccomp.json   the profile of its filter, where that is not in config.json: a name of a file that containers share
+//! made           empty, by the shim: it began to make the container, whose end is told or to be explained
 //! exit.json      ExitRecord, temp + fsync + rename, before anything is announced
 //! shim.sock      mode 0600
-//! shim.pid       the shim's own pid and start time
 //! ```
+//!
+//! A file here is memory that each idle container costs: none is kept that nobody reads.
 //!
 //! Several connections at once are normal. This crate knows the words and how to read and write frames
 //! without blocking surprises; it starts no process and knows no runtime.
@@ -43,8 +44,13 @@ pub use message::*;
 
 /// Grows when a message changes incompatibly. A shim outlives several engines: an engine must go on
 /// speaking every version since [`OLDEST_VERSION`].
-pub const VERSION: u32 = 1;
+///
+/// 2: a profile that is not in the configuration ([`Create::seccomp_profile`]).
+pub const VERSION: u32 = 2;
 pub const OLDEST_VERSION: u32 = 1;
+
+/// What a shim leaves in its folder before it makes the container. Without it, and without a shim, there was none.
+pub const MADE: &str = "made";
 
 /// Larger frames are refused before anything is allocated. The largest honest one is a Create with
 /// 300 layer paths.

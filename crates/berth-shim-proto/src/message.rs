@@ -17,7 +17,9 @@ pub enum Body {
     Hello {
         version: u32,
     },
-    /// Once per shim.
+    /// Once per shim. Called otherwise than in version 1: a shim of that would not know of a profile that is apart, and
+    /// make a container without a filter. An engine of that one is understood: programs are exchanged before it is.
+    #[serde(rename = "make", alias = "create")]
     Create(Box<Create>),
     Start,
     State,
@@ -93,6 +95,9 @@ pub struct Create {
     pub health: Option<HealthProbe>,
     /// Compiled seccomp filters are kept here under the digest of their profile.
     pub seccomp_cache: Option<PathBuf>,
+    /// The profile's JSON, where the configuration names none.
+    #[serde(default)]
+    pub seccomp_profile: Option<PathBuf>,
 }
 
 /// Where output goes. Bounded by `bytes_max` × `files_max`.

@@ -6,7 +6,7 @@ use berth_cgroup::{Cgroup, Entry, Hierarchy, OomEvents};
 use berth_log::{Format, Options, Writer};
 use berth_runtime::{CgroupEntry, CreateRequest, Created, LaunchError, LaunchKind};
 use berth_shim::limits;
-use berth_shim_proto::{Create, ExitRecord, LogFormat, LogTarget};
+use berth_shim_proto::{Create, ExitRecord, LogFormat, LogTarget, MADE};
 use berth_types::{Error, ErrorKind, ExecId, ExitStatus, Result};
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use rustix::fd::{AsFd, OwnedFd};
@@ -83,6 +83,7 @@ pub(crate) fn borrow(entry: &Entry) -> CgroupEntry<'_> {
     CgroupEntry {
         v2: entry.v2.as_ref().map(AsFd::as_fd),
         join_files: entry.join_files.iter().map(AsFd::as_fd).collect(),
+        join_memory: entry.join_memory.as_ref().map(AsFd::as_fd),
     }
 }
 
@@ -102,46 +103,55 @@ pub(crate) fn open_log(target: &LogTarget) -> Result<Option<Writer>> {
     Writer::open(options).map(Some).map_err(|cause| because(ErrorKind::Unavailable, "cannot open the log", &cause))
 }
 
-/// Temp, rename; `durable`: synced before.
-pub(crate) fn write_file(dir: &Path, name: &str, bytes: &[u8], durable: bool) -> std::io::Result<()> {
+/// Temp, sync, rename.
+fn write_file(dir: &Path, name: &str, bytes: &[u8]) -> std::io::Result<()> {
     let temporary = dir.join(format!("{name}.new"));
     let mut file = std::fs::File::create(&temporary)?;
     file.write_all(bytes)?;
-    if durable {
-        file.sync_all()?;
-    }
+    file.sync_all()?;
     std::fs::rename(temporary, dir.join(name))
 }
 
-/// The configuration. Parsed it takes 200 KB, most of it the filter's; few containers ever see an exec, which reads
-/// it again.
-fn read_spec(dir: &Path) -> Result<Spec> {
-    let failed =
-        |cause: &(dyn std::error::Error + 'static)| because(ErrorKind::Internal, "cannot read config.json", cause);
-    let text = std::fs::read(dir.join("config.json")).map_err(|cause| failed(&cause))?;
-    serde_json::from_slice(&text).map_err(|cause| failed(&cause))
+/// What the engine wrote of the container. Few ever see an exec, which reads it again.
+pub(crate) struct Config {
+    pub(crate) spec: Spec,
+    /// The JSON of the profile that is apart from it: parsed it takes 150 KB, and once its filter is compiled nobody
+    /// needs it so.
+    pub(crate) profile: Option<Vec<u8>>,
+}
+
+impl Config {
+    fn read(create: &Create) -> Result<Config> {
+        let read = |path: &Path| {
+            let what = || format!("cannot read {}", path.display());
+            std::fs::read(path).map_err(|cause| because(ErrorKind::Internal, &what(), &cause))
+        };
+        let text = read(&create.dir.join("config.json"))?;
+        let spec = serde_json::from_slice(&text)
+            .map_err(|cause| because(ErrorKind::Internal, "cannot read config.json", &cause))?;
+        Ok(Config { spec, profile: create.seccomp_profile.as_deref().map(read).transpose()? })
+    }
 }
 
 impl Container {
     /// As it was made.
-    pub(crate) fn spec(&self) -> Result<Spec> {
-        read_spec(&self.create.dir)
+    pub(crate) fn config(&self) -> Result<Config> {
+        Config::read(&self.create)
     }
 
     /// Cgroup, streams, and the process up to its last step before exec.
     pub(crate) fn make(create: Create) -> Result<Container> {
         let failed = |what: &str, cause: &(dyn std::error::Error + 'static)| because(ErrorKind::Internal, what, cause);
-        let spec = read_spec(&create.dir)?;
-        let told = serde_json::to_vec(&create).map_err(|cause| failed("cannot write create.json", &cause))?;
-        write_file(&create.dir, "create.json", &told, false)
-            .map_err(|cause| failed("cannot write create.json", &cause))?;
+        let config = Config::read(&create)?;
+        std::fs::File::create(create.dir.join(MADE))
+            .map_err(|cause| failed("cannot say that the container is being made", &cause))?;
         let log = open_log(&create.log)?;
-        let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
+        let resources = config.spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
         let limits = limits::for_create(resources).map_err(|cause| failed("cannot set limits", &cause))?;
         let cgroup = Hierarchy::detect()
             .and_then(|hierarchy| Cgroup::create(&hierarchy, &create.cgroup, &limits))
             .map_err(|cause| failed("cannot make the cgroup", &cause))?;
-        let made = Self::launch(create, spec, log, &cgroup);
+        let made = Self::launch(create, config, log, &cgroup);
         match made {
             Ok(mut container) => {
                 container.cgroup = cgroup;
@@ -156,7 +166,8 @@ impl Container {
         }
     }
 
-    fn launch(create: Create, spec: Spec, log: Option<Writer>, cgroup: &Cgroup) -> Result<Container> {
+    fn launch(create: Create, config: Config, log: Option<Writer>, cgroup: &Cgroup) -> Result<Container> {
+        let Config { spec, profile } = config;
         let failed = |cause: berth_cgroup::CgroupError| because(ErrorKind::Internal, "cannot enter the cgroup", &cause);
         let entry = cgroup.entry().map_err(failed)?;
         let wanted = Wanted { tty: create.tty, size: create.console_size, stdin: create.stdin, output: true };
@@ -169,6 +180,7 @@ impl Container {
             stdio,
             cgroup: borrow(&entry),
             init: create.init,
+            seccomp_profile: profile.as_deref(),
             seccomp_cache: create.seccomp_cache.as_deref(),
             preserve_fds: 0,
             start_socket: None,
@@ -237,7 +249,7 @@ impl Container {
         };
         let written = serde_json::to_vec(&record)
             .map_err(std::io::Error::from)
-            .and_then(|bytes| write_file(&self.create.dir, "exit.json", &bytes, true));
+            .and_then(|bytes| write_file(&self.create.dir, "exit.json", &bytes));
         if let Err(error) = written {
             say!("exit of {} not recorded: {error}", self.create.id);
         }

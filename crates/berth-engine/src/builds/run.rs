@@ -116,6 +116,7 @@ pub(crate) async fn run<H: Send + 'static>(
         init: false,
         health: None,
         seccomp_cache: Some(engine.config().data_root.join("seccomp")),
+        seccomp_profile: None,
     };
     let exit = converse(&mut taken.incoming, &taken.shim, create, &shim_folder, output).await?;
     let holds = sweep.finish(taken.shim, taken.incoming).await?;

@@ -155,7 +155,7 @@ impl Containers {
         cleaning: &tokio::sync::watch::Sender<Cleaning>,
     ) {
         let record = container.record();
-        unmade(&Paths::new(self.engine.config(), &record.id).shim);
+        super::recover::unmade(&Paths::new(self.engine.config(), &record.id).shim);
         if let Some(shim) = &shim {
             // A shim that cannot hear it any more has gone by itself.
             shim.tell(Body::Forget).await.ok();
@@ -276,13 +276,6 @@ impl Containers {
             Notice::Probe(_) | Notice::LogRotated { .. } => {}
         }
     }
-}
-
-/// Takes back that a container was made, before anything else of the folder goes: what is left of it then says
-/// nothing about an end that the record knows better.
-fn unmade(folder: &std::path::Path) {
-    // One that was never made has no such file; of any other failure the sweep tells.
-    std::fs::remove_file(folder.join(super::recover::MADE)).ok();
 }
 
 /// What the shim of `folder` wrote at the end.

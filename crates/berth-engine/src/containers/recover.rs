@@ -22,7 +22,7 @@ use super::record::{
 use super::{Containers, RemoveOptions, create, exited, remove, start};
 use crate::networks::Attachment;
 use crate::shim::{Incoming, Shim, Spawned};
-use berth_shim_proto::{HealthStatus, ShimPhase};
+use berth_shim_proto::{HealthStatus, MADE, ShimPhase};
 use berth_types::spec::RestartPolicy;
 use berth_types::{ContainerId, Error, ErrorKind, Phase, Result};
 use std::collections::{BTreeMap, BTreeSet};
@@ -37,8 +37,22 @@ const LOOK_AGAIN: Duration = Duration::from_millis(2);
 /// The pause before a restart by policy after the engine's own.
 const RESTART_PAUSE: Duration = Duration::from_millis(100);
 
-/// What a shim writes into its folder before it makes the container. Without it, and without a shim, there was none.
-pub(super) const MADE: &str = "create.json";
+/// What shims of version 1 called [`MADE`].
+const MADE_BEFORE: &str = "create.json";
+
+/// Whether a shim began to make the container of `folder`.
+fn was_made(folder: &Path) -> bool {
+    [MADE, MADE_BEFORE].into_iter().any(|name| folder.join(name).exists())
+}
+
+/// Takes back that a container was made, before anything else of the folder goes: what is left of it then says
+/// nothing about an end that the record knows better.
+pub(super) fn unmade(folder: &Path) {
+    for name in [MADE, MADE_BEFORE] {
+        // One that was never made has no such file; of any other failure the sweep tells.
+        std::fs::remove_file(folder.join(name)).ok();
+    }
+}
 
 /// What became of a container's shim.
 enum Found {
@@ -362,7 +376,7 @@ async fn find(folder: &Path, boot: &str) -> Found {
             return Found::Exited { how: Ended::Told(exit), connection: None };
         }
         if !lives {
-            return Found::Nothing { made: folder.join(MADE).exists() };
+            return Found::Nothing { made: was_made(folder) };
         }
         if Instant::now() >= deadline {
             tracing::warn!(folder = %folder.display(), "a shim does not answer: killed");

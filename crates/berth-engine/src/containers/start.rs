@@ -4,7 +4,7 @@
 //!  under the container's lock:
 //!  1  network attached                  swept by networks().recover where no running container has it
 //!  2  hosts, resolv.conf, hostname      rewritten at every start
-//!  3  <exec-root>/shims/<id>/           config.json, attachment.json, then who its shim is (`spawned`)
+//!  3  <exec-root>/shims/<id>/           config.json, seccomp.json, attachment.json, then who its shim is (`spawned`)
 //!  4  Create, Start to the shim         from here on the shim's folder tells the next engine everything
 //!  5  phase Running, event, answer      the record follows behind: the shim's folder is older and says more
 //! ```
@@ -29,7 +29,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// In the shim's folder: what the container has of the networks, older than the record and as durable as the run.
+/// In the shim's folder until the record is written: what the container has of the networks.
 pub(super) const ATTACHMENT: &str = "attachment.json";
 
 const PROBE_INTERVAL_NANOS: u64 = 30_000_000_000;
@@ -149,6 +149,7 @@ impl Containers {
             init: record.spec.host.init.unwrap_or(false) && !guest,
             health: prepared.health,
             seccomp_cache: Some(self.engine.config().data_root.join("seccomp")),
+            seccomp_profile: prepared.profile,
         };
         let attaches = std::mem::take(&mut container.live().attaches);
         let pid = self.converse(container, &mut taken.incoming, &taken.shim, create, attaches).await?;
@@ -168,7 +169,7 @@ impl Containers {
         }
 
         let now = crate::events::now_unix_nanos();
-        let (cleaning, late) = {
+        let (cleaning, late, written) = {
             let mut live = container.live();
             live.run.phase =
                 live.run.phase.after(Event::Started { pid }).map_err(|refusal| Error::conflict(refusal.to_string()))?;
@@ -187,16 +188,31 @@ impl Containers {
             live.shim = Some(taken.shim.clone());
             let (cleaning, cleaned) = tokio::sync::watch::channel(Cleaning::Due);
             live.cleaned = cleaned;
-            drop(self.save(&live));
+            let written = self.save(&live);
             // Clients that came while the shim was at work; from here on they find it running.
-            (cleaning, std::mem::take(&mut live.attaches))
+            (cleaning, std::mem::take(&mut live.attaches), written)
         };
         undo.attached = None;
         undo.shim = None;
         self.tell_networks("connect", &record, &attachment);
         self.tell(container, "start", &[]);
         self.relink(container);
+        let (of, shim) = (container.clone(), Arc::downgrade(&taken.shim));
         self.supervise(container, taken.shim, taken.incoming, Some(taken.pid), cleaning);
+        tokio::spawn(async move {
+            // The record says it from now on; one that could not be written does not.
+            let written = written.await == Ok(true);
+            // Under its lock, or it could be the file of the next run.
+            let live = of.live();
+            let runs = live.shim.as_ref().is_some_and(|now| std::ptr::eq(Arc::as_ptr(now), shim.as_ptr()));
+            if written
+                && runs
+                && let Err(error) = std::fs::remove_file(paths.shim.join(ATTACHMENT))
+                && error.kind() != std::io::ErrorKind::NotFound
+            {
+                tracing::warn!(folder = %paths.shim.display(), %error, "{ATTACHMENT} was not removed");
+            }
+        });
         for pending in late {
             self.connect_pending(container, pending).await;
         }
@@ -453,6 +469,8 @@ pub(super) fn failure_code(error: &Error) -> i64 {
 
 struct Prepared {
     health: Option<HealthProbe>,
+    /// Where the filter's profile is, when it is not in the configuration.
+    profile: Option<PathBuf>,
 }
 
 /// Overlayfs writes the whole file system that its upper folder is on to the disk when it is unmounted, which is when
@@ -550,8 +568,6 @@ fn prepare(
         crate::machines::adjust(&mut built.spec);
     }
     let health = health_probe(&spec, Some(record))?;
-    let config = serde_json::to_vec(&built.spec)
-        .map_err(|cause| Error::because(ErrorKind::Internal, "cannot write the configuration", &cause))?;
     // A folder of an earlier try says nothing about this one.
     match std::fs::create_dir(&paths.shim) {
         Err(cause) if cause.kind() == std::io::ErrorKind::AlreadyExists => {
@@ -560,11 +576,11 @@ fn prepare(
         }
         other => other.map_err(|cause| failed(&paths.shim, &cause))?,
     }
-    write(&paths.shim.join("config.json"), &config)?;
+    let profile = crate::shim::write_config(&engine.config().exec_root, &paths.shim, built.spec)?;
     let attachment = serde_json::to_vec(attachment)
         .map_err(|cause| Error::because(ErrorKind::Internal, "cannot write the network's part", &cause))?;
     write(&paths.shim.join(ATTACHMENT), &attachment)?;
-    Ok(Prepared { health })
+    Ok(Prepared { health, profile })
 }
 
 /// Another host name than the one everybody gets; empty otherwise.

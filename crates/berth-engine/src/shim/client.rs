@@ -1,6 +1,6 @@
 //! One connection to a shim.
 
-use berth_shim_proto::{Answer, Body, Notice, Request, ShimMessage, VERSION, frame};
+use berth_shim_proto::{Answer, Body, Notice, OLDEST_VERSION, Request, ShimMessage, frame};
 use berth_types::{Error, ErrorKind, Result};
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::AsRawFd;
@@ -75,7 +75,9 @@ impl Shim {
         let dial = async {
             let (shim, mut incoming) = Shim::over(connect(dir).await.map_err(failed)?);
             // Subscribed first: between the state and what is heard afterwards there must be no gap.
-            let replies = shim.send(vec![Body::Hello { version: VERSION }, Body::Subscribe, Body::State]).await?;
+            // It may be of an older engine's; what is asked of a shim that has a container is as old as shims are.
+            let hello = Body::Hello { version: OLDEST_VERSION };
+            let replies = shim.send(vec![hello, Body::Subscribe, Body::State]).await?;
             let mut answers = Vec::new();
             for reply in replies {
                 answers.push(incoming.answer(reply).await?);
@@ -95,7 +97,7 @@ impl Shim {
     pub(crate) async fn hold(dir: &Path) -> Result<Hold> {
         let failed = |cause: std::io::Error| Error::because(ErrorKind::Unavailable, "cannot reach a shim", &cause);
         let (shim, mut incoming) = Shim::over(connect(dir).await.map_err(failed)?);
-        for reply in shim.send(vec![Body::Hello { version: VERSION }, Body::Pause]).await? {
+        for reply in shim.send(vec![Body::Hello { version: OLDEST_VERSION }, Body::Pause]).await? {
             incoming.answer(reply).await?;
         }
         Ok(Hold { _connection: (shim, incoming) })

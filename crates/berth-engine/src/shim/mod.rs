@@ -8,22 +8,25 @@
 //!  Shim::hold          a connection of its own that keeps a container still
 //!  Shim::dial          the same through <dir>/shim.sock, after the engine was started again
 //!  stream::attach      a connection of its own that becomes a container's standard streams
+//!  write_config        what a shim reads before it makes its container
 //! ```
 //!
 //! One connection per container, on which the engine hears of everything. When it ends without an exit,
 //! the shim was killed.
 
 mod client;
+mod config;
 mod pool;
 mod stream;
 
 use berth_shim_proto::{Body, Notice};
 
 pub(crate) use client::{Hold, Incoming, Shim};
+pub(crate) use config::{collect_profiles, write_config};
 pub(crate) use pool::{Pool, Spawned, ended, forget_process, spawned};
 pub(crate) use stream::{Left, Streams, attach, parse_detach_keys};
 
-/// What an engine says first on a connection of its own.
+/// What an engine says first to a shim that it started.
 pub(crate) fn greeting() -> Vec<Body> {
     vec![Body::Hello { version: berth_shim_proto::VERSION }, Body::Subscribe]
 }

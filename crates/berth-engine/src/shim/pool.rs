@@ -24,7 +24,7 @@ const AFTER_START: Duration = Duration::from_millis(15);
 const END_SECONDS_MAX: u64 = 3;
 
 /// In a container's shim folder before anything is asked of the shim: pid and start time, so that whoever
-/// looks at a stuck container knows whose shim it is.
+/// looks at a stuck container knows whose shim it is. A link that leads nowhere: its text needs no page of memory.
 const SPAWNED: &str = "spawned";
 
 pub(crate) struct Pool {
@@ -187,7 +187,7 @@ impl Taken {
     /// Leaves the note that ties it to the container of folder `dir`. `boot`: the kernel's name for this boot,
     /// after which pids and times mean something else.
     pub(crate) fn note(&self, dir: &Path, boot: &str) -> std::io::Result<()> {
-        std::fs::write(dir.join(SPAWNED), format!("{} {} {boot}\n", self.pid, self.start_ticks))
+        std::os::unix::fs::symlink(format!("{} {} {boot}", self.pid, self.start_ticks), dir.join(SPAWNED))
     }
 }
 
@@ -200,7 +200,10 @@ pub(crate) struct Spawned {
 
 /// Who was started during this boot for the container of folder `dir`.
 pub(crate) fn spawned(dir: &Path, boot: &str) -> Option<Spawned> {
-    let text = std::fs::read_to_string(dir.join(SPAWNED)).ok()?;
+    let path = dir.join(SPAWNED);
+    // Engines before wrote a file.
+    let text = std::fs::read_link(&path).map(PathBuf::into_os_string).or_else(|_| std::fs::read_to_string(&path).map(Into::into));
+    let text = text.ok()?.into_string().ok()?;
     let mut words = text.split_whitespace();
     let (pid, start_ticks) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
     (words.next() == Some(boot)).then_some(Spawned { pid, start_ticks })

@@ -4,13 +4,15 @@ use crate::error::{LaunchError, Step};
 use crate::mounts::options::Options;
 use crate::mounts::target;
 use berth_sys::mounts::{MountChange, attributes as attr, change_mount};
-use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{CWD, Mode};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_string,
     fsmount, fsopen, move_mount, open_tree,
 };
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 /// `CGROUP2_SUPER_MAGIC`, <linux/magic.h>
@@ -95,9 +97,9 @@ pub(crate) struct Own {
 
 /// This process' folder in each v1 hierarchy, from /proc/self/cgroup and what is mounted below /sys/fs/cgroup.
 ///
-/// Called once it is in its cgroups and before it has a cgroup namespace of its own, in which paths start
-/// elsewhere; and while /proc is still the host's.
-pub(crate) fn own_folders() -> Result<Vec<Own>, LaunchError> {
+/// Called once it is in its cgroups, but for memory's where `memory` is the file by which it will join, and before it has
+/// a cgroup namespace of its own, in which paths start elsewhere; and while /proc is still the host's.
+pub(crate) fn own_folders(memory: Option<BorrowedFd<'_>>) -> Result<Vec<Own>, LaunchError> {
     if is_v2() {
         return Ok(Vec::new());
     }
@@ -125,8 +127,17 @@ pub(crate) fn own_folders() -> Result<Vec<Own>, LaunchError> {
                         && controllers.split(',').all(|one| options.split(',').any(|has| has == one))
                 }
             };
-            same.then_some(path)
+            // The freezer's folder is made when somebody pauses the container: this process is where its maker is.
+            (same && controllers != "freezer").then_some(path)
         });
+        // This one is joined at the end: its folder is the one that the file for joining is in.
+        if let Some(file) = memory.filter(|_| kind == "cgroup" && options.split(',').any(|option| option == "memory")) {
+            let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+            let file = rustix::fs::readlink(path.as_str(), Vec::new()).step(|| format!("read {path}"))?;
+            let folder = Path::new(OsStr::from_bytes(file.as_bytes())).parent().unwrap_or(Path::new("/"));
+            found.push(Own { name: name.to_owned(), folder: folder.to_string_lossy().into_owned() });
+            continue;
+        }
         let Some(own) = own else { continue };
         // A mount whose root is not "/" shows a part of the tree: of `/a` mounted, `/a/b` is at `<point>/b`.
         let inside = own.strip_prefix(root.trim_end_matches('/')).unwrap_or(own);

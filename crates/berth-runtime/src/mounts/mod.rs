@@ -42,9 +42,15 @@ const SYSFS: u64 = 0x6265_6572;
 const CLONE: OpenTreeFlags = OpenTreeFlags::OPEN_TREE_CLONE.union(OpenTreeFlags::OPEN_TREE_CLOEXEC);
 
 /// What a cgroup mount of the configuration will need, before there is a cgroup namespace.
-pub(crate) fn own_cgroups(spec: &Spec) -> Result<Vec<Own>, LaunchError> {
+pub(crate) fn own_cgroups(spec: &Spec, memory: Option<BorrowedFd<'_>>) -> Result<Vec<Own>, LaunchError> {
     let wanted = spec.mounts().iter().flatten().any(|mount| mount.typ().as_deref() == Some("cgroup"));
-    if wanted { cgroups::own_folders() } else { Ok(Vec::new()) }
+    if wanted { cgroups::own_folders(memory) } else { Ok(Vec::new()) }
+}
+
+/// Whether the container's memory has to be counted while its root is made, because files are copied into it.
+pub(crate) fn take_memory(spec: &Spec) -> bool {
+    let copies = |option: &String| option == "tmpcopyup" || option.starts_with("berth.memory");
+    spec.mounts().iter().flatten().flat_map(|mount| mount.options().iter().flatten()).any(copies)
 }
 
 /// For a container with a user namespace: its root is nobody on the host and may not reach every folder that a

@@ -22,17 +22,39 @@ const PROFILE_MAX: usize = 256 << 10;
 /// The filter of `profile`, from `folder` where it is there; made and kept there where it is not.
 pub fn load_or_compile(profile: &LinuxSeccomp, folder: Option<&Path>) -> Result<Filter, SeccompError> {
     let Some(folder) = folder else { return compile(profile) };
-    let text = match serde_json::to_vec(profile) {
-        Ok(text) if text.len() <= PROFILE_MAX => text,
-        _ => return compile(profile),
+    match serde_json::to_vec(profile) {
+        Ok(text) => kept(&text, folder, || compile(profile)),
+        Err(_) => compile(profile),
+    }
+}
+
+/// The same of a profile in its JSON.
+pub fn load_or_compile_text(text: &[u8], folder: Option<&Path>) -> Result<Filter, SeccompError> {
+    let make = || {
+        let profile = serde_json::from_slice(text).map_err(|cause| SeccompError::Text(cause.to_string()))?;
+        compile(&profile)
     };
-    let path = folder.join(format!("{:016x}", hash(&text)));
-    if let Some(filter) = read(&path, &text) {
+    match folder {
+        Some(folder) => kept(text, folder, make),
+        None => make(),
+    }
+}
+
+fn kept(
+    text: &[u8],
+    folder: &Path,
+    make: impl FnOnce() -> Result<Filter, SeccompError>,
+) -> Result<Filter, SeccompError> {
+    if text.len() > PROFILE_MAX {
+        return make();
+    }
+    let path = folder.join(format!("{:016x}", hash(text)));
+    if let Some(filter) = read(&path, text) {
         return Ok(filter);
     }
-    let filter = compile(profile)?;
+    let filter = make()?;
     // A cache that cannot be written costs time, not the container.
-    write(folder, &path, &filter, &text).ok();
+    write(folder, &path, &filter, text).ok();
     Ok(filter)
 }
 

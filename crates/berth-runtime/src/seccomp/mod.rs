@@ -24,7 +24,7 @@ mod tables;
 #[cfg(test)]
 mod tests;
 
-pub use cache::load_or_compile;
+pub use cache::{load_or_compile, load_or_compile_text};
 
 use oci_spec::runtime::{LinuxSeccomp, LinuxSeccompFilterFlag};
 
@@ -54,6 +54,8 @@ pub enum SeccompError {
     Architecture(String),
     #[error("seccomp: syscall {syscall}: argument {index} does not exist; there are six, from 0")]
     ArgumentIndex { syscall: String, index: usize },
+    #[error("seccomp: the profile cannot be read: {0}")]
+    Text(String),
     #[error("seccomp: errno {0} is too large; at most 4095")]
     Errno(u32),
     #[error("seccomp: the filter has {0} instructions; the kernel takes at most 4096")]

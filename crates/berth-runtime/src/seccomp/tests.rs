@@ -227,6 +227,13 @@ fn a_kept_filter_is_the_compiled_one_and_a_damaged_file_is_made_again() {
         std::fs::write(&path, &damaged[..if at % 2 == 0 { damaged.len() } else { at }]).unwrap();
         assert_eq!(load(), compiled, "byte {at}");
     }
+    // The same file serves who has the profile as text.
+    let text = serde_json::to_vec(&profile).unwrap();
+    let from_text = |text: &[u8]| load_or_compile_text(text, Some(folder.path()));
+    assert_eq!(from_text(&text).unwrap(), compiled);
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    assert_eq!(load_or_compile_text(&text, None).unwrap(), compiled);
+    assert!(matches!(from_text(b"{"), Err(SeccompError::Text(_))));
 }
 
 #[test]

@@ -5,7 +5,7 @@ use crate::client::Client;
 use crate::container::{ExecProcess, has_ended, now, status_of};
 use crate::streams::Streams;
 use berth_log::Stream;
-use berth_shim_proto::{Notice, Target};
+use berth_shim_proto::{MADE, Notice, Target};
 
 /// Streams that stay open after the container's end (somebody outside holds them) are left after this.
 const DRAIN_NANOS_MAX: i64 = 2_000_000_000;
@@ -142,7 +142,7 @@ impl Monitor {
         self.remove_cgroup();
         if let Some(container) = self.container.take() {
             // Left there it would say that the container ran and that its shim was killed.
-            for name in ["create.json", "shim.sock"] {
+            for name in [MADE, "shim.sock"] {
                 std::fs::remove_file(container.create.dir.join(name)).ok();
             }
         }

@@ -2,12 +2,12 @@
 
 use super::{Monitor, Owner, SIGKILL, part};
 use crate::client::Attached;
-use crate::container::{Container, ExecProcess, borrow, launch_error, now, open_log, write_file};
+use crate::container::{Container, ExecProcess, borrow, launch_error, now, open_log};
 use crate::health::Health;
 use crate::streams::{Streams, Wanted};
 use berth_runtime::{ExecRequest, Running, Stdio};
-use berth_shim_proto::{Answer, Body, ExecState, ShimPhase, State, Target, VERSION};
-use berth_types::{Error, ErrorKind, Result};
+use berth_shim_proto::{Answer, Body, ExecState, MADE, OLDEST_VERSION, ShimPhase, State, Target, VERSION};
+use berth_types::{Error, Result};
 use oci_spec::runtime::Process;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
@@ -24,7 +24,7 @@ const FREEZE_SECONDS_MAX: u64 = 10;
 impl Monitor {
     pub(super) fn request(&mut self, index: usize, body: Body) -> Result<Answer> {
         match body {
-            Body::Hello { version } if version == VERSION => Ok(Answer::Hello { version: VERSION }),
+            Body::Hello { version } if (OLDEST_VERSION..=VERSION).contains(&version) => Ok(Answer::Hello { version }),
             Body::Hello { version } => {
                 Err(Error::not_implemented(format!("this shim speaks version {VERSION}, the engine {version}")))
             }
@@ -37,12 +37,9 @@ impl Monitor {
                     return Err(Error::conflict("this shim has a container already"));
                 }
                 self.listener = Some(listen(&create.dir)?);
-                let pid = format!("{}\n", std::process::id());
-                write_file(&create.dir, "shim.pid", pid.as_bytes(), false)
-                    .map_err(|cause| Error::because(ErrorKind::Internal, "cannot write shim.pid", &cause))?;
                 let dir = create.dir.clone();
                 // Left there it would say that a container was made.
-                let unsay = |_: &Error| drop(std::fs::remove_file(dir.join("create.json")));
+                let unsay = |_: &Error| drop(std::fs::remove_file(dir.join(MADE)));
                 let container = Container::make(*create).inspect_err(unsay)?;
                 let pid = container.pid;
                 self.container = Some(container);
@@ -206,15 +203,17 @@ impl Monitor {
         let process: Process =
             serde_json::from_value(process.clone()).map_err(|cause| part("read the process", &cause))?;
         let entry = container.cgroup.entry_beside(container.pid).map_err(|cause| part("enter the cgroup", &cause))?;
+        let config = container.config()?;
         berth_runtime::exec(ExecRequest {
             id: container.create.id.as_str(),
             bundle: &container.create.dir,
             pid: container.pid,
             pidfd: container.pidfd.as_fd(),
-            spec: &container.spec()?,
+            spec: &config.spec,
             process: &process,
             stdio,
             cgroup: borrow(&entry),
+            seccomp_profile: config.profile.as_deref(),
             seccomp_cache: container.create.seccomp_cache.as_deref(),
             preserve_fds: 0,
         })

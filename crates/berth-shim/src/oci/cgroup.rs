@@ -109,6 +109,7 @@ pub(crate) fn borrow(entry: &Option<Entry>) -> CgroupEntry<'_> {
     entry.as_ref().map_or_else(CgroupEntry::default, |entry| CgroupEntry {
         v2: entry.v2.as_ref().map(AsFd::as_fd),
         join_files: entry.join_files.iter().map(AsFd::as_fd).collect(),
+        join_memory: entry.join_memory.as_ref().map(AsFd::as_fd),
     })
 }
 

@@ -136,6 +136,7 @@ fn launch(
         stdio: stdio(bundle)?,
         cgroup: cgroup::borrow(&entry),
         init: false,
+        seccomp_profile: None,
         seccomp_cache: Some(&seccomp_cache),
         preserve_fds: preserved(flags)?,
         start_socket: listener.as_ref().map(AsFd::as_fd),

@@ -70,6 +70,7 @@ fn start(
         process,
         stdio,
         cgroup: cgroup::borrow(&entry),
+        seccomp_profile: None,
         seccomp_cache: None,
         preserve_fds: create::preserved(flags)?,
     })

@@ -107,9 +107,15 @@ fn the_cgroup_mount_shows_the_own_group_and_is_read_only() {
         b.config["linux"]["resources"]["memory"] = json!({ "limit": 64 << 20 });
         let out = b.prints(
             "cat /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/memory.max 2>/dev/null; \
-             mkdir /sys/fs/cgroup/memory/x /sys/fs/cgroup/x 2>&1; grep -q . /proc/self/cgroup && echo there",
+             mkdir /sys/fs/cgroup/memory/x /sys/fs/cgroup/x 2>&1; grep :memory: /proc/self/cgroup; \
+             grep -q . /proc/self/cgroup && echo there",
         );
         assert!(out.starts_with("67108864\n"), "private: {private}: {out}");
         assert!(out.contains("Read-only") && out.ends_with("there\n"), "{out}");
+        // On v1 memory is joined after the others, and before the namespace begins there.
+        if let Some(line) = out.lines().find(|line| line.contains(":memory:")) {
+            let place = if private { ":/".to_owned() } else { format!(":{}", b.cgroup()) };
+            assert!(line.ends_with(&place), "private: {private}: {out}");
+        }
     }
 }
