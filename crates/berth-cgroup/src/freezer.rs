@@ -3,8 +3,8 @@
 //! On v1 the folder of the freezer is made when somebody is to stand still, and all move in: few containers are ever
 //! paused, and a folder is memory of the kernel's and work at both of a container's ends.
 
-use crate::files::{read, try_read, try_write, write};
 use crate::cgroup::{below, move_all};
+use crate::files::{read, try_read, try_write, write};
 use crate::{Cgroup, CgroupError, Controller, v1};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};

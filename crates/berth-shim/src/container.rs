@@ -33,6 +33,9 @@ pub(crate) struct Container {
     pub(crate) oom_kills: u64,
     pub(crate) last_signal: Option<(i32, i64)>,
     pub(crate) health: Option<Health>,
+    /// Probes whose check went while they ran. They are killed and wait to be reaped: a pid namespace ends after its last
+    /// zombie only.
+    pub(crate) probes_left: Vec<OwnedFd>,
     pub(crate) exit: Option<ExitRecord>,
     pub(crate) execs: Vec<ExecProcess>,
 }
@@ -211,6 +214,7 @@ impl Container {
             oom_kills: 0,
             last_signal: None,
             health: None,
+            probes_left: Vec::new(),
             exit: None,
             execs: Vec::new(),
         })

@@ -41,6 +41,7 @@ enum Source {
     Oom,
     ProbeOutput,
     ProbeEnded,
+    ProbeLeft,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -135,6 +136,10 @@ impl Monitor {
                 if !exec.waits_for_client {
                     self.watch_streams(Owner::Exec(index), &exec.streams, &mut sources, &mut fds);
                 }
+            }
+            for pidfd in &container.probes_left {
+                sources.push(Source::ProbeLeft);
+                fds.push(PollFd::new(pidfd, READ));
             }
             if let Some(probing) = container.health.as_ref().and_then(|health| health.running.as_ref()) {
                 sources.push(Source::ProbeEnded);
@@ -234,6 +239,7 @@ impl Monitor {
             Source::Oom => self.memory_ran_out(),
             Source::ProbeOutput => self.probe_output(),
             Source::ProbeEnded => self.probe_ended(),
+            Source::ProbeLeft => self.reap_probes_left(),
         }
     }
 

@@ -83,6 +83,19 @@ fn a_probe_survives_the_engine_and_tells_events() {
 }
 
 #[test]
+fn a_probe_that_is_under_way_when_its_check_goes_holds_up_no_end() {
+    let Some(engine) = Engine::start("health-under-way") else { return };
+    for (name, change) in [("none", ["--no-healthcheck"].as_slice()), ("other", &["--health-retries", "7"])] {
+        let check = ["--health-cmd", "touch /probed; sleep 1000", "--health-interval", "50ms"];
+        engine.docker(["run", "-d"].iter().chain(&check).chain(&["--name", name, "tiny", "sleep", "1000"])).success();
+        wait_until("a probe is under way", || engine.docker(["exec", name, "test", "-e", "/probed"]).code == 0);
+        engine.berth(["update"].iter().chain(change).chain(&[name])).success();
+        engine.docker(["kill", name]).success();
+        wait_until("it has ended", || engine.status_of(name) == "exited");
+    }
+}
+
+#[test]
 fn none_and_nonsense() {
     let Some(engine) = Engine::start("health-bad") else { return };
     engine.docker(["run", "-d", "--name", "none", "--no-healthcheck", "tiny", "sleep", "1000"]).success();

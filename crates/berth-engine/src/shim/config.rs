@@ -23,7 +23,8 @@ const TRIES_MAX: u32 = 100;
 /// Writes it into `folder`. Answers where the profile is, when it is apart. Blocks.
 pub(crate) fn write_config(exec_root: &Path, folder: &Path, mut spec: Spec) -> Result<Option<PathBuf>> {
     let failed = |path: &Path, cause: io::Error| {
-        let kind = if cause.kind() == io::ErrorKind::StorageFull { ErrorKind::Unavailable } else { ErrorKind::Internal };
+        let kind =
+            if cause.kind() == io::ErrorKind::StorageFull { ErrorKind::Unavailable } else { ErrorKind::Internal };
         Error::because(kind, format!("cannot write {}", path.display()), &cause)
     };
     let profile = take_profile(&mut spec);

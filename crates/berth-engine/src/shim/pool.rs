@@ -202,7 +202,9 @@ pub(crate) struct Spawned {
 pub(crate) fn spawned(dir: &Path, boot: &str) -> Option<Spawned> {
     let path = dir.join(SPAWNED);
     // Engines before wrote a file.
-    let text = std::fs::read_link(&path).map(PathBuf::into_os_string).or_else(|_| std::fs::read_to_string(&path).map(Into::into));
+    let text = std::fs::read_link(&path)
+        .map(PathBuf::into_os_string)
+        .or_else(|_| std::fs::read_to_string(&path).map(Into::into));
     let text = text.ok()?.into_string().ok()?;
     let mut words = text.split_whitespace();
     let (pid, start_ticks) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);

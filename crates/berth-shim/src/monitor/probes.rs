@@ -1,7 +1,7 @@
 //! Health probes: when one is due, how it ends, who hears of it.
 
 use super::{Monitor, SIGKILL, part};
-use crate::container::{Container, now, status_of};
+use crate::container::{Container, has_ended, now, status_of};
 use crate::health::{OUTPUT_BYTES_MAX, Probing};
 use crate::streams::Streams;
 use berth_runtime::{Running, Stdio};
@@ -85,6 +85,25 @@ impl Monitor {
         let Some(probing) = probing else { return };
         let status = status_of(&probing.process.pidfd);
         self.finish_probe(i32::from(status.shell_code()), None);
+    }
+
+    /// Its check goes, or is exchanged for another: what it finds counts for nothing any more.
+    pub(super) fn leave_probe(container: &mut Container) {
+        let Some(probing) = container.health.as_mut().and_then(|health| health.running.take()) else { return };
+        // Ended already is as good. A container that is paused lets it end when it goes on.
+        berth_sys::signals::pidfd_send_signal(probing.process.pidfd.as_fd(), SIGKILL).ok();
+        container.probes_left.push(probing.process.pidfd);
+    }
+
+    pub(super) fn reap_probes_left(&mut self) {
+        let Some(container) = &mut self.container else { return };
+        container.probes_left.retain(|pidfd| {
+            let ended = has_ended(pidfd);
+            if ended {
+                status_of(pidfd);
+            }
+            !ended
+        });
     }
 
     pub(super) fn finish_probe(&mut self, exit_code: i32, text: Option<String>) {

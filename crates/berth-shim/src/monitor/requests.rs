@@ -115,6 +115,7 @@ impl Monitor {
             }
             Body::UpdateHealth { health } => {
                 let container = self.container()?;
+                Self::leave_probe(container);
                 container.health = health.map(|probe| Health::new(probe, now()));
                 Ok(Answer::Done)
             }

@@ -118,9 +118,7 @@ fn field(c: &Value, name: &str, now: i64, no_trunc: bool) -> Value {
             labels.sort();
             labels.join(",").into()
         }
-        "Label" => {
-            Value::Lookup(c.get("Labels").map().iter().map(|(k, v)| (k.clone(), v.str().to_owned())).collect())
-        }
+        "Label" => Value::Lookup(c.get("Labels").map().iter().map(|(k, v)| (k.clone(), v.str().to_owned())).collect()),
         "Mounts" => {
             let named = |m: &Value| cut(if m.text("Name").is_empty() { m.text("Source") } else { m.text("Name") }, 15);
             mounts().map(named).collect::<Vec<_>>().join(",").into()
