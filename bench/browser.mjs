@@ -167,10 +167,17 @@ async function stutter() {
     };
     requestAnimationFrame(frame);
   }), [SECONDS, scrolls]);
+  const cdp = await crowded.context().newCDPSession(crowded);
+  await cdp.send('Performance.enable');
+  const work = async () => Object.fromEntries((await cdp.send('Performance.getMetrics')).metrics.map((one) => [one.name, one.value]));
   for (const [what, scrolls] of [['told of changes', false], ['told of changes and scrolled', true]]) {
+    const before = await work();
     const gaps = await measure(scrolls);
+    const after = await work();
+    const share = (name) => `${((100 * (after[name] - before[name])) / SECONDS).toFixed(1)} %`;
     tell(`a list of ${COUNT}, ${what}: a frame`, gaps);
     const late = gaps.filter((gap) => gap > 3 * FRAME_MILLIS).length;
+    console.log(`  of that time: script ${share('ScriptDuration')}, styles ${share('RecalcStyleDuration')}, layout ${share('LayoutDuration')}, all tasks of the page ${share('TaskDuration')}`);
     console.log(`  longer than three frames: ${late} of ${gaps.length}, longest ${Math.max(...gaps).toFixed(0)} ms; rows in the document ${await crowded.locator('tbody tr').count()}`);
   }
   await crowded.context().close();
