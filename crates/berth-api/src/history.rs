@@ -197,7 +197,8 @@ impl History {
             Ok(running) => running,
             Err(error) => return tracing::warn!(%error, "cannot read meters"),
         };
-        let mut readings = Vec::with_capacity(running.len());
+        let heard = self.hub.is_heard();
+        let mut readings = Vec::new();
         {
             let mut state = self.lock();
             for (id, gauge) in running.iter().take(INSTANCES_MAX) {
@@ -209,8 +210,10 @@ impl History {
                     push(&mut track.points, point);
                 }
                 let reading = reading(id, gauge, point);
-                track.newest = Some(reading.clone());
-                readings.push(reading);
+                if heard {
+                    readings.push(reading.clone());
+                }
+                track.newest = Some(reading);
             }
         }
         let host = self.read_host();
@@ -279,8 +282,10 @@ impl History {
         self.lock().instances.get(id).map(|track| series(&track.points)).unwrap_or_else(|| series(&VecDeque::new()))
     }
 
-    pub(crate) fn newest(&self) -> Vec<Reading> {
-        self.lock().instances.values().filter_map(|track| track.newest.clone()).collect()
+    /// The newest readings of those that `wanted` names.
+    pub(crate) fn newest(&self, wanted: impl Fn(&str) -> bool) -> Vec<Reading> {
+        let state = self.lock();
+        state.instances.iter().filter(|(id, _)| wanted(id)).filter_map(|(_, track)| track.newest.clone()).collect()
     }
 
     pub(crate) fn host(&self) -> (Series, Option<HostReading>) {

@@ -263,7 +263,7 @@ fn open_folder(dir: &Path) -> Result<OwnedFd, CgroupError> {
         .map_err(|errno| CgroupError::Open { path: dir.to_owned(), errno })
 }
 
-fn check_path(path: &str) -> Result<(), CgroupError> {
+pub(crate) fn check_path(path: &str) -> Result<(), CgroupError> {
     let plain = path.starts_with('/')
         && path.len() > 1
         && path.len() < 3000

@@ -25,6 +25,7 @@ mod devices;
 mod error;
 mod files;
 mod freezer;
+mod gauge;
 mod hierarchy;
 mod kill;
 mod limits;
@@ -37,9 +38,10 @@ mod v2;
 pub use cgroup::{Cgroup, Entry};
 pub use devices::{Access, DeviceKind, DeviceRule, default_rules};
 pub use error::CgroupError;
+pub use gauge::{Gauge, GaugeReader};
 pub use hierarchy::{Controller, Hierarchy, Version};
 pub use limits::{
     CpuLimits, HugetlbLimit, IoLimits, IoWeight, Limits, MemoryLimits, NetworkClass, RdmaLimit, Throttle,
 };
 pub use oom::{ExitFacts, OomEvents};
-pub use stats::{Gauge, Stats};
+pub use stats::Stats;

@@ -30,20 +30,6 @@ pub struct Stats {
     pub io_serviced: Vec<(u64, u64, String, u64)>,
 }
 
-/// What changes all the time.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Gauge {
-    pub cpu_nanos: u64,
-    pub memory_bytes: u64,
-    /// Of it: file cache that goes as soon as it is needed.
-    pub cache_bytes: u64,
-    /// `None`: unlimited.
-    pub memory_limit_bytes: Option<u64>,
-    pub pids: u64,
-    pub read_bytes: u64,
-    pub written_bytes: u64,
-}
-
 impl Cgroup {
     /// A reading. What a host does not count stays zero; so does all of a cgroup that is gone.
     pub fn stats(&self) -> Stats {
@@ -63,46 +49,6 @@ impl Cgroup {
             stats.io_serviced = io_v2(&text, &[("rios", "read"), ("wios", "write"), ("dios", "discard")]);
         }
         stats
-    }
-
-    /// The few counters that are read of every cgroup all the time: a quarter of the files that [`stats`](Self::stats) reads.
-    pub fn gauge(&self) -> Gauge {
-        let mut gauge = Gauge::default();
-        if let Some(folder) = self.v1_folder(Controller::Cpuacct) {
-            gauge.cpu_nanos = read_number(&folder.dir, "cpuacct.usage").unwrap_or(0);
-        } else if let Some(dir) = &self.v2 {
-            let text = try_read(dir, "cpu.stat").unwrap_or_default();
-            gauge.cpu_nanos = line_of(&text, "usage_usec").saturating_mul(1000);
-        }
-        if let Some(folder) = self.v1_folder(Controller::Memory) {
-            gauge.memory_bytes = read_number(&folder.dir, "memory.usage_in_bytes").unwrap_or(0);
-            gauge.memory_limit_bytes = v1::limit_of(&folder.dir, "memory.limit_in_bytes");
-            gauge.cache_bytes =
-                line_of(&try_read(&folder.dir, "memory.stat").unwrap_or_default(), "total_inactive_file");
-        } else if let Some(dir) = self.v2_for(Controller::Memory) {
-            gauge.memory_bytes = read_number(dir, "memory.current").unwrap_or(0);
-            gauge.memory_limit_bytes = read_number(dir, "memory.max");
-            gauge.cache_bytes = line_of(&try_read(dir, "memory.stat").unwrap_or_default(), "inactive_file");
-        }
-        if let Some(dir) = self.folder(Controller::Pids) {
-            gauge.pids = read_number(dir, "pids.current").unwrap_or(0);
-        }
-        let io = if let Some(folder) = self.v1_folder(Controller::Io) {
-            io_v1(&folder.dir, "io_service_bytes")
-        } else if let Some(dir) = self.v2_for(Controller::Io) {
-            io_v2(&try_read(dir, "io.stat").unwrap_or_default(), &[("rbytes", "read"), ("wbytes", "write")])
-        } else {
-            Vec::new()
-        };
-        for (_, _, what, bytes) in io {
-            match what.as_str() {
-                "read" => gauge.read_bytes += bytes,
-                "write" => gauge.written_bytes += bytes,
-                // Some kernels count every transfer also in a total.
-                _ => {}
-            }
-        }
-        gauge
     }
 
     fn read_cpu(&self, stats: &mut Stats) {
@@ -155,12 +101,6 @@ impl Cgroup {
     }
 }
 
-/// The number on the line that begins with `name`; 0 without one.
-fn line_of(text: &str, name: &str) -> u64 {
-    let found = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok());
-    found.unwrap_or(0)
-}
-
 /// Lines of a name and a number.
 fn flat(text: &str) -> BTreeMap<&str, u64> {
     text.lines()
@@ -171,22 +111,25 @@ fn flat(text: &str) -> BTreeMap<&str, u64> {
         .collect()
 }
 
-/// `8:0 Read 4096`; the recursive files count what is below too.
+/// The recursive files count what is below too.
 fn io_v1(dir: &Path, what: &str) -> Vec<(u64, u64, String, u64)> {
     let text = try_read(dir, &format!("blkio.throttle.{what}_recursive"))
         .or_else(|_| try_read(dir, &format!("blkio.throttle.{what}")))
         .unwrap_or_default();
-    text.lines()
-        .filter_map(|line| {
-            let mut words = line.split([' ', ':']);
-            let (major, minor) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
-            Some((major, minor, words.next()?.to_ascii_lowercase(), words.next()?.parse().ok()?))
-        })
-        .collect()
+    lines_v1(&text).map(|(major, minor, what, count)| (major, minor, what.to_ascii_lowercase(), count)).collect()
+}
+
+/// `8:0 Read 4096`; what is no such line is left out.
+pub(crate) fn lines_v1(text: &str) -> impl Iterator<Item = (u64, u64, &str, u64)> {
+    text.lines().filter_map(|line| {
+        let mut words = line.split([' ', ':']);
+        let (major, minor) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+        Some((major, minor, words.next()?, words.next()?.parse().ok()?))
+    })
 }
 
 /// `8:0 rbytes=4096 wbytes=0 rios=1 ...`
-fn io_v2(text: &str, keys: &[(&str, &str)]) -> Vec<(u64, u64, String, u64)> {
+pub(crate) fn io_v2(text: &str, keys: &[(&str, &str)]) -> Vec<(u64, u64, String, u64)> {
     let mut found = Vec::new();
     for line in text.lines() {
         let Some((device, counts)) = line.split_once(' ') else { continue };
@@ -211,13 +154,6 @@ mod tests {
         let text = "8:0 rbytes=10 wbytes=20 rios=1 wios=2 dbytes=0 dios=0\nnonsense\n254:1 rbytes=5\n";
         let bytes = io_v2(text, &[("rbytes", "read"), ("wbytes", "write")]);
         assert_eq!(bytes, [(8, 0, "read".into(), 10), (8, 0, "write".into(), 20), (254, 1, "read".into(), 5)]);
-    }
-
-    #[test]
-    fn a_line_is_found_by_its_whole_name() {
-        let text = "inactive_file 1\ntotal_inactive_file 7\nusage_usec 9\nodd x\n";
-        assert_eq!((line_of(text, "total_inactive_file"), line_of(text, "usage_usec")), (7, 9));
-        assert_eq!((line_of(text, "usage"), line_of(text, "odd"), line_of("", "a")), (0, 0, 0));
     }
 
     #[test]

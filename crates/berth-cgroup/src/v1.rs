@@ -309,7 +309,12 @@ pub(crate) fn warn_missing(hierarchy: &Hierarchy, limits: &Limits, warnings: &mu
     }
 }
 
-/// A v1 value as a number; the kernel's "no limit" (the largest page-aligned i64) is `None`.
+/// A v1 value as a number; `None` is no limit.
 pub(crate) fn limit_of(dir: &Path, name: &str) -> Option<u64> {
-    try_read(dir, name).ok()?.trim().parse().ok().filter(|&limit: &u64| limit < i64::MAX as u64 - (1 << 20))
+    try_read(dir, name).ok()?.trim().parse().ok().filter(is_limit)
+}
+
+/// Not the kernel's "no limit", the largest page-aligned i64.
+pub(crate) fn is_limit(limit: &u64) -> bool {
+    *limit < i64::MAX as u64 - (1 << 20)
 }

@@ -85,9 +85,12 @@ impl System {
     }
 
     pub async fn info(&self) -> Result<Info> {
-        let all = ListOptions { all: true, ..ListOptions::default() };
-        let containers = self.engine.containers().list(&all).await?;
-        let count = |wanted: &[StateWord]| containers.iter().filter(|one| wanted.contains(&one.state.word())).count();
+        let mut words = Vec::new();
+        self.engine.containers().those(|_, state, _| {
+            words.push(state.word());
+            false
+        });
+        let count = |wanted: &[StateWord]| words.iter().filter(|word| wanted.contains(word)).count();
         let running = count(&[StateWord::Running, StateWord::Restarting]);
         let paused = count(&[StateWord::Paused]);
         let config = self.engine.config();
@@ -99,10 +102,10 @@ impl System {
             |name: &str| std::env::var(name).or_else(|_| std::env::var(name.to_uppercase())).unwrap_or_default();
         Ok(Info {
             id: self.id()?,
-            containers: containers.len(),
+            containers: words.len(),
             running,
             paused,
-            stopped: containers.len() - running - paused,
+            stopped: words.len() - running - paused,
             images: self.engine.images().count(),
             storage_driver: self.engine.images().storage_driver().name().to_owned(),
             storage_status: vec![("Backing Filesystem".to_owned(), backing_file_system(&config.data_root))],
@@ -134,6 +137,11 @@ impl System {
             https_proxy: proxy("https_proxy"),
             no_proxy: proxy("no_proxy"),
         })
+    }
+
+    /// Limits that this host cannot keep.
+    pub fn warnings(&self) -> Vec<String> {
+        warnings(HostFacts::get())
     }
 
     pub fn version(&self) -> Version {

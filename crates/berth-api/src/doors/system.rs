@@ -13,7 +13,7 @@ use crate::tasks::Task;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use berth_engine::Filters;
-use berth_engine::containers::{ListOptions, StateWord};
+use berth_engine::containers::{State as Phase, StateWord};
 use berth_engine::images::Removed;
 use berth_engine::system::DiskUsageParts;
 use berth_types::{Error, ErrorKind};
@@ -106,19 +106,18 @@ requests! {
 pub(crate) async fn overview(State(api): State<Api>, who: Who) -> ApiResult<axum::Json<Overview>> {
     let (hour, host) = api.history.host();
     let containers = api.engine.containers();
-    let all = containers.list(&ListOptions { all: true, ..ListOptions::default() }).await?;
     let now = berth_engine::events::now_unix_nanos() / 1_000_000;
-    let mut failing = Vec::new();
-    let seen: Vec<_> = all.iter().filter(|one| who.sees(&one.labels)).collect();
-    for row in seen.iter().map(|one| super::instances::row(one)) {
-        let unhealthy = row.health.as_deref() == Some("unhealthy");
-        let restarting = row.state == StateWord::Restarting.as_str() || row.state == StateWord::Dead.as_str();
-        let recent = now - row.finished_unix_millis < FAILED_WITHIN_MILLIS;
-        // 137 and 143 are what being stopped looks like.
-        let ended_badly = row.exit_code.is_some_and(|code| !matches!(code, 0 | 137 | 143)) || row.out_of_memory;
-        if !(unhealthy || restarting || !row.error.is_empty() || ended_badly && recent) {
-            continue;
+    let mut seen = HashSet::new();
+    // A page asks for this every few seconds: only what fails is looked at closely.
+    let rows = containers.those(|id, state, labels| {
+        let theirs = who.sees(labels);
+        if theirs {
+            seen.insert(id.to_string());
         }
+        theirs && fails(state, now)
+    });
+    let mut failing = Vec::new();
+    for row in rows.iter().map(super::instances::row) {
         // One that was removed just now fails no more.
         let Ok(why) = containers.why(&row.id).await else { continue };
         let why = WhyView { summary: why.summary, details: why.details, hint: why.hint };
@@ -127,10 +126,19 @@ pub(crate) async fn overview(State(api): State<Api>, who: Who) -> ApiResult<axum
             break;
         }
     }
-    let warnings = api.engine.system().info().await?.warnings;
-    let ids: HashSet<&str> = seen.iter().map(|one| one.id.as_str()).collect();
-    let meters = api.history.newest().into_iter().filter(|one| ids.contains(one.id.as_str())).collect();
+    let warnings = api.engine.system().warnings();
+    let meters = api.history.newest(|id| seen.contains(id));
     Ok(axum::Json(Overview { host, hour, meters, failing, warnings }))
+}
+
+/// Whether an instance needs a look.
+fn fails(state: &Phase, now_unix_millis: i64) -> bool {
+    let word = state.word();
+    let restarting = matches!(word, StateWord::Restarting | StateWord::Dead);
+    let recent = now_unix_millis - state.finished_unix_nanos / 1_000_000 < FAILED_WITHIN_MILLIS;
+    // 137 and 143 are what being stopped looks like.
+    let ended_badly = word == StateWord::Exited && !matches!(state.exit_code, 0 | 137 | 143) || state.oom_killed;
+    state.is_unhealthy() || restarting || !state.error.is_empty() || ended_badly && recent
 }
 
 pub(crate) async fn disk(State(api): State<Api>) -> ApiResult<axum::Json<Disk>> {

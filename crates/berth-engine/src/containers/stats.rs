@@ -1,12 +1,13 @@
 //! `stats`: a container's meters, read from its cgroup and its network namespace.
 
-use super::{Container, Containers, Inspect, InterfaceStats, Stats, StatsOptions, StatsSample, StatsStream};
+use super::record::{Container, Record};
+use super::{Containers, Inspect, InterfaceStats, Stats, StatsOptions, StatsSample, StatsStream};
 use crate::Engine;
 use crate::events::now_unix_nanos;
 use crate::oci::HostFacts;
-use berth_cgroup::{Cgroup, CgroupError, Hierarchy};
-use berth_types::{ErrorKind, Phase, Result};
-use std::sync::OnceLock;
+use berth_cgroup::{Cgroup, CgroupError, GaugeReader, Hierarchy};
+use berth_types::{ContainerId, Phase, Result};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::sync::mpsc;
 
@@ -18,26 +19,22 @@ const TICK_NANOS: u64 = 10_000_000;
 impl Containers {
     /// Its meters.
     pub async fn stats(&self, container: &str, options: StatsOptions) -> Result<StatsStream> {
-        let inspect = self.inspect(container, false).await?;
+        let source = Source::of(&self.engine, &*self.get(container)?);
         let (sender, samples) = mpsc::channel(1);
-        tokio::spawn(send(self.clone(), inspect, options, sender));
+        tokio::spawn(send(self.clone(), source, options, sender));
         Ok(StatsStream { samples })
     }
 
     /// Gauges of all that runs, machines too: read in one go on a thread that may wait, a few files each.
     pub async fn gauges(&self) -> Result<Vec<(String, Gauge)>> {
         let engine = self.engine.clone();
-        let read = move || {
-            let all = engine.table().all();
-            Ok(all.iter().filter_map(|one| Some((one.id.to_string(), gauge(&engine, one)?))).collect())
-        };
-        super::archive::blocking(read).await
+        super::archive::blocking(move || Ok(gauges(&engine, &engine.table().all()))).await
     }
 
     /// The same of one; `None`: it does not run.
     pub async fn gauge(&self, container: &str) -> Result<Option<Gauge>> {
         let (engine, container) = (self.engine.clone(), self.get(container)?);
-        super::archive::blocking(move || Ok(gauge(&engine, &container))).await
+        super::archive::blocking(move || Ok(gauges(&engine, &[container]).pop().map(|(_, gauge)| gauge))).await
     }
 }
 
@@ -56,55 +53,97 @@ pub struct Gauge {
     pub sent_bytes: u64,
 }
 
-fn gauge(engine: &Engine, container: &Container) -> Option<Gauge> {
-    let (record, networked) = {
+/// Of those that run, all read in one go.
+fn gauges(engine: &Engine, containers: &[Arc<Container>]) -> Vec<(String, Gauge)> {
+    let mut running = Vec::with_capacity(containers.len());
+    let mut networked = Vec::new();
+    for container in containers {
         let live = container.live();
-        if !matches!(live.run.phase, Phase::Running { .. } | Phase::Paused { .. }) {
-            return None;
-        }
-        (live.record.clone(), !live.run.attachment.endpoints.is_empty())
-    };
-    let path = crate::oci::cgroup_path(&engine.config().cgroup_parent, &record.spec, &record.id);
-    let meters = hierarchy().and_then(|all| Cgroup::open(all, &path)).map(|cgroup| cgroup.gauge()).unwrap_or_default();
-    let mut gauge = Gauge {
-        read_unix_nanos: now_unix_nanos(),
-        cpu_nanos: meters.cpu_nanos,
-        memory_bytes: meters.memory_bytes.saturating_sub(meters.cache_bytes),
-        memory_limit_bytes: meters.memory_limit_bytes.unwrap_or(u64::MAX).min(HostFacts::get().memory_bytes),
-        pids: meters.pids,
-        read_bytes: meters.read_bytes,
-        written_bytes: meters.written_bytes,
-        ..Gauge::default()
-    };
-    if networked && let Ok(counters) = engine.networks().counters_now(&record.id) {
-        for (_, count) in counters {
-            gauge.received_bytes += count.rx_bytes;
-            gauge.sent_bytes += count.tx_bytes;
+        if matches!(live.run.phase, Phase::Running { .. } | Phase::Paused { .. }) {
+            if !live.run.attachment.endpoints.is_empty() {
+                networked.push(container.id.clone());
+            }
+            running.push(live.record.clone());
         }
     }
-    Some(gauge)
+    // Without the host's cgroups all of it is zero, as in a cgroup that is gone.
+    let mut reader = hierarchy().ok().map(GaugeReader::new);
+    let mut traffic = engine.networks().traffic(&networked);
+    let host_memory = HostFacts::get().memory_bytes;
+    let mut gauge = |record: &Record| {
+        let path = crate::oci::cgroup_path(&engine.config().cgroup_parent, &record.spec, &record.id);
+        let meters = reader.as_mut().and_then(|reader| reader.read(&path).ok()).unwrap_or_default();
+        let (received_bytes, sent_bytes) = traffic.remove(&record.id).unwrap_or_default();
+        Gauge {
+            read_unix_nanos: now_unix_nanos(),
+            cpu_nanos: meters.cpu_nanos,
+            memory_bytes: meters.memory_bytes.saturating_sub(meters.cache_bytes),
+            memory_limit_bytes: meters.memory_limit_bytes.unwrap_or(u64::MAX).min(host_memory),
+            pids: meters.pids,
+            read_bytes: meters.read_bytes,
+            written_bytes: meters.written_bytes,
+            received_bytes,
+            sent_bytes,
+        }
+    };
+    running.iter().map(|record| (record.id.to_string(), gauge(record))).collect()
+}
+
+/// What of a container a reading needs: looked up every second for each that is followed.
+struct Source {
+    id: ContainerId,
+    name: String,
+    /// Of its cgroup.
+    path: String,
+    running: bool,
+    /// With interfaces of its own: not the host's, nor another container's.
+    networked: bool,
+    /// Opened by the first reading.
+    cgroup: Option<Cgroup>,
+}
+
+impl Source {
+    fn of(engine: &Engine, container: &Container) -> Source {
+        let live = container.live();
+        let record = &live.record;
+        Source {
+            id: record.id.clone(),
+            name: record.name.clone(),
+            path: crate::oci::cgroup_path(&engine.config().cgroup_parent, &record.spec, &record.id),
+            running: matches!(live.run.phase, Phase::Running { .. } | Phase::Paused { .. }),
+            networked: !live.run.attachment.endpoints.is_empty(),
+            cgroup: None,
+        }
+    }
+
+    /// One reading; zeros where it does not run, or ends meanwhile.
+    async fn sample(&mut self, engine: &Engine) -> StatsSample {
+        if !self.running {
+            return StatsSample::default();
+        }
+        if self.cgroup.is_none() {
+            self.cgroup = hierarchy().and_then(|all| Cgroup::open(all, &self.path)).ok();
+        }
+        sample(engine, self).await
+    }
+
+    fn stats(&self, now: StatsSample, before: StatsSample) -> Result<Stats> {
+        Ok(Stats { id: self.id.clone(), name: self.name.clone(), now, before })
+    }
 }
 
 /// Reads until nobody listens or the container is gone.
-async fn send(containers: Containers, first: Inspect, options: StatsOptions, sender: mpsc::Sender<Result<Stats>>) {
-    let id = first.id.clone();
-    let answer = |inspect: &Inspect, now: StatsSample, before: StatsSample| {
-        Ok(Stats { id: inspect.id.clone(), name: inspect.name.clone(), now, before })
-    };
-    let running = |inspect: &Inspect| matches!(inspect.state.phase, Phase::Running { .. } | Phase::Paused { .. });
+async fn send(containers: Containers, mut source: Source, options: StatsOptions, sender: mpsc::Sender<Result<Stats>>) {
+    let engine = &containers.engine;
     if !options.stream {
-        if !running(&first) {
-            sender.send(answer(&first, StatsSample::default(), StatsSample::default())).await.ok();
-            return;
-        }
         let mut before = StatsSample::default();
-        if !options.one_shot {
-            before = sample(&containers.engine, &first).await;
+        if source.running && !options.one_shot {
+            before = source.sample(engine).await;
             tokio::time::sleep(INTERVAL).await;
         }
-        let now = sample(&containers.engine, &first).await;
+        let now = source.sample(engine).await;
         // A receiver that went away has no further wishes; the same below.
-        sender.send(answer(&first, now, before)).await.ok();
+        sender.send(source.stats(now, before)).await.ok();
         return;
     }
     let mut ticks = tokio::time::interval(INTERVAL);
@@ -115,16 +154,11 @@ async fn send(containers: Containers, first: Inspect, options: StatsOptions, sen
             _ = ticks.tick() => {}
             () = sender.closed() => return,
         }
-        let inspect = match containers.inspect(id.as_str(), false).await {
-            Ok(inspect) => inspect,
-            Err(error) if error.kind == ErrorKind::NotFound => return,
-            Err(error) => {
-                sender.send(Err(error)).await.ok();
-                return;
-            }
-        };
-        let now = if running(&inspect) { sample(&containers.engine, &inspect).await } else { StatsSample::default() };
-        if sender.send(answer(&inspect, now.clone(), before)).await.is_err() {
+        // Renamed, stopped, started again: its paths stay.
+        let Ok(container) = containers.get(source.id.as_str()) else { return };
+        source = Source { cgroup: source.cgroup.take(), ..Source::of(engine, &container) };
+        let now = source.sample(engine).await;
+        if sender.send(source.stats(now.clone(), before)).await.is_err() {
             return;
         }
         before = now;
@@ -147,10 +181,9 @@ pub(super) fn cgroup_of(engine: &Engine, inspect: &Inspect) -> Result<Cgroup, Cg
     Cgroup::open(hierarchy()?, &path)
 }
 
-/// One reading. A container that ends meanwhile has zeros.
-async fn sample(engine: &Engine, inspect: &Inspect) -> StatsSample {
+async fn sample(engine: &Engine, source: &Source) -> StatsSample {
     let facts = HostFacts::get();
-    let meters = cgroup_of(engine, inspect).map(|cgroup| cgroup.stats()).unwrap_or_default();
+    let meters = source.cgroup.as_ref().map(Cgroup::stats).unwrap_or_default();
     let stat = std::fs::read_to_string("/proc/stat").unwrap_or_default();
     let mut sample = StatsSample {
         read_unix_nanos: now_unix_nanos(),
@@ -175,9 +208,8 @@ async fn sample(engine: &Engine, inspect: &Inspect) -> StatsSample {
         io_serviced: meters.io_serviced,
         networks: Default::default(),
     };
-    // Containers in the host's or another's network have no interfaces of their own.
-    if !inspect.network.endpoints.is_empty()
-        && let Ok(counters) = engine.networks().counters(&inspect.id).await
+    if source.networked
+        && let Ok(counters) = engine.networks().counters(&source.id).await
     {
         for (name, c) in counters {
             let stats = InterfaceStats {

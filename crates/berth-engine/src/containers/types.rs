@@ -192,6 +192,11 @@ pub struct State {
 }
 
 impl State {
+    /// Its probe says so.
+    pub fn is_unhealthy(&self) -> bool {
+        self.health.as_ref().is_some_and(|health| health.status == berth_shim_proto::HealthStatus::Unhealthy)
+    }
+
     pub fn word(&self) -> StateWord {
         if self.dead {
             return StateWord::Dead;

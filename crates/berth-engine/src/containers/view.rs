@@ -137,6 +137,27 @@ impl Containers {
         found.collect()
     }
 
+    /// Those that `wanted` picks by state and labels, newest first, no machines; the others cost nothing.
+    pub fn those(
+        &self,
+        mut wanted: impl FnMut(&ContainerId, &State, &BTreeMap<String, String>) -> bool,
+    ) -> Vec<Summary> {
+        let mut found = Vec::new();
+        for container in self.engine.table().all() {
+            let (record, state, attachment) = {
+                let live = container.live();
+                let state = live.state();
+                if live.record.machine.is_some() || !wanted(&container.id, &state, &live.record.spec.config.labels) {
+                    continue;
+                }
+                (live.record.clone(), state, live.run.attachment.clone())
+            };
+            found.push(self.summary(&container, &record, state, attachment, (None, None)));
+        }
+        found.sort_by_key(|one| std::cmp::Reverse(one.created_unix_nanos));
+        found
+    }
+
     /// Limits and labels of all that are no machines: for whoever adds them up, at no other cost.
     pub fn limits(&self) -> Vec<Limited> {
         let limited = |container: &Arc<Container>| {
@@ -208,7 +229,7 @@ impl Containers {
         let ancestors: Vec<_> =
             filters.get("ancestor").iter().filter_map(|name| self.engine.images().resolve(name).ok()).collect();
         let mut all: Vec<Arc<Container>> = self.engine.table().all();
-        all.sort_by_key(|container| std::cmp::Reverse(container.record().created_unix_nanos));
+        all.sort_by_cached_key(|container| std::cmp::Reverse(container.record().created_unix_nanos));
         let mut found = Vec::new();
         for container in all {
             let (record, state, attachment) = {

@@ -52,7 +52,7 @@ use crate::containers::ListOptions;
 use crate::{Engine, Filters};
 use berth_types::spec::{EndpointSpec, HostConfig, PortProto};
 use berth_types::{ContainerId, Error, NetworkId, Result};
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 /// The engine's networks.
@@ -260,9 +260,9 @@ impl Networks {
         blocking(move || shared.counters(&id)).await
     }
 
-    /// The same, for a thread that may wait.
-    pub(crate) fn counters_now(&self, id: &ContainerId) -> Result<Vec<InterfaceCounters>> {
-        self.shared().counters(id)
+    /// Bytes that each of `ids` received and sent; one question to the kernel for all of them. For a thread that may wait.
+    pub(crate) fn traffic(&self, ids: &[ContainerId]) -> HashMap<ContainerId, (u64, u64)> {
+        self.shared().traffic(ids)
     }
 
     fn tell(&self, action: &str, network: &Network, container: Option<&ContainerId>) {
