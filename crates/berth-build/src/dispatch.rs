@@ -7,7 +7,7 @@ use crate::plan::{PATH, PROXIES, Planner, inherited, set_env};
 use crate::remote::{Remote, is_git, is_http};
 use crate::tree::MemTree;
 use crate::types::{BaseImage, History, NetworkChoice};
-use crate::worker::{CacheMount, OwnMount, Worker};
+use crate::worker::{CacheMount, Images, OwnMount};
 use crate::{StepInfo, parse_chmod};
 use berth_dockerfile::ignore::clean;
 use berth_dockerfile::lint::{Rule, Warning};
@@ -33,7 +33,7 @@ pub(crate) struct Stage {
     pub history: Vec<(History, Option<Id>)>,
     /// What a `RUN` sees: the image's environment and arguments.
     env: Vec<String>,
-    args: Vec<df::Arg>,
+    pub args: Vec<df::Arg>,
     index: usize,
     /// Its name in steps; empty where there is only one.
     pub shown: String,
@@ -147,7 +147,7 @@ fn plain(error: ExpandError) -> BuildError {
     BuildError::invalid(error.to_string())
 }
 
-impl<W: Worker> Planner<'_, W> {
+impl<I: Images> Planner<'_, I> {
     pub(crate) async fn dispatch(
         &mut self,
         stage: &mut Stage,

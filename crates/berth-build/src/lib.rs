@@ -16,6 +16,7 @@
 //! not need is not in the graph. This crate opens no file and starts nothing: that is the [`Worker`]'s, which the
 //! engine implements. It knows no door either: progress leaves as [`Event`]s.
 
+mod ask;
 mod dispatch;
 mod error;
 mod events;
@@ -30,6 +31,7 @@ mod tree;
 mod types;
 mod worker;
 
+pub use ask::{Checked, Need, Outline, Parameter, Target, check, outline, targets};
 pub use berth_dockerfile::platform;
 pub use error::{BuildError, Failure};
 pub use events::{Event, Sink, StepInfo, Stream};

@@ -8,7 +8,7 @@ use crate::dispatch::Stage;
 use crate::error::BuildError;
 use crate::graph::{From, Graph, Id, Op, Vertex};
 use crate::types::{BaseImage, BuildOptions, History};
-use crate::worker::Worker;
+use crate::worker::Images;
 use berth_dockerfile::lint::{Rule, Warning};
 use berth_dockerfile::platform::Platform;
 use berth_dockerfile::shell::{Shell, env_lookup};
@@ -23,9 +23,9 @@ pub(crate) const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/us
 /// Variables that need no `ARG` and never count.
 pub(crate) const PROXIES: [&str; 5] = ["HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY"];
 
-pub(crate) struct Planner<'a, W: Worker> {
+pub(crate) struct Planner<'a, I: Images> {
     pub options: &'a BuildOptions,
-    pub worker: &'a W,
+    pub known: &'a I,
     pub file: Dockerfile,
     pub shell: Shell,
     /// Values of the arguments before the first stage, and the predefined ones.
@@ -40,38 +40,9 @@ pub(crate) struct Planner<'a, W: Worker> {
 }
 
 /// The graph of what the target needs, and the stage that it is.
-pub(crate) async fn plan<W: Worker>(options: &BuildOptions, worker: &W) -> Result<(Graph, Arc<Stage>), BuildError> {
-    let file = berth_dockerfile::parse(&options.dockerfile)?;
-    if file.stages.is_empty() {
-        return Err(BuildError::invalid("dockerfile contains no stages to build"));
-    }
-    let host = Platform::host();
-    let platform = options.platform.clone().unwrap_or_else(|| host.clone());
-    let target = target_of(&file, &options.target)?;
-    let shell = Shell::new(file.escape);
-    let target_name = match options.target.as_str() {
-        "" => file.stages.last().and_then(|stage| stage.name.clone()).unwrap_or_else(|| "default".to_owned()),
-        name => name.to_owned(),
-    };
-    let global = global_args(&file, options, &shell, &host, &platform, &target_name)?;
-    let epoch_seconds = epoch(options, &global)?;
-    let count = file.stages.len();
-    let warnings = file.warnings.clone();
-    let mut planner = Planner {
-        options,
-        worker,
-        file,
-        shell,
-        global,
-        platform,
-        vertices: Vec::new(),
-        steps: Vec::new(),
-        epoch_seconds,
-        warnings,
-        stages: vec![None; count],
-        images: BTreeMap::new(),
-    };
-    let stage = planner.stage(target).await?;
+pub(crate) async fn plan<I: Images>(options: &BuildOptions, known: &I) -> Result<(Graph, Arc<Stage>), BuildError> {
+    let mut planner = Planner::new(options, known)?;
+    let stage = planner.stage(planner.target()?).await?;
     planner.checks()?;
     // Stages are planned as they are needed; people read them as they are written.
     planner.steps.sort_by_key(|step| (step.lines, step.id));
@@ -79,7 +50,7 @@ pub(crate) async fn plan<W: Worker>(options: &BuildOptions, worker: &W) -> Resul
         vertices: planner.vertices,
         steps: planner.steps,
         target: stage.vertex,
-        epoch_seconds,
+        epoch_seconds: planner.epoch_seconds,
         warnings: planner.warnings,
     };
     Ok((graph, stage))
@@ -165,7 +136,50 @@ pub(crate) fn set_env(env: &mut Vec<String>, key: &str, value: &str) {
     }
 }
 
-impl<W: Worker> Planner<'_, W> {
+impl<'a, I: Images> Planner<'a, I> {
+    /// Nothing is planned yet.
+    pub(crate) fn new(options: &'a BuildOptions, known: &'a I) -> Result<Planner<'a, I>, BuildError> {
+        let file = berth_dockerfile::parse(&options.dockerfile)?;
+        if file.stages.is_empty() {
+            return Err(BuildError::invalid("dockerfile contains no stages to build"));
+        }
+        let host = Platform::host();
+        let platform = options.platform.clone().unwrap_or_else(|| host.clone());
+        let shell = Shell::new(file.escape);
+        let target_name = match options.target.as_str() {
+            "" => file.stages.last().and_then(|stage| stage.name.clone()).unwrap_or_else(|| "default".to_owned()),
+            name => name.to_owned(),
+        };
+        let global = global_args(&file, options, &shell, &host, &platform, &target_name)?;
+        let epoch_seconds = epoch(options, &global)?;
+        Ok(Planner {
+            options,
+            known,
+            shell,
+            global,
+            platform,
+            vertices: Vec::new(),
+            steps: Vec::new(),
+            epoch_seconds,
+            warnings: file.warnings.clone(),
+            stages: vec![None; file.stages.len()],
+            file,
+            images: BTreeMap::new(),
+        })
+    }
+
+    /// Which stage is asked for.
+    pub(crate) fn target(&self) -> Result<usize, BuildError> {
+        target_of(&self.file, &self.options.target)
+    }
+
+    /// A stage that has been planned.
+    pub(crate) fn planned(&self, index: usize) -> Option<&Arc<Stage>> {
+        self.stages[index].as_ref()
+    }
+}
+
+impl<I: Images> Planner<'_, I> {
     pub(crate) fn add(&mut self, vertex: Vertex) -> Id {
         self.vertices.push(vertex);
         self.vertices.len() - 1
@@ -300,7 +314,7 @@ impl<W: Worker> Planner<'_, W> {
             }
         } else {
             let wanted = self.options.image_contexts.get(name).map_or(name, String::as_str);
-            self.worker.image(wanted, platform, self.options.pull).await.map_err(|error| {
+            self.known.image(wanted, platform, self.options.pull).await.map_err(|error| {
                 let names = self.file.stages.iter().filter_map(|stage| stage.name.as_deref());
                 let near = suggest::nearest(name, names, true);
                 let hint = error.hint.clone();
@@ -381,7 +395,7 @@ impl<W: Worker> Planner<'_, W> {
     }
 
     /// `# check=` of the file: warnings that nobody wants go, and may be errors.
-    fn checks(&mut self) -> Result<(), BuildError> {
+    pub(crate) fn checks(&mut self) -> Result<(), BuildError> {
         let Some(check) = self.file.directives.iter().find(|directive| directive.name == "check") else {
             return Ok(());
         };

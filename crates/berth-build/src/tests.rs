@@ -37,7 +37,7 @@ impl Notes {
     }
 }
 
-impl Worker for Notes {
+impl Images for Notes {
     fn image<'a>(&'a self, name: &'a str, _: &'a Platform, _: bool) -> BoxFuture<'a, Result<BaseImage>> {
         Box::pin(async move {
             if name.starts_with("no") {
@@ -58,7 +58,9 @@ impl Worker for Notes {
             })
         })
     }
+}
 
+impl Worker for Notes {
     fn context<'a>(&'a self, _: Option<&'a str>) -> BoxFuture<'a, Result<Arc<dyn Tree>>> {
         let tree: Arc<dyn Tree> = Arc::new(self.context.lock().unwrap().clone());
         Box::pin(async move { Ok(tree) })

@@ -143,10 +143,14 @@ pub struct Known {
     pub created_unix_nanos: i64,
 }
 
-/// The engine's side of a build.
-pub trait Worker: Send + Sync + 'static {
+/// Who knows images: all that a plan needs.
+pub trait Images: Send + Sync {
     /// The image that a `FROM` names.
     fn image<'a>(&'a self, name: &'a str, platform: &'a Platform, pull: bool) -> BoxFuture<'a, Result<BaseImage>>;
+}
+
+/// The engine's side of a build.
+pub trait Worker: Images + 'static {
     /// The context, or one of the named ones.
     fn context<'a>(&'a self, name: Option<&'a str>) -> BoxFuture<'a, Result<Arc<dyn Tree>>>;
     /// The files of a state.

@@ -63,6 +63,9 @@ async fn control(door: Arc<Door>, name: &str, mut call: Call) -> Reply {
             }),
             Err(status) => reply::<Empty>(Err(status)),
         },
+        "ListenBuildHistory" | "UpdateBuildHistory" => {
+            reply::<Empty>(Err(super::request::unimplemented("this builder keeps no history of its builds")))
+        }
         _ => unknown(call.path()),
     }
 }

@@ -2,11 +2,11 @@
 //!
 //! A call of the frontend is only noted and answered with a reference; what the client returns in the end is built.
 
-use super::Door;
 use super::promise::Asked;
 use super::request::{check_frontend, unimplemented};
 use super::solve::{Live, Returned};
 use super::usage::worker;
+use super::{Door, questions};
 use berth_buildkit::grpc::{Call, Code, Status};
 use berth_buildkit::proto::Empty;
 use berth_buildkit::proto::gateway::{
@@ -72,7 +72,9 @@ pub(super) async fn solve(door: &Door, build: &Live, request: SolveRequest) -> R
     }
     check_frontend(&request.frontend, &request.frontend_opt)?;
     if let Some(name) = request.frontend_opt.get("requestid") {
-        return Err(unimplemented(format!("unsupported request {name}")));
+        let session = door.sessions.get(build.session()).await?;
+        let metadata = questions::answer(door, &session, &build.progress, name, &request.frontend_opt).await?;
+        return Ok(SolveResponse { result: Some(Outcome { metadata, ..Outcome::default() }) });
     }
     let asked = Asked {
         frontend: request.frontend,

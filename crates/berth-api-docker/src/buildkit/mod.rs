@@ -8,6 +8,7 @@
 //!  POST /grpc     we answer                                             control   the calls, one table
 //!     Control      Solve, Status, ListWorkers, DiskUsage, Prune ..      solve     a build from beginning to end
 //!     LLBBridge    Ping, Solve, Return                                  gateway   the calls of a client that builds by calls
+//!                                                                       questions what a Dockerfile says unbuilt: --check, --call
 //!                                                                       request   a frontend's options as a BuildRequest
 //!                                                                       promise   what a call will come to; a call's input
 //!                                                                       known     contents that need not travel again
@@ -24,6 +25,7 @@ mod known;
 mod posted;
 mod progress;
 mod promise;
+mod questions;
 mod receive;
 mod request;
 mod send;

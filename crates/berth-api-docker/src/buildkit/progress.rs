@@ -101,7 +101,7 @@ impl Progress {
                                 short: format!("{rule}: {} (line {})", warning.message, warning.lines.first)
                                     .into_bytes(),
                                 detail: Vec::new(),
-                                url: format!("{RULES}{}/", kebab(&rule)),
+                                url: rule_url(&rule),
                                 info: info.clone(),
                                 ranges: vec![range(warning.lines.first, warning.lines.last)],
                             }
@@ -205,6 +205,11 @@ impl Said {
 pub(super) fn range(first: usize, last: usize) -> Range {
     let at = |line: usize| Some(Position { line: i32::try_from(line).unwrap_or(i32::MAX), character: 0 });
     Range { start: at(first), end: at(last) }
+}
+
+/// Where one of BuildKit's checks is explained.
+pub(super) fn rule_url(rule: &str) -> String {
+    format!("{RULES}{}/", kebab(rule))
 }
 
 /// `JSONArgsRecommended` as `json-args-recommended`.

@@ -111,22 +111,7 @@ pub(super) async fn prepare(
     let (context, dockerfile, ignore) = match elsewhere {
         Some(context) => (context, loader.dockerfile_of(attr("dockerfilekey"), &name).await?, None),
         None => {
-            let step = progress.begin(format!("[internal] load build definition from {name}"));
-            let found = loader.definition(attr("dockerfilekey").unwrap_or("dockerfile"), &name).await;
-            let (text, own_ignore) = match found {
-                Ok(found) => found,
-                Err(status) => {
-                    step.failed(&status.message);
-                    return Err(status);
-                }
-            };
-            step.part("transferring dockerfile:", text.len() as u64);
-            let info = SourceInfo { filename: name.clone(), data: text.clone(), language: "Dockerfile".to_owned() };
-            progress.defined_by(&step, info);
-            step.done();
-            if let Some(syntax) = berth_engine::builds::syntax(&text) {
-                check_syntax(&syntax)?;
-            }
+            let (text, own_ignore) = loader.written(attr("dockerfilekey"), &name).await?;
             let (tree, ignore) = loader.folder(context_name, "build context", own_ignore).await?;
             (Context::Tree(tree), DockerfileAt::Text(text), Some(ignore))
         }
@@ -170,6 +155,33 @@ pub(super) async fn prepare(
     Ok(Prepared { request, transfers: loader.transfers })
 }
 
+/// What a question about a Dockerfile needs of all that: the file alone, from the client.
+pub(super) async fn asked(
+    door: &Door,
+    session: &Arc<Session>,
+    attrs: &Attrs,
+    progress: &Arc<Progress>,
+) -> Result<BuildOptions, Status> {
+    let attr = |name: &str| attrs.get(name).map(String::as_str).filter(|text| !text.is_empty());
+    if let Some(address) = attr("context").filter(|_| attr("dockerfilekey").is_none()) {
+        return Err(unimplemented(format!(
+            "this builder answers questions about a Dockerfile here, not one in {address}"
+        )));
+    }
+    let mut options = options(attrs)?;
+    for (key, value) in attrs {
+        let Some(name) = key.strip_prefix("context:").and_then(|name| name.split("::").next()) else { continue };
+        match value.strip_prefix("docker-image://") {
+            Some(image) => drop(options.image_contexts.insert(name.to_owned(), image.to_owned())),
+            None => drop(options.tree_contexts.insert(name.to_owned())),
+        }
+    }
+    let loader = Loader { door, session, progress, transfers: Vec::new() };
+    let name = options.dockerfile_name.clone();
+    options.dockerfile = loader.written(attr("dockerfilekey"), &name).await?.0;
+    Ok(options)
+}
+
 /// Gets what the client has.
 struct Loader<'a> {
     door: &'a Door,
@@ -196,6 +208,27 @@ impl Loader<'_> {
         let texts = read.await.map_err(|cause| Status::internal(format!("reading ended early: {cause}")))?;
         drop(transfer);
         texts.map_err(|cause| Status::new(Code::Unknown, format!("failed to read {folder}: {cause}")))
+    }
+
+    /// The Dockerfile in the client's folder `key`, as a step that people see, and the ignore file that is its own.
+    async fn written(&self, key: Option<&str>, name: &str) -> Result<(Vec<u8>, Option<String>), Status> {
+        let step = self.progress.begin(format!("[internal] load build definition from {name}"));
+        let found = self.definition(key.unwrap_or("dockerfile"), name).await;
+        let (text, own_ignore) = match found {
+            Ok(found) => found,
+            Err(status) => {
+                step.failed(&status.message);
+                return Err(status);
+            }
+        };
+        step.part("transferring dockerfile:", text.len() as u64);
+        let info = SourceInfo { filename: name.to_owned(), data: text.clone(), language: "Dockerfile".to_owned() };
+        self.progress.defined_by(&step, info);
+        step.done();
+        if let Some(syntax) = berth_engine::builds::syntax(&text) {
+            check_syntax(&syntax)?;
+        }
+        Ok((text, own_ignore))
     }
 
     /// The Dockerfile, and the ignore file that is its own.

@@ -53,6 +53,11 @@ pub(super) enum Returned {
 }
 
 impl Live {
+    /// Its client's.
+    pub(super) fn session(&self) -> &str {
+        &self.session
+    }
+
     /// A name for what `asked` will come to; it is built when that is wanted.
     pub(super) fn promise(&self, door: &Door, asked: Asked) -> Result<Arc<Promise>, Status> {
         let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);

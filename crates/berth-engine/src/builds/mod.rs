@@ -48,7 +48,8 @@ use stream::Said;
 use tokio::sync::watch;
 
 pub use berth_build as build;
-pub use berth_dockerfile::go_duration_nanos;
+pub use berth_dockerfile::lint::{Rule, Warning};
+pub use berth_dockerfile::{Lines, go_duration_nanos};
 pub use caller::{Caller, Conversation};
 pub use context::{Context, DockerfileAt, NamedContext};
 pub use elsewhere::{CacheFrom, CacheTo, Elsewhere};
@@ -263,6 +264,16 @@ impl Builds {
             builds.tidy().await;
         });
         stream
+    }
+
+    /// What a build would warn about, or stumble over, before its first step.
+    pub async fn check(&self, options: &BuildOptions) -> berth_build::Checked {
+        berth_build::check(options, &pull::Here(&self.engine)).await
+    }
+
+    /// What a target takes.
+    pub async fn outline(&self, options: &BuildOptions) -> Result<berth_build::Outline, BuildError> {
+        berth_build::outline(options, &pull::Here(&self.engine)).await
     }
 
     async fn run(&self, request: BuildRequest, said: Said) -> Result<Finished, BuildError> {

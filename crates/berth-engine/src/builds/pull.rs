@@ -4,9 +4,32 @@ use super::Caller;
 use super::elsewhere::Elsewhere;
 use crate::Engine;
 use crate::images::PullOptions;
-use berth_build::BaseImage;
 use berth_build::platform::Platform;
+use berth_build::{BaseImage, Images};
+use berth_types::spec::Config;
 use berth_types::{ErrorKind, ImageName, Result};
+use futures_util::future::BoxFuture;
+
+/// The engine's own images. Of others it says that nothing is known of them: a question pulls nothing.
+pub(crate) struct Here<'a>(pub(crate) &'a Engine);
+
+impl Images for Here<'_> {
+    fn image<'a>(&'a self, name: &'a str, platform: &'a Platform, _: bool) -> BoxFuture<'a, Result<BaseImage>> {
+        Box::pin(async move {
+            match self.0.images().base(name) {
+                Err(error) if error.kind == ErrorKind::NotFound && name.parse::<ImageName>().is_ok() => Ok(BaseImage {
+                    id: None,
+                    config: Config::default(),
+                    platform: platform.clone(),
+                    author: String::new(),
+                    layers: Vec::new(),
+                    history: Vec::new(),
+                }),
+                found => found,
+            }
+        })
+    }
+}
 
 /// The image that a `FROM` names; pulled where it is missing, or where that was asked for.
 pub(crate) async fn image(

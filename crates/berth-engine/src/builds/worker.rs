@@ -11,8 +11,8 @@ use crate::Engine;
 use crate::files::Root;
 use berth_build::platform::Platform;
 use berth_build::{
-    BaseImage, CacheMount, CopyStep, Known, Layer, MkdirStep, MountKind, Output, OwnMount, Ran, Remote, RunMount,
-    RunStep, Tree, Worker,
+    BaseImage, CacheMount, CopyStep, Images, Known, Layer, MkdirStep, MountKind, Output, OwnMount, Ran, Remote,
+    RunMount, RunStep, Tree, Worker,
 };
 use berth_dockerfile::Sharing;
 use berth_types::mount::{Lower, Rootfs, Upper};
@@ -405,7 +405,7 @@ fn put_down(tree: &dyn Tree, source: &Path, place: &Path, to: &Path) -> Result<(
     Ok(())
 }
 
-impl Worker for Job {
+impl Images for Job {
     fn image<'a>(&'a self, name: &'a str, platform: &'a Platform, pull: bool) -> BoxFuture<'a, Result<BaseImage>> {
         Box::pin(async move {
             let caller = self.caller.as_deref();
@@ -414,7 +414,9 @@ impl Worker for Job {
             Ok(image)
         })
     }
+}
 
+impl Worker for Job {
     fn context<'a>(&'a self, name: Option<&'a str>) -> BoxFuture<'a, Result<Arc<dyn Tree>>> {
         Box::pin(async move {
             match name {

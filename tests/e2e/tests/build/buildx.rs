@@ -54,6 +54,47 @@ fn what_a_build_came_to_is_told_in_every_form() {
 }
 
 #[test]
+fn questions_are_answered_without_building() {
+    let Some(engine) = start("buildx-asks") else { return };
+    let file = "# VERSION of what is built\nARG VERSION=1\nFROM registry.invalid/nowhere:$VERSION AS base\n\
+                # prod what goes out\nFROM base AS prod\nRUN --mount=type=secret,id=key,required=true exit 7\ncmd sleep 1\n";
+    let context = Context::new(file, &[]);
+    let path = context.path().to_str().unwrap();
+    let ask = |arguments: &[&str]| run(&engine, &[&["build"], arguments, &[path]].concat());
+    let found = ask(&["--check"]);
+    assert_eq!(found.code, 1, "{} {}", found.stdout, found.stderr);
+    for part in [
+        "Check complete, 2 warnings have been found!",
+        "WARNING: JSONArgsRecommended - https://docs.docker.com/go/dockerfile/rule/json-args-recommended/",
+        "WARNING: ConsistentInstructionCasing",
+        "   7 | >>> cmd sleep 1",
+    ] {
+        assert!(found.stdout.contains(part), "{part}: {}", found.stdout);
+    }
+    let json = ask(&["--call=check,format=json,ignorestatus=true"]);
+    assert_eq!(json.code, 0, "{} {}", json.stdout, json.stderr);
+    let json: serde_json::Value = serde_json::from_str(&json.stdout).unwrap();
+    assert_eq!(json["warnings"].as_array().map(Vec::len), Some(2), "{json}");
+    let outline = ask(&["--call=outline", "--build-arg", "VERSION=2"]).success();
+    for part in
+        ["TARGET:      prod", "DESCRIPTION: what goes out", "VERSION     2       of what is built", "key      true"]
+    {
+        assert!(outline.contains(part), "{part}: {outline}");
+    }
+    let targets = ask(&["--call=targets"]).success();
+    assert!(targets.contains("base") && targets.contains("prod (default) what goes out"), "{targets}");
+    context.write("Dockerfile", "FROM scratch\nNOPE\n");
+    let broken = ask(&["--check"]);
+    assert!(broken.code != 0 && broken.stderr.contains("unknown instruction: NOPE"), "{}", broken.stderr);
+    context.write("Dockerfile", "FROM scratch\nCMD [\"a\"]\n");
+    assert!(ask(&["--check"]).success().contains("Check complete, no warnings found."));
+    let history = run(&engine, &["history", "ls"]);
+    assert!(history.stderr.contains("this builder keeps no history of its builds"), "{}", history.stderr);
+    // Nothing was built, and nothing fetched.
+    assert_eq!(engine.docker(["images", "-aq"]).success().lines().count(), 1);
+}
+
+#[test]
 fn a_step_that_fails_shows_its_output_and_its_line() {
     let Some(engine) = start("buildx-fails") else { return };
     let context = Context::new("FROM tiny\n\nRUN echo before; exit 7\n", &[]);
