@@ -2,6 +2,7 @@
 
 use berth_testkit::{Client, Engine, wait_until};
 use rustix::process::Signal;
+use std::io::Write as _;
 
 #[test]
 fn several_clients_see_the_same() {
@@ -206,4 +207,36 @@ fn half_open_streams_do_not_pile_up() {
     }
     wait_until("their descriptors are back", || open() <= before + 4);
     assert_eq!(engine.inspect("box")["State"]["Running"], true);
+}
+
+#[test]
+fn thousands_of_connections_that_only_sit_there_keep_nobody_from_working() {
+    const SITTING: usize = 3000;
+    let Some(engine) = Engine::start("attach-sit") else { return };
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let more = rustix::process::Rlimit { current: limit.maximum, ..limit };
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, more).unwrap();
+    let open = || std::fs::read_dir(format!("/proc/{}/fd", engine.pid())).unwrap().count();
+    let resident = || -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", engine.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.split_whitespace().next().unwrap().parse().unwrap()
+    };
+    let (before, kilobytes) = (open(), resident());
+    let connect = || std::os::unix::net::UnixStream::connect(engine.socket()).unwrap();
+    let mut sitting: Vec<_> = (0..SITTING).map(|_| connect()).collect();
+    // Some with half a request, some with a whole one whose answer they do not read.
+    for (number, stream) in sitting.iter_mut().enumerate() {
+        match number % 3 {
+            0 => stream.write_all(b"GET /containers/json HTTP/1.1\r\nHost: e\r\nX-").unwrap(),
+            1 => stream.write_all(b"GET /version HTTP/1.1\r\nHost: e\r\n\r\n").unwrap(),
+            _ => {}
+        }
+    }
+    wait_until("all of them are there", || open() >= SITTING);
+    engine.docker(["run", "--rm", "tiny", "echo", "works"]).success();
+    let each = resident().saturating_sub(kilobytes) / SITTING as u64;
+    assert!(each < 64, "{each} KB a connection");
+    drop(sitting);
+    wait_until("their descriptors are back", || open() <= before + 4);
 }

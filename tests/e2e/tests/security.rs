@@ -160,3 +160,23 @@ fn cve_2025_9074_no_container_reaches_the_engines_door() {
     let text = engine.docker(["exec", "box", "sh", "-c", look]).stdout;
     assert_eq!(text.trim(), "0", "{text}");
 }
+
+#[test]
+fn only_root_and_the_sockets_group_get_in() {
+    const GROUP: &str = "54321";
+    let folder = tempfile::Builder::new().prefix("berth-door-").tempdir_in("/var/tmp").unwrap();
+    std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let socket = folder.path().join("engine.sock");
+    let host = format!("unix://{}", socket.display());
+    let Some(_engine) = Engine::start_with("security-door", &["--group", GROUP, "-H", &host]) else { return };
+    let ask = |user: &[&str]| {
+        let mut command = std::process::Command::new("setpriv");
+        command.args(user).args(["curl", "-sS", "--unix-socket"]).arg(&socket).arg("http://e/_ping");
+        berth_testkit::Output::of(&mut command)
+    };
+    let nobody = ["--reuid", "65534", "--regid", "65534"];
+    let refused = ask(&[&nobody[..], &["--clear-groups"]].concat());
+    assert!(refused.code != 0 && refused.stdout.is_empty(), "{} {}", refused.stdout, refused.stderr);
+    assert_eq!(ask(&[&nobody[..], &["--groups", GROUP]].concat()).success(), "OK");
+    assert_eq!(ask(&["--reuid", "0", "--regid", "0", "--clear-groups"]).success(), "OK");
+}

@@ -28,6 +28,12 @@ pub(super) async fn build(engine: Engine, params: &Params, headers: &HeaderMap, 
         credentials: crate::images::auth::all_from_headers(headers)?,
         ..Elsewhere::default()
     };
+    if let Some(isolation) = params.filled("isolation").filter(|text| *text != "default") {
+        return Err(Error::invalid(format!("unsupported isolation: {isolation:?}")).into());
+    }
+    if params.filled("outputs").is_some_and(|text| !matches!(text, "null" | "[]")) {
+        return Err(Error::not_implemented("outputs other than an image need BuildKit (version=2)").into());
+    }
     let quiet = params.flag("q");
     let mut stream = engine.builds().build(request);
     // What is wrong before the first step is the answer itself.

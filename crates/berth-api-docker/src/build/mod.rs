@@ -26,7 +26,8 @@ pub(crate) fn router(builder: Arc<Door>) -> Router<Engine> {
     let build = move |State(engine), params: Params, headers: HeaderMap, body: Body| async move {
         match params.get("version") {
             Some("2") => buildkit::posted(builder, &params, body),
-            _ => classic::build(engine, &params, &headers, body).await,
+            None | Some("" | "1") => classic::build(engine, &params, &headers, body).await,
+            Some(other) => Err(Error::invalid(format!("invalid version {other:?}")).into()),
         }
     };
     Router::new()
@@ -69,6 +70,7 @@ fn remote(address: &str) -> Result<Remote, Error> {
 /// `POST /build/prune?all=1&keep-storage=N&filters={"until":["24h"]}`
 async fn prune(State(engine): State<Engine>, params: Params) -> ApiResult {
     let filters = params.filters()?;
+    filters.only(&["until"])?;
     let keep = ["reserved-space", "keep-storage"].iter().find_map(|name| params.int(name).transpose()).transpose()?;
     let until = filters.get("until").first().cloned();
     let before = match until {

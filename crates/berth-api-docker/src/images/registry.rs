@@ -9,6 +9,7 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::IntoResponse;
 use berth_engine::Engine;
+use berth_engine::builds::build::platform::Platform;
 use berth_engine::images::{PullOptions, PushOptions};
 use berth_types::reference::InvalidReference;
 use berth_types::{Digest, Error, ImageName, Result};
@@ -47,8 +48,13 @@ fn extended(params: &Params) -> bool {
 /// `POST /images/create?fromImage=`. Without a tag dockerd pulls all of them.
 pub(super) async fn pull(engine: &Engine, image: &str, params: &Params, headers: &HeaderMap) -> ApiResult {
     let name = joined(image, params.filled("tag"))?;
+    let platform = params.filled("platform");
+    if let Some(text) = platform {
+        // Said before anybody is asked for it.
+        Platform::parse(text, &Platform::host()).map_err(Error::invalid)?;
+    }
     let options = PullOptions {
-        platform: params.filled("platform").map(str::to_owned),
+        platform: platform.map(str::to_owned),
         all_tags: name.tag().is_none() && name.digest().is_none(),
         credentials: auth::from_headers(headers)?,
     };
@@ -59,6 +65,9 @@ pub(super) async fn pull(engine: &Engine, image: &str, params: &Params, headers:
 /// `POST /images/{name}/push`
 pub(super) async fn push(engine: &Engine, name: &str, params: &Params, headers: &HeaderMap) -> ApiResult {
     let name = joined(name, params.filled("tag"))?;
+    if let Some(wanted) = super::transfer::one_platform(params, "platform", true)? {
+        engine.images().check_platform(&name.to_string(), Some(&wanted)).await?;
+    }
     let options = PushOptions { all_tags: name.tag().is_none(), credentials: auth::from_headers(headers)? };
     let stream = engine.images().push(name, options).await?;
     Ok(messages::answer_transfer(stream, extended(params)).await?)

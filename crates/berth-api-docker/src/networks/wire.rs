@@ -65,8 +65,8 @@ struct SubnetStatusJson {
     available: u64,
 }
 
-#[derive(Debug, Default, Serialize)]
-#[serde(rename_all = "PascalCase")]
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
 struct ConfigFrom {
     network: String,
 }
@@ -198,6 +198,8 @@ pub(super) struct CreateBody {
     #[serde(deserialize_with = "or_default")]
     config_only: bool,
     #[serde(deserialize_with = "or_default")]
+    config_from: ConfigFrom,
+    #[serde(deserialize_with = "or_default")]
     scope: String,
     #[serde(deserialize_with = "or_default")]
     options: BTreeMap<String, String>,
@@ -242,7 +244,7 @@ impl CreateBody {
         }
         for (asked, what) in [
             (self.ingress, "ingress networks need a swarm"),
-            (self.config_only, "configuration-only networks need a swarm"),
+            (self.config_only || !self.config_from.network.is_empty(), "configuration-only networks need a swarm"),
             (!matches!(self.scope.as_str(), "" | "local"), "networks wider than this host need a swarm"),
             (!matches!(self.ipam.driver.as_str(), "" | "default"), "address management by plugins"),
         ] {

@@ -144,7 +144,10 @@ impl Containers {
     pub(super) async fn restart_locked(&self, container: &Arc<Container>, options: &StopOptions) -> Result<()> {
         container.live().held = true;
         let stopped = self.stop_inner(container, options).await;
-        self.cleaned(container).await;
+        // One that was not stopped (no such signal) has no end to wait for.
+        if stopped.is_ok() {
+            self.cleaned(container).await;
+        }
         container.live().held = false;
         stopped?;
         self.start_locked(container).await?;
