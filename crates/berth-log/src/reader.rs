@@ -10,6 +10,8 @@ use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 const BLOCK_BYTES: usize = 64 << 10;
+/// How often a log that rotates while its files are opened is looked at again.
+const LOOKS_MAX: usize = 16;
 
 #[derive(Debug, Clone, Default)]
 pub struct Query {
@@ -63,7 +65,7 @@ impl Reader {
             used: 0,
             inotify,
         };
-        reader.files = reader.newer_than(None).map_err(failed)?;
+        reader.files = reader.all().map_err(failed)?;
         if let Some(tail) = reader.query.tail {
             reader.seek_tail(tail).map_err(failed)?;
         }
@@ -177,6 +179,23 @@ impl Reader {
             self.buffer = Vec::new();
         }
         Ok(read > 0)
+    }
+
+    /// All files, oldest first, as they lay between two rotations.
+    fn all(&self) -> io::Result<VecDeque<Open>> {
+        for _ in 0..LOOKS_MAX {
+            let found = self.newer_than(None)?;
+            let newest = match std::fs::metadata(&self.path) {
+                Ok(metadata) => Some((metadata.dev(), metadata.ino())),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+                Err(error) => return Err(error),
+            };
+            if found.back().map(|open| open.identity) == newest {
+                return Ok(found);
+            }
+            // Rotated meanwhile: the newest records are not among these, or files are out of order.
+        }
+        self.newer_than(None)
     }
 
     /// Files newer than the one with `identity`, oldest first; all if it is none of them.

@@ -82,6 +82,34 @@ fn the_tail_reaches_back_over_rotated_files() {
 }
 
 #[test]
+fn a_tail_is_whole_and_in_order_while_the_log_rotates() {
+    for format in [Format::JsonFile, Format::Local] {
+        let folder = tempfile::tempdir().unwrap();
+        // Four records a file at least: two files before the newest have eight.
+        let options = options(folder.path(), format, 500, 3);
+        let stop = std::sync::atomic::AtomicBool::new(false);
+        let mut writer = Writer::open(options.clone()).unwrap();
+        let mut write = |n: i64| writer.write(Stream::Stdout, format!("{n:010}\n").as_bytes(), n).unwrap();
+        (0..100).for_each(&mut write);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                (100..).take_while(|_| !stop.load(std::sync::atomic::Ordering::Relaxed)).for_each(|n| {
+                    write(n);
+                    std::thread::sleep(std::time::Duration::from_micros(50));
+                });
+            });
+            for _ in 0..2000 {
+                let seen = read(&options, Query { tail: Some(8), ..Query::default() });
+                let numbers: Vec<i64> = seen.iter().map(|line| line.trim_end().parse().unwrap()).collect();
+                assert!(numbers.len() >= 8, "{format:?}: {numbers:?}");
+                assert!(numbers.windows(2).all(|pair| pair[1] == pair[0] + 1), "{format:?}: {numbers:?}");
+            }
+            stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+    }
+}
+
+#[test]
 fn a_torn_record_is_not_shown_and_the_next_writer_cuts_it_off() {
     for format in [Format::JsonFile, Format::Local] {
         let folder = tempfile::tempdir().unwrap();
