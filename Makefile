@@ -1,11 +1,12 @@
 # make demo   install what is missing, build, play scene 1
 # make test   every test, unit to end-to-end
+# make nightly  what takes too long for every change: fuzzing, a power cut at every step, measurements
 # make test-v2  what differs on cgroup v2, in a virtual machine
 
 SHELL := /bin/bash
 CARGO ?= cargo
 
-.PHONY: demo test test-v2 build setup install console
+.PHONY: demo test nightly test-v2 build setup install console
 
 build: console
 	$(CARGO) build --release --bins
@@ -23,6 +24,10 @@ demo: setup build
 
 test: setup console
 	$(CARGO) xtask ci
+
+# The steps one by one: scripts/nightly.sh
+nightly: setup build
+	scripts/nightly.sh
 
 # On a virtual machine with cgroup v2 only and Debian's own kernel.
 test-v2:

@@ -3,7 +3,7 @@
 #
 #   tests/fuzz-api/run.sh SWAGGER [MINUTES] [SEED]
 #
-#   SWAGGER        Moby's api/swagger.yaml of the API's newest version
+#   SWAGGER        an api/swagger.yaml of the Moby project, best the newest; its version is the one that is asked for
 #   PROGRAMS=DIR   the built programs          (default: target/release)
 #   SCHEMATHESIS=  the program                 (default: schemathesis; pip install schemathesis)
 #   STATE=DIR      engine, report and logs     (default: a new folder under /var/tmp, kept when something is found)
@@ -11,6 +11,8 @@
 # Fails on an answer that is a 5xx and should be none, on an engine that is gone, hangs, or has grown. Needs root.
 set -euo pipefail
 swagger=$(realpath "${1:?SWAGGER}") minutes=${2:-10} seed=${3:-$RANDOM}
+version=$(sed -n 's|^basePath: *"\?\(/v[0-9.]*\)"\?.*|\1|p' "$swagger")
+[ -n "$version" ] || { echo "$swagger has no basePath" >&2; exit 2; }
 cd "$(dirname "$0")/../.."
 . tests/fuzz-api/engine.sh
 # What names a host or a path goes nowhere outside: no network but loopback, and the engine's root is a folder of its own.
@@ -34,7 +36,7 @@ while [ $((end - SECONDS)) -gt 20 ]; do
     left=$((end - SECONDS)) round=$((round + 1))
     log=$state/round-$round.log
     # It ends by itself; one that does not says that an answer never came.
-    timeout $((left + 120)) "$schemathesis" run "$swagger" --url "http://127.0.0.1:$port/v1.56" --seed $((seed + round)) \
+    timeout $((left + 120)) "$schemathesis" run "$swagger" --url "http://127.0.0.1:$port$version" --seed $((seed + round)) \
         --checks not_a_server_error --max-time "$left" --phases fuzzing,stateful --max-examples 200 --continue-on-failure \
         --request-timeout 30 --suppress-health-check all --workers 2 --no-color \
         --exclude-path-regex '^/(events|session|plugins|swarm|nodes|services|tasks)|/(attach|attach/ws|stats|wait|push)$' \
