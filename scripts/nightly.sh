@@ -45,7 +45,7 @@ step() { # NAME
         ;;
     power-cut)
         # The tests run the programs in target/debug.
-        cargo build --workspace --bins && BERTH_TEST_EVERY_PREFIX=1 cargo test -p berth-e2e --test power_cut
+        cargo build --workspace --bins && cargo test -p berth-e2e --test power_cut
         ;;
     measure)
         cargo test --release -p berth-runtime -p berth-cgroup --lib -- --ignored --nocapture --test-threads 1

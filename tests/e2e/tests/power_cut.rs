@@ -3,8 +3,8 @@
 //!
 //! `strace` stops the engine behind each call that changes names or waits for the disk; its data root is copied
 //! then, three times: as a killed engine leaves it; as a power cut may, with all names but of a file's content only what
-//! was synced last; and as one may where names get lost too: each folder as it was synced last. Not every copy is
-//! tried, so that the test stays quick; `BERTH_TEST_EVERY_PREFIX=1` tries all.
+//! was synced last; and as one may where names get lost too: each folder as it was synced last. Copies that hold the same
+//! are tried once.
 //!
 //! That it can fail is seen with `BERTH_TEST_WITHOUT=syncfs` or `folders`: such calls then count for nothing, as if the
 //! engine did not make them, and load and pull fail. `files` forgets those of single files. Layers that are folders need
@@ -27,8 +27,6 @@ use std::time::{Duration, Instant};
 
 /// Calls that change names, sizes or what is on the disk for good.
 const CALLS: &str = "rename,renameat,renameat2,unlink,unlinkat,rmdir,mkdir,mkdirat,ftruncate,fsync,fdatasync,syncfs";
-/// Copies of one kind tried in one flow, if not all are.
-const TRIED: usize = 5;
 
 /// A folder's entries: number, and whether it is a folder itself.
 type Names = BTreeMap<OsString, (u64, bool)>;
@@ -274,17 +272,6 @@ fn is_store(path: Option<&str>) -> bool {
     path.is_some_and(|path| path.ends_with(".redb"))
 }
 
-/// A few of many, the first and the last among them, or all.
-fn chosen(moments: &[Moment]) -> Vec<&Moment> {
-    if std::env::var_os("BERTH_TEST_EVERY_PREFIX").is_some() || moments.len() <= TRIED {
-        return moments.iter().collect();
-    }
-    // Others each time, so that all are tried in the long run.
-    let shift = std::process::id() as usize;
-    let part = moments.len() / TRIED;
-    (0..TRIED).map(|number| &moments[number * part + shift % part]).collect()
-}
-
 fn unfinished(engine: &Engine) -> Vec<String> {
     let folders = ["layers", "snapshots"].map(|name| engine.root().join("data").join(name));
     let names = folders.iter().flat_map(|folder| std::fs::read_dir(folder).unwrap());
@@ -304,7 +291,7 @@ fn replay(engine: &mut Engine, moments: &[Moment], trial: &Trial<'_>) {
     assert!(moments.len() >= 4, "only {} moments were seen", moments.len());
     let data = engine.root().join("data");
     let mut tried = HashSet::new();
-    for moment in chosen(moments) {
+    for moment in moments {
         for disk in [&moment.killed, &moment.power_cut, &moment.names_lost] {
             // Many calls leave what another one had left.
             if !tried.insert(fingerprint(disk)) {
