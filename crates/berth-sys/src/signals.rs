@@ -3,27 +3,36 @@
 use rustix::io::Errno;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-/// Blocks every signal in the calling thread and returns a descriptor (signalfd(2), non-blocking) that reads
-/// them instead. Those that cannot be blocked or that a faulting instruction raises keep their meaning.
+/// Blocks every signal in the calling thread, but for those that cannot be blocked or that a faulting instruction raises.
 ///
 /// A child inherits the mask: whoever executes a program calls [`unblock_all`] before.
+pub fn block_all() -> Result<(), Errno> {
+    let set = all();
+    // SAFETY: sigprocmask reads the set, which lives for the call; the old mask is not asked for.
+    check(unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const set, std::ptr::null_mut()) }).map(drop)
+}
+
+/// [`block_all`], and a descriptor (signalfd(2), non-blocking) that reads the signals instead.
 pub fn all_as_descriptor() -> Result<OwnedFd, Errno> {
+    block_all()?;
+    let set = all();
+    // SAFETY: -1 asks for a new descriptor; the kernel copies the set.
+    let fd = check(unsafe { libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) })?;
+    // SAFETY: the kernel just made this descriptor for us and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Every signal that no faulting instruction raises.
+fn all() -> libc::sigset_t {
     let mut set = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
-    // SAFETY: sigfillset initialises the set it is given; sigdelset and sigprocmask then read and write it,
-    // and it lives on this stack for all the calls.
-    let set = unsafe {
+    // SAFETY: sigfillset initialises the set it is given; sigdelset then changes it, and it lives on this stack for both.
+    unsafe {
         libc::sigfillset(set.as_mut_ptr());
         for fault in [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGTRAP, libc::SIGABRT] {
             libc::sigdelset(set.as_mut_ptr(), fault);
         }
         set.assume_init()
-    };
-    // SAFETY: the set is initialised (above); the old mask is not asked for.
-    check(unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const set, std::ptr::null_mut()) })?;
-    // SAFETY: -1 asks for a new descriptor; the kernel copies the set.
-    let fd = check(unsafe { libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) })?;
-    // SAFETY: the kernel just made this descriptor for us and nobody else knows it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    }
 }
 
 /// Unblocks every signal in the calling thread.

@@ -108,7 +108,9 @@ impl Spawner {
         let (ready, is_ready) = mpsc::channel();
         let builder = std::thread::Builder::new().name("spawner".to_owned()).stack_size(SPAWNER_STACK_BYTES);
         builder.spawn(move || {
-            let own = own_table();
+            // The process's signal handlers write into its descriptors, which are not in this thread's table: a SIGTERM that
+            // the kernel gives to this thread would be lost.
+            let own = crate::signals::block_all().and_then(|()| own_table());
             let failed = own.as_ref().err().copied();
             // Who waits for it is there, or has no use for it.
             ready.send(failed).ok();
@@ -212,6 +214,25 @@ mod tests {
         rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty()).unwrap();
         let missing = CString::new("/nonexistent").unwrap();
         assert_eq!(spawner.spawn(&missing, &arguments, &[], &[]), Err(Errno::NOENT));
+    }
+
+    #[test]
+    fn no_signal_of_the_process_is_handled_by_the_spawner() {
+        let _spawner = Spawner::start().unwrap();
+        let threads = std::fs::read_dir("/proc/self/task").unwrap().flatten().map(|thread| thread.path());
+        let blocked = |thread: &std::path::Path| {
+            let status = std::fs::read_to_string(thread.join("status")).unwrap();
+            let mask = status.lines().find_map(|line| line.strip_prefix("SigBlk:")).unwrap().trim().to_owned();
+            u64::from_str_radix(&mask, 16).unwrap()
+        };
+        let spawners: Vec<u64> = threads
+            .filter(|thread| std::fs::read_to_string(thread.join("comm")).is_ok_and(|name| name == "spawner\n"))
+            .map(|thread| blocked(&thread))
+            .collect();
+        assert!(!spawners.is_empty());
+        for number in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGCHLD] {
+            assert!(spawners.iter().all(|mask| mask & (1 << (number - 1)) != 0), "{number}: {spawners:x?}");
+        }
     }
 
     #[test]
