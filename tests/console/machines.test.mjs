@@ -134,7 +134,9 @@ test('a disk image is sent by the browser, goes on after the engine was killed, 
   await page.getByRole('button', { name: 'Cancel' }).click();
   await until('only the whole one is left', async () => (await session.get('/uploads')).every((one) => one.kind === 'raw'));
   await page.unroute('**/uploads/*?offset=*');
-  await page.getByRole('button', { name: 'Remove sent.img' }).click();
+  const removal = page.getByRole('button', { name: 'Remove sent.img' });
+  await until('the page shows that one alone', async () => (await removal.count()) === 1);
+  await removal.click();
   await until('and that one goes too', async () => (await session.get('/uploads')).length === 0);
   engine.berth('vm', 'rm', '-f', 'sent');
 });

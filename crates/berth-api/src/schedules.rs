@@ -82,6 +82,8 @@ impl Schedule {
 
 pub(crate) struct Schedules {
     store: Store,
+    /// Held from the reading of a record to its writing.
+    changing: tokio::sync::Mutex<()>,
     running: Mutex<BTreeSet<String>>,
     changed: Notify,
 }
@@ -96,7 +98,7 @@ fn failed(cause: &(dyn std::error::Error + 'static)) -> Error {
 
 impl Schedules {
     pub(crate) fn new(store: Store) -> Schedules {
-        Schedules { store, running: Mutex::default(), changed: Notify::new() }
+        Schedules { store, changing: tokio::sync::Mutex::default(), running: Mutex::default(), changed: Notify::new() }
     }
 
     fn running(&self) -> MutexGuard<'_, BTreeSet<String>> {
@@ -140,6 +142,7 @@ impl Schedules {
     /// A new or changed one: its next run is its first from `now` on.
     pub(crate) async fn put(&self, volume: &str, mut schedule: Schedule, now: i64) -> Result<()> {
         schedule.check()?;
+        let _changing = self.changing.lock().await;
         let before = self.get(volume)?;
         if before.is_none() && self.list()?.len() >= SCHEDULES_MAX {
             return Err(Error::conflict(format!("there are {SCHEDULES_MAX} schedules already")));
@@ -150,6 +153,7 @@ impl Schedules {
     }
 
     pub(crate) async fn forget(&self, volume: &str) -> Result<bool> {
+        let _changing = self.changing.lock().await;
         let there = self.get(volume)?.is_some();
         if there {
             let mut batch = Batch::new();
@@ -169,6 +173,7 @@ impl Schedules {
 
     /// A run has ended, at `now`; `error`: why there is no backup of it.
     async fn ended(&self, volume: &str, now: i64, error: Option<String>) -> Result<()> {
+        let changing = self.changing.lock().await;
         let written = match self.get(volume) {
             // It may have been changed meanwhile.
             Ok(Some(mut schedule)) => {
@@ -179,6 +184,7 @@ impl Schedules {
             Ok(None) => Ok(()),
             Err(error) => Err(error),
         };
+        drop(changing);
         self.running().remove(volume);
         written
     }
@@ -348,5 +354,18 @@ mod tests {
         assert!(after.forget("data").await.unwrap() && !after.forget("data").await.unwrap());
         after.ended("data", BEGIN + 25 * HOUR_MILLIS, None).await.unwrap();
         assert!(after.get("data").unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn a_run_that_ends_while_its_schedule_is_forgotten_does_not_bring_it_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let all = open(folder.path());
+        for _ in 0..20 {
+            all.write("data", &daily()).await.unwrap();
+            assert_eq!(all.due(BEGIN).unwrap().len(), 1);
+            let (forgotten, ended) = tokio::join!(all.forget("data"), all.ended("data", BEGIN + 1, None));
+            assert!(forgotten.unwrap() && ended.is_ok());
+            assert!(all.get("data").unwrap().is_none());
+        }
     }
 }
