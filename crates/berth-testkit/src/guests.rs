@@ -39,13 +39,20 @@ fn copy(from: &Path, to: &Path) {
     assert!(copied.success(), "{} cannot be copied", from.display());
 }
 
-/// For the next engine; others may be at it too.
+/// For the next engine; others may be at it too, also in this program.
 fn keep(installed: &Path, kept: &Path) {
-    let temporary = kept.with_file_name(format!("new-{}", std::process::id()));
+    let work = new_folder(kept.parent().expect("a folder above"));
+    let temporary = work.path().join("kernels");
     copy(installed, &temporary);
-    if std::fs::rename(&temporary, kept).is_err() {
-        std::fs::remove_dir_all(&temporary).expect("our own folder");
+    // Whoever was first has kept the same.
+    if let Err(cause) = std::fs::rename(&temporary, kept) {
+        assert!(kept.exists(), "cannot keep {}: {cause}", kept.display());
     }
+}
+
+/// Nobody else's, and gone with the value.
+fn new_folder(within: &Path) -> tempfile::TempDir {
+    tempfile::Builder::new().prefix("new-").tempdir_in(within).expect("a folder beside the programs")
 }
 
 /// Debian's cloud kernel, fetched once for all tests.
@@ -74,11 +81,11 @@ fn package() -> Result<PathBuf, String> {
     };
     // Others may be at it too: the last one wins, with the same bytes.
     let target = folder.join(package.file_name().unwrap_or_default());
-    let temporary = folder.join(format!("new-{}", std::process::id()));
-    std::fs::create_dir_all(&folder)
-        .and_then(|()| std::fs::copy(&package, &temporary).map(drop))
-        .and_then(|()| std::fs::rename(&temporary, &target))
-        .map_err(|cause| format!("cannot keep {}: {cause}", target.display()))?;
+    let failed = |cause: std::io::Error| format!("cannot keep {}: {cause}", target.display());
+    std::fs::create_dir_all(&folder).map_err(failed)?;
+    let work = new_folder(&folder);
+    let temporary = work.path().join("package");
+    std::fs::copy(&package, &temporary).and_then(|_| std::fs::rename(&temporary, &target)).map_err(failed)?;
     Ok(target)
 }
 
