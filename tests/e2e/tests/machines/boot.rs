@@ -2,7 +2,7 @@
 
 use crate::{clear, console, guests, start, state, view, wait_for_text};
 use berth_testkit::{Engine, wait_until};
-use std::io::{Read, Write};
+use std::io::{BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
@@ -85,6 +85,25 @@ fn size(picture: &[u8]) -> (u32, u32) {
     (word(16), word(20))
 }
 
+/// Reads what came with the answer's head first.
+struct Both<'a>(&'a mut BufReader<UnixStream>);
+
+impl Read for Both<'_> {
+    fn read(&mut self, bytes: &mut [u8]) -> std::io::Result<usize> {
+        self.0.read(bytes)
+    }
+}
+
+impl Write for Both<'_> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.get_mut().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.0.get_mut().flush()
+    }
+}
+
 /// The client's side of RFB 3.8 without a password; width and height of the screen.
 fn greet(stream: &mut (impl Read + Write)) -> (u16, u16) {
     let mut version = [0; 12];
@@ -150,7 +169,7 @@ fn a_screen_is_seen_and_typed_at_through_the_engine() {
     let mut raw =
         engine.exchange("GET", "/api/v1/machines/desk/display", &[("Connection", "Upgrade"), ("Upgrade", "tcp")], b"");
     assert_eq!(raw.status(), 101);
-    assert_eq!(greet(raw.stream().get_mut()), (640, 400));
+    assert_eq!(greet(&mut Both(raw.stream())), (640, 400));
     press(raw.stream().get_mut(), b'x');
     wait_for_text(&engine, "desk", "\nx", 1);
 
