@@ -11,9 +11,9 @@ use std::path::{Path, PathBuf};
 /// A cgroup in all hierarchies that the host has. Holds paths only; dropping it leaves the cgroup alone.
 #[derive(Debug, Clone)]
 pub struct Cgroup {
-    pub(crate) hierarchy: Hierarchy,
+    hierarchy: Hierarchy,
     /// Absolute, below each mount.
-    pub(crate) path: String,
+    path: String,
     pub(crate) v1: Vec<V1Folder>,
     pub(crate) v2: Option<PathBuf>,
     warnings: Vec<String>,
@@ -51,9 +51,7 @@ impl Cgroup {
         };
         for (mount, on) in &hierarchy.v1 {
             let dir = below(mount, path);
-            // A freezer that is there is an earlier container's, and may hold it still.
-            let left = || on.contains(&Controller::Freezer) && dir.is_dir();
-            if on.iter().any(|controller| controller.always() || v1::needs(limits, *controller)) || left() {
+            if on.iter().any(|controller| controller.always() || v1::needs(limits, *controller)) {
                 let fresh = v1::make(mount, &dir, on, &mut made.dirs)?;
                 let folder = V1Folder { dir, on: on.clone() };
                 v1::write(&folder, limits, fresh, &mut cgroup.warnings)?;
@@ -135,13 +133,6 @@ impl Cgroup {
                 Err(errno) => return Err(CgroupError::Open { path: file, errno }),
             }
         }
-        if self.v1_folder(Controller::Freezer).is_none()
-            && let Ok((dir, true)) = self.freezer()
-        {
-            let file = dir.join("tasks");
-            let fd = rustix::fs::open(&file, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty());
-            entry.join_files.push(fd.map_err(|errno| CgroupError::Open { path: file, errno })?);
-        }
         if let Some(dir) = &self.v2 {
             entry.v2 = Some(open_folder(dir)?);
         }
@@ -213,9 +204,7 @@ impl Cgroup {
 
     /// Removes it everywhere, waiting while its last processes exit. Goes on after a failure and reports the first.
     pub fn remove(self) -> Result<(), CgroupError> {
-        let freezer = self.freezer().ok().filter(|(_, there)| *there && self.v1_folder(Controller::Freezer).is_none());
-        let freezer = freezer.as_ref().map(|(dir, _)| dir.as_path());
-        let folders = self.v1.iter().map(|folder| folder.dir.as_path()).chain(freezer).chain(self.v2.as_deref());
+        let folders = self.v1.iter().map(|folder| folder.dir.as_path()).chain(self.v2.as_deref());
         folders.map(tree::remove).fold(Ok(()), Result::and)
     }
 }
@@ -236,7 +225,7 @@ impl Drop for Made {
 }
 
 /// Moves processes from one hierarchy's folder into another hierarchy's, until none is born outside.
-pub(crate) fn move_all(from: &Path, to: &Path) -> Result<(), CgroupError> {
+fn move_all(from: &Path, to: &Path) -> Result<(), CgroupError> {
     const ROUNDS_MAX: usize = 100;
     for _ in 0..ROUNDS_MAX {
         let inside = tree::pids(to)?;

@@ -1,15 +1,11 @@
 //! Freezing: every process of a cgroup stands still, and knows nothing of it.
-//!
-//! On v1 the folder of the freezer is made when somebody is to stand still, and all move in: few containers are ever
-//! paused, and a folder is memory of the kernel's and work at both of a container's ends.
 
-use crate::cgroup::{below, move_all};
 use crate::files::{read, try_read, try_write, write};
-use crate::{Cgroup, CgroupError, Controller, v1};
+use crate::{Cgroup, CgroupError, Controller};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 impl Cgroup {
@@ -18,59 +14,39 @@ impl Cgroup {
     pub fn freeze(&self, deadline: Duration) -> Result<(), CgroupError> {
         let (dir, frozen) = if let Some(dir) = self.v2_for(Controller::Freezer) {
             write(dir, "cgroup.freeze", "1").map_err(no_freezer)?;
-            (dir.to_owned(), wait_v2(dir, deadline)?)
+            (dir, wait_v2(dir, deadline)?)
+        } else if let Some(folder) = self.v1_folder(Controller::Freezer) {
+            (folder.dir.as_path(), freeze_v1(&folder.dir, deadline)?)
         } else {
-            let dir = self.make_freezer()?;
-            let frozen = freeze_v1(&dir, deadline)?;
-            (dir, frozen)
+            return Err(CgroupError::NoFreezer);
         };
         if frozen {
             return Ok(());
         }
         self.thaw()?;
-        Err(CgroupError::NotFrozen { path: dir, deadline })
+        Err(CgroupError::NotFrozen { path: dir.to_owned(), deadline })
     }
 
     /// Lets all processes run again.
     pub fn thaw(&self) -> Result<(), CgroupError> {
         if let Some(dir) = self.v2_for(Controller::Freezer) {
-            return write(dir, "cgroup.freeze", "0").map_err(no_freezer);
-        }
-        match self.freezer()? {
-            (dir, true) => write(&dir, "freezer.state", "THAWED"),
-            (_, false) => Ok(()),
+            write(dir, "cgroup.freeze", "0").map_err(no_freezer)
+        } else if let Some(folder) = self.v1_folder(Controller::Freezer) {
+            write(&folder.dir, "freezer.state", "THAWED")
+        } else {
+            Err(CgroupError::NoFreezer)
         }
     }
 
     /// Whether all processes stand still, or are asked to.
     pub fn is_frozen(&self) -> Result<bool, CgroupError> {
         if let Some(dir) = self.v2_for(Controller::Freezer) {
-            return Ok(read(dir, "cgroup.freeze").map_err(no_freezer)?.trim() == "1");
+            Ok(read(dir, "cgroup.freeze").map_err(no_freezer)?.trim() == "1")
+        } else if let Some(folder) = self.v1_folder(Controller::Freezer) {
+            Ok(read(&folder.dir, "freezer.state")?.trim() != "THAWED")
+        } else {
+            Err(CgroupError::NoFreezer)
         }
-        match self.freezer()? {
-            (dir, true) => Ok(read(&dir, "freezer.state")?.trim() != "THAWED"),
-            (_, false) => Ok(false),
-        }
-    }
-
-    /// Its folder on v1, and whether it is there.
-    pub(crate) fn freezer(&self) -> Result<(PathBuf, bool), CgroupError> {
-        let mount = self.hierarchy.v1_mount(Controller::Freezer).ok_or(CgroupError::NoFreezer)?;
-        let dir = below(mount, &self.path);
-        let there = dir.is_dir();
-        Ok((dir, there))
-    }
-
-    /// The folder with everybody in it.
-    fn make_freezer(&self) -> Result<PathBuf, CgroupError> {
-        let (dir, _) = self.freezer()?;
-        let alone = |(_, on): &&(PathBuf, Vec<Controller>)| on.as_slice() == [Controller::Freezer];
-        // One that is another controller's, too, has been there from the beginning.
-        if let Some((mount, on)) = self.hierarchy.v1.iter().find(alone) {
-            v1::make(mount, &dir, on, &mut Vec::new())?;
-            move_all(self.any_folder(), &dir)?;
-        }
-        Ok(dir)
     }
 }
 

@@ -60,13 +60,11 @@ impl Controller {
         }
     }
 
-    /// Made for every container: it meters or steers, limits or not. v1's freezer is made for the first who is to
-    /// stand still.
+    /// Made for every container: it meters or steers, limits or not.
     pub(crate) fn always(self) -> bool {
         !matches!(
             self,
             Controller::Cpuset
-                | Controller::Freezer
                 | Controller::Hugetlb
                 | Controller::NetCls
                 | Controller::NetPrio

@@ -10,8 +10,6 @@ use std::time::Duration;
 const KILL: i32 = 9;
 /// A signal to a cgroup that does not freeze goes out anyway, if not at one instant.
 const FREEZE_MAX: Duration = Duration::from_millis(500);
-/// Those that are still there then are born faster than they are killed.
-const ROUNDS_BEFORE_FREEZING: usize = 5;
 /// Rounds of killing processes that are born meanwhile, where nothing can be frozen.
 const ROUNDS_MAX: usize = 50;
 
@@ -22,29 +20,19 @@ impl Cgroup {
         if signal == KILL && self.kill_v2() {
             return Ok(());
         }
-        let there = match self.v2_for(Controller::Freezer) {
-            Some(dir) => Some(dir.to_owned()),
-            None => self.freezer().ok().and_then(|(dir, there)| there.then_some(dir)),
-        };
-        let paused = there.as_deref().is_some_and(self_frozen);
-        // Killing goes without where that would first have to be made; other signals come only once.
-        let frozen = paused || ((there.is_some() || signal != KILL) && self.freeze(FREEZE_MAX).is_ok());
+        let paused = self.folder(Controller::Freezer).is_some_and(self_frozen);
+        let frozen = paused || self.freeze(FREEZE_MAX).is_ok();
         let outcome = self.signal_round(signal).map(drop);
         if frozen && (!paused || signal == KILL) {
             self.thaw()?;
         }
         outcome?;
         if signal == KILL && !frozen {
-            for round in 0..ROUNDS_MAX {
+            for _ in 0..ROUNDS_MAX {
                 if self.signal_round(signal)? == 0 {
                     break;
                 }
                 std::thread::sleep(Duration::from_millis(1));
-                if round == ROUNDS_BEFORE_FREEZING && self.freeze(FREEZE_MAX).is_ok() {
-                    let signalled = self.signal_round(signal);
-                    self.thaw()?;
-                    signalled?;
-                }
             }
         }
         Ok(())

@@ -134,28 +134,6 @@ fn frozen_processes_stand_still_and_can_be_killed() {
 }
 
 #[test]
-fn a_freezer_is_made_for_who_is_to_stand_still_and_goes_with_the_rest() {
-    let Some(host) = host() else { return };
-    let mut own = Own::new(&host, &Limits::default());
-    let Ok((dir, there)) = own.get().freezer() else { return eprintln!("skipped: the freezer is not v1's") };
-    assert!(!there && !own.get().is_frozen().unwrap());
-    own.get().thaw().unwrap();
-    let mut child = own.run("sleep 100 & exec sleep 100");
-    until("both processes", || own.get().pids().unwrap().len() == 2);
-    own.get().freeze(Duration::from_secs(5)).unwrap();
-    assert_eq!(tree::pids(&dir).unwrap(), own.get().pids().unwrap());
-    assert!(Cgroup::open(&host, own.get().path()).unwrap().is_frozen().unwrap());
-    own.get().thaw().unwrap();
-    // Who comes later is in it, too.
-    let others = own.get().v1.iter().filter(|folder| folder.on != [Controller::Memory]).count();
-    assert_eq!(own.get().entry().unwrap().join_files.len(), others + 1);
-    own.get().kill_all(9).unwrap();
-    child.wait().unwrap();
-    drop(own);
-    assert!(!dir.exists());
-}
-
-#[test]
 fn everybody_is_killed_also_below_and_the_tree_goes() {
     let Some(host) = host() else { return };
     let mut own = Own::new(&host, &Limits::default());

@@ -127,8 +127,7 @@ pub(crate) fn own_folders(memory: Option<BorrowedFd<'_>>) -> Result<Vec<Own>, La
                         && controllers.split(',').all(|one| options.split(',').any(|has| has == one))
                 }
             };
-            // The freezer's folder is made when somebody pauses the container: this process is where its maker is.
-            (same && controllers != "freezer").then_some(path)
+            same.then_some(path)
         });
         // This one is joined at the end: its folder is the one that the file for joining is in.
         if let Some(file) = memory.filter(|_| kind == "cgroup" && options.split(',').any(|option| option == "memory")) {
