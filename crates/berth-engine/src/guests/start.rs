@@ -37,8 +37,9 @@ const SERVERS: [&str; 3] = ["/usr/libexec/virtiofsd", "/usr/lib/virtiofsd", "/us
 /// `cryptomgr.notests`: nobody boots on ciphers that the kernel must prove first.
 const ARGUMENTS: &str =
     "console=ttyS0 quiet panic=-1 net.ifnames=0 systemd.unified_cgroup_hierarchy=1 cryptomgr.notests";
-/// An emulated processor does not speculate, and each system call would flush what it has not.
-const ARGUMENTS_EMULATED: &str = "mitigations=off";
+/// An emulated processor does not speculate, and each system call would flush what it has not. On a busy host its timer
+/// may not tick in the moment in which the kernel looks whether it does, and panics.
+const ARGUMENTS_EMULATED: &str = "mitigations=off no_timer_check";
 
 fn arguments(accelerator: Accelerator) -> String {
     match accelerator {

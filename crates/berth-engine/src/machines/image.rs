@@ -23,8 +23,9 @@ use std::process::Command;
 /// Of a root that nobody gave a size; it takes what is written.
 const SIZE_BYTES_DEFAULT: u64 = 10 << 30;
 const KERNEL_BYTES_MAX: u64 = 512 << 20;
-/// `vda` is the first disk's name in every Linux, whatever was brought beside it.
-const ARGUMENTS: &str = "root=/dev/vda rw console=ttyS0";
+/// `vda` is the first disk's name in every Linux, whatever was brought beside it. `no_timer_check`: an emulated timer may
+/// not tick on a busy host in the moment in which the kernel looks whether it does, and panics; under KVM it does not look.
+const ARGUMENTS: &str = "root=/dev/vda rw console=ttyS0 no_timer_check";
 const PREFIX: &str = "from-image-";
 /// Where the agent goes, and what starts it.
 const AGENT: &str = "/usr/local/sbin/berth-agent";
