@@ -2,12 +2,16 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 /// Small: a link does not hold much that it then loses.
 const PIECE_BYTES: usize = 16 << 10;
+
+/// What the kernel takes on behalf of a slow link; of its own accord it takes megabytes, which are then sent at once.
+const WAITING_BYTES: usize = 64 << 10;
 
 /// Forwards TCP connections; runs until it is dropped.
 pub struct Link {
@@ -56,6 +60,10 @@ impl Link {
     fn with(to: &str, cuts: u64, cut_every: u64, cut_up: bool, pause: Duration) -> Link {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("bound");
+        if !pause.is_zero() {
+            // What it accepts has the same.
+            take_little(&listener);
+        }
         let shared = Arc::new(Shared {
             to: to.to_owned(),
             down: AtomicU64::new(0),
@@ -74,6 +82,9 @@ impl Link {
                     return;
                 }
                 let Ok(server) = TcpStream::connect(&in_thread.to) else { continue };
+                if !in_thread.pause.is_zero() {
+                    take_little(&server);
+                }
                 let pairs = [(client.try_clone(), server.try_clone(), true), (Ok(server), Ok(client), false)];
                 for (from, to, is_up) in pairs {
                     let (Ok(from), Ok(to)) = (from, to) else { continue };
@@ -107,6 +118,10 @@ impl Drop for Link {
         self.shared.stop.store(true, Ordering::Release);
         drop(TcpStream::connect(self.address));
     }
+}
+
+fn take_little(socket: &impl AsFd) {
+    rustix::net::sockopt::set_socket_recv_buffer_size(socket, WAITING_BYTES).expect("a socket of our own");
 }
 
 fn pump(mut from: TcpStream, mut to: TcpStream, is_up: bool, shared: &Shared) {

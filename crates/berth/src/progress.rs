@@ -32,7 +32,9 @@ impl Rate {
     /// Bytes a second, now that there are `bytes` of them.
     pub(crate) fn at(&mut self, now: Instant, bytes: u64) -> f64 {
         self.marks.push((now, bytes));
-        self.marks.retain(|(at, _)| now.duration_since(*at) <= WINDOW);
+        // One at least is from before the window: what comes in pieces far apart has a rate too.
+        let too_old = self.marks.iter().take_while(|(at, _)| now.duration_since(*at) >= WINDOW).count();
+        self.marks.drain(..too_old.saturating_sub(1));
         let (began, before) = self.marks[0];
         let seconds = now.duration_since(began).as_secs_f64();
         if seconds > 0.2 { bytes.saturating_sub(before) as f64 / seconds } else { 0.0 }
@@ -234,6 +236,7 @@ mod tests {
         let after = |seconds: u64| began + Duration::from_secs(seconds);
         assert_eq!([rate.at(began, 0), rate.at(after(1), 100), rate.at(after(2), 300)], [0.0, 100.0, 150.0]);
         assert_eq!(rate.at(after(5), 300), 0.0);
+        assert_eq!(rate.at(after(9), 700), 100.0, "nothing was heard for longer than that");
     }
 
     #[test]
