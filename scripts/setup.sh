@@ -23,18 +23,21 @@ declare -A welcome=(
     [sshd]=openssh-server
 )
 PATH=$PATH:/usr/sbin:/sbin
-missing=()
-for program in "${!package_of[@]}"; do
-    command -v "$program" >/dev/null || missing+=("${package_of[$program]}")
-done
-# busybox alone does not tell whether it is the static one that scratch images are made of.
-if command -v busybox >/dev/null && ldd "$(command -v busybox)" >/dev/null 2>&1; then
-    missing+=(busybox-static)
-fi
-# The console's tests need a browser, where there is node for its pages.
-if command -v npm >/dev/null && ! command -v chromium >/dev/null; then
-    missing+=(chromium)
-fi
+look() {
+    missing=()
+    for program in "${!package_of[@]}"; do
+        command -v "$program" >/dev/null || missing+=("${package_of[$program]}")
+    done
+    # busybox alone does not tell whether it is the static one that scratch images are made of.
+    if command -v busybox >/dev/null && ldd "$(command -v busybox)" >/dev/null 2>&1; then
+        missing+=(busybox-static)
+    fi
+    # The console's tests need a browser, where there is node for its pages.
+    if command -v npm >/dev/null && ! command -v chromium >/dev/null; then
+        missing+=(chromium)
+    fi
+}
+look
 wanted=()
 for program in "${!welcome[@]}"; do
     command -v "$program" >/dev/null || wanted+=("${welcome[$program]}")
@@ -50,7 +53,14 @@ if [ "$(id -u)" != 0 ]; then
     echo "setup: missing ${missing[*]}; run as root, or: sudo apt-get install ${missing[*]}" >&2
     exit 1
 fi
-echo "setup: installing ${missing[*]}"
 export DEBIAN_FRONTEND=noninteractive
 apt-get update -qq
-apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+# Once more where a package took away one that was there: a newer qemu-utils goes for the release's qemu-system-x86.
+for _ in 1 2 3; do
+    [ ${#missing[@]} -gt 0 ] || exit 0
+    echo "setup: installing ${missing[*]}"
+    apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+    hash -r
+    look
+done
+[ ${#missing[@]} -eq 0 ] || { echo "setup: still missing: ${missing[*]}" >&2; exit 1; }
