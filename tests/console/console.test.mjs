@@ -619,6 +619,8 @@ test('what happens while a list is on its way is not lost', async () => {
   await signIn(slow, 'ada', PASSWORD);
   await go('/instances', slow);
   await slow.getByRole('link', { name: 'in-between', exact: true }).waitFor();
+  // The page may be asking again.
+  await slow.unrouteAll({ behavior: 'ignoreErrors' });
   await slow.context().close();
   engine.berth('rm', '-f', 'in-between');
 });
@@ -755,6 +757,7 @@ test('a thousand rows: only those in sight exist', async () => {
   await crowded.getByRole('link', { name: 'many-999', exact: true }).waitFor();
   await crowded.getByLabel('Filter').fill('many-77');
   await crowded.getByRole('link', { name: 'many-777', exact: true }).waitFor();
+  await crowded.unrouteAll({ behavior: 'ignoreErrors' });
   await crowded.context().close();
 });
 

@@ -277,6 +277,18 @@ impl Engine {
         i32::try_from(self.inspect(container)["State"]["Pid"].as_i64().expect("inspect shows a pid")).expect("a pid")
     }
 
+    /// Waits until a container's first process has a handler for `signal`: the kernel keeps signals without one from it.
+    #[track_caller]
+    pub fn wait_for_handler(&self, container: &str, signal: rustix::process::Signal) {
+        let file = format!("/proc/{}/status", self.pid_of(container));
+        let bit = 1 << (signal.as_raw() - 1);
+        crate::wait_until(&format!("{container} has a handler for {signal:?}"), || {
+            let text = std::fs::read_to_string(&file).unwrap_or_default();
+            let caught = text.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+            caught.is_some_and(|mask| u64::from_str_radix(mask.trim(), 16).is_ok_and(|mask| mask & bit != 0))
+        });
+    }
+
     /// `running`, `exited`, ...
     #[track_caller]
     pub fn status_of(&self, container: &str) -> String {

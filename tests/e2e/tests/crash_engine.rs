@@ -231,6 +231,9 @@ fn an_end_on_a_full_disk_is_not_lost() {
     };
     let free = || full.iter().for_each(|path| std::fs::remove_file(path).unwrap());
 
+    for name in ["early", "late"] {
+        engine.wait_for_handler(name, rustix::process::Signal::TERM);
+    }
     // The engine lives through it: what it could not write it writes later.
     fill();
     engine.docker(["kill", "-s", "TERM", "early"]).success();
@@ -239,6 +242,7 @@ fn an_end_on_a_full_disk_is_not_lost() {
     let mut refused = engine.docker(["start", "early"]);
     wait_until("nothing of it can be made anew", || {
         if refused.code == 0 {
+            engine.wait_for_handler("early", rustix::process::Signal::TERM);
             engine.docker(["kill", "-s", "TERM", "early"]);
             engine.docker(["wait", "early"]);
             fill();

@@ -1,6 +1,7 @@
 //! create, start, run, stop, kill, restart, pause, wait, rename, remove: the life of one container.
 
 use berth_testkit::{Engine, wait_until};
+use rustix::process::Signal;
 
 #[test]
 fn exit_codes_are_dockers() {
@@ -72,6 +73,7 @@ fn stop_asks_waits_and_kills() {
     // One that listens ends by itself, with its own code.
     let polite = "trap 'exit 5' TERM; while :; do sleep 0.05; done";
     engine.docker(["run", "-d", "--name", "polite", "tiny", "sh", "-c", polite]).success();
+    engine.wait_for_handler("polite", Signal::TERM);
     engine.docker(["stop", "polite"]).success();
     assert_eq!(engine.docker(["wait", "polite"]).success(), "5");
     // One that does not is killed after its grace.
@@ -81,9 +83,11 @@ fn stop_asks_waits_and_kills() {
     // Its own stop signal, and one given by hand.
     let usr1 = "trap 'exit 6' USR1; trap 'exit 8' HUP; while :; do sleep 0.05; done";
     engine.docker(["run", "-d", "--name", "own", "--stop-signal", "USR1", "tiny", "sh", "-c", usr1]).success();
+    engine.wait_for_handler("own", Signal::HUP);
     engine.berth(["stop", "own"]).success();
     assert_eq!(engine.inspect("own")["State"]["ExitCode"], 6);
     engine.docker(["start", "own"]).success();
+    engine.wait_for_handler("own", Signal::HUP);
     engine.docker(["stop", "--signal", "HUP", "own"]).success();
     assert_eq!(engine.inspect("own")["State"]["ExitCode"], 8);
     // The container's own grace.

@@ -283,6 +283,7 @@ fn ends_of_all_kinds_have_their_reasons() {
         ])
         .success();
     engine.docker(["run", "-d", "--name", "shimless", "tiny", "sleep", "1000"]).success();
+    engine.wait_for_handler("orphan", rustix::process::Signal::TERM);
     let (orphan, shim) = (engine.pid_of("orphan"), berth_testkit::parent_of(engine.pid_of("shimless")));
     engine.kill();
     assert!(std::process::Command::new("kill").args(["-TERM", &orphan.to_string()]).status().unwrap().success());

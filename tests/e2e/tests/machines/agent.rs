@@ -96,7 +96,8 @@ fn an_agent_runs_processes_copies_files_and_makes_forks_others() {
     let Some((kernel, initrd)) = linux(&engine) else { return };
     engine.docker(["network", "create", "back"]).success();
     let (kernel, initrd) = (kernel.to_str().unwrap(), initrd.to_str().unwrap());
-    let boot = ["--kernel", kernel, "--initrd", initrd, "--append", "console=ttyS0 quiet mitigations=off no_timer_check"];
+    let boot =
+        ["--kernel", kernel, "--initrd", initrd, "--append", "console=ttyS0 quiet mitigations=off no_timer_check"];
     let rest = ["--disk", "size=64M", "-m", "192m", "--network", "back", "--start", "one"];
     engine.berth([&["vm", "create"], &boot[..], &rest].concat()).success();
     let early = engine.berth(["vm", "exec", "one", "true"]);

@@ -65,7 +65,8 @@ pub(crate) fn clear(engine: &Engine) {
         assert!(left.is_empty(), "{shared} that nobody has: {left:?}");
     }
     let left: Vec<String> = std::fs::read_dir(&folder)
-        .expect("the machines' folder")
+        .into_iter()
+        .flatten()
         .flatten()
         .map(|entry| entry.file_name().to_string_lossy().into_owned())
         .filter(|name| !["acceleration.json", "bases", "jail", "moments"].contains(&name.as_str()))
