@@ -32,9 +32,9 @@ impl Rate {
     /// Bytes a second, now that there are `bytes` of them.
     pub(crate) fn at(&mut self, now: Instant, bytes: u64) -> f64 {
         self.marks.push((now, bytes));
-        // One at least is from before the window: what comes in pieces far apart has a rate too.
-        let too_old = self.marks.iter().take_while(|(at, _)| now.duration_since(*at) >= WINDOW).count();
-        self.marks.drain(..too_old.saturating_sub(1));
+        // One stays in any case: what comes in pieces further apart than that has a rate, too.
+        let too_old = self.marks.iter().take_while(|(at, _)| now.duration_since(*at) > WINDOW).count();
+        self.marks.drain(..too_old.min(self.marks.len() - 2));
         let (began, before) = self.marks[0];
         let seconds = now.duration_since(began).as_secs_f64();
         if seconds > 0.2 { bytes.saturating_sub(before) as f64 / seconds } else { 0.0 }
