@@ -113,7 +113,7 @@ fn render(info: &Info, registries: &Value) -> Value {
         "Driver": info.storage_driver,
         "DriverStatus": info.storage_status.iter().map(|(key, text)| json!([key, text])).collect::<Vec<_>>(),
         "Plugins": {
-            "Volume": ["local"], "Network": ["bridge", "host", "null"], "Authorization": null,
+            "Volume": ["local"], "Network": ["bridge", "host", "macvlan", "null"], "Authorization": null,
             "Log": ["json-file", "local", "none"],
         },
         "MemoryLimit": info.memory_limit, "SwapLimit": info.swap_limit, "CpuCfsPeriod": info.cpu_cfs,

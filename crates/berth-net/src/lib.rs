@@ -25,6 +25,7 @@ pub mod files;
 pub mod firewall;
 mod foreign;
 mod guard;
+pub mod holder;
 pub mod machine;
 pub mod names;
 pub mod netlink;

@@ -40,8 +40,9 @@ impl Reservation {
 /// Why a port cannot be had.
 #[derive(Debug, thiserror::Error)]
 pub enum PortError {
-    #[error("port is already allocated{}", holder.as_ref().map(|name| format!(" (held by process {name})")).unwrap_or_default())]
-    InUse { holder: Option<String> },
+    /// Whose socket it is says [`crate::holder::find`].
+    #[error("port is already allocated")]
+    InUse,
     #[error("cannot assign requested address")]
     NoSuchAddress,
     #[error("cannot keep port {port}/{protocol} on {address}")]
@@ -76,7 +77,7 @@ fn outcome(
         Err(Errno::PROTONOSUPPORT | Errno::AFNOSUPPORT | Errno::SOCKTNOSUPPORT) if protocol == Protocol::Sctp => {
             Ok(Reservation { protocol, address, port, _socket: None })
         }
-        Err(Errno::ADDRINUSE) => Err(PortError::InUse { holder: holder(protocol, port) }),
+        Err(Errno::ADDRINUSE) => Err(PortError::InUse),
         Err(Errno::ADDRNOTAVAIL | Errno::AFNOSUPPORT) => Err(PortError::NoSuchAddress),
         Err(errno) => {
             let address = address.unwrap_or(IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED));
@@ -121,44 +122,6 @@ pub fn ephemeral_range() -> (u16, u16) {
     }
 }
 
-/// Name and pid of the process that holds `port`; best effort, for messages.
-fn holder(protocol: Protocol, port: u16) -> Option<String> {
-    let tables = match protocol {
-        Protocol::Tcp => ["/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"],
-        Protocol::Udp => ["/proc/thread-self/net/udp", "/proc/thread-self/net/udp6"],
-        Protocol::Sctp => return None,
-    };
-    let inode =
-        tables.iter().filter_map(|path| std::fs::read_to_string(path).ok()).find_map(|table| inode_of(&table, port))?;
-    let wanted = format!("socket:[{inode}]");
-    for process in std::fs::read_dir("/proc").ok()?.flatten() {
-        let Some(pid) = process.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
-        let Ok(descriptors) = std::fs::read_dir(process.path().join("fd")) else { continue };
-        for descriptor in descriptors.flatten() {
-            if std::fs::read_link(descriptor.path()).is_ok_and(|link| link.as_os_str() == wanted.as_str()) {
-                let name = std::fs::read_to_string(process.path().join("comm")).unwrap_or_default();
-                return Some(format!("{} (pid {pid})", name.trim_end()));
-            }
-        }
-    }
-    None
-}
-
-/// The inode of the socket at local `port` that is not merely a connection, in the format of proc_net(5).
-fn inode_of(table: &str, port: u16) -> Option<u64> {
-    const TCP_LISTEN: &str = "0A";
-    const CLOSE: &str = "07";
-    let wanted = format!(":{port:04X}");
-    table.lines().skip(1).find_map(|line| {
-        let fields: Vec<&str> = line.split_whitespace().collect();
-        let (local, state) = (fields.get(1)?, fields.get(3)?);
-        if !local.ends_with(&wanted) || !matches!(*state, TCP_LISTEN | CLOSE) {
-            return None;
-        }
-        fields.get(9)?.parse().ok().filter(|&inode| inode != 0)
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -171,7 +134,7 @@ mod tests {
         let port = TcpListener::bind((LOCAL, 0)).unwrap().local_addr().unwrap().port();
         let kept = reserve(Protocol::Tcp, LOCAL, port).unwrap();
         assert_eq!(TcpListener::bind((LOCAL, port)).unwrap_err().kind(), std::io::ErrorKind::AddrInUse);
-        assert!(matches!(reserve(Protocol::Tcp, LOCAL, port), Err(PortError::InUse { .. })));
+        assert!(matches!(reserve(Protocol::Tcp, LOCAL, port), Err(PortError::InUse)));
         // It does not listen: a client hears so at once.
         assert!(std::net::TcpStream::connect((LOCAL, port)).is_err());
         drop(kept);
@@ -187,7 +150,7 @@ mod tests {
         }
         drop(kept);
         let one = TcpListener::bind((LOCAL, port)).unwrap();
-        assert!(matches!(reserve_everywhere(Protocol::Tcp, port), Err(PortError::InUse { .. })));
+        assert!(matches!(reserve_everywhere(Protocol::Tcp, port), Err(PortError::InUse)));
         drop(one);
     }
 
@@ -195,15 +158,14 @@ mod tests {
     fn a_port_that_a_program_listens_on_names_the_program() {
         let listener = TcpListener::bind((LOCAL, 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
-        match reserve(Protocol::Tcp, LOCAL, port) {
-            Err(PortError::InUse { holder: Some(holder) }) => {
-                assert!(holder.contains(&format!("pid {}", std::process::id())), "{holder}");
-            }
-            other => panic!("{other:?}"),
-        }
+        assert!(matches!(reserve(Protocol::Tcp, LOCAL, port), Err(PortError::InUse)));
+        let named = |protocol, address, port| crate::holder::find(protocol, address, port).map(|holder| holder.pid);
+        assert_eq!(named(Protocol::Tcp, Some(LOCAL), port), Some(std::process::id()));
+        assert_eq!(named(Protocol::Tcp, Some("127.0.0.9".parse().unwrap()), port), None);
         let socket = UdpSocket::bind((LOCAL, 0)).unwrap();
         let port = socket.local_addr().unwrap().port();
-        assert!(matches!(reserve(Protocol::Udp, LOCAL, port), Err(PortError::InUse { .. })));
+        assert!(matches!(reserve(Protocol::Udp, LOCAL, port), Err(PortError::InUse)));
+        assert_eq!(named(Protocol::Udp, None, port), Some(std::process::id()));
     }
 
     #[test]

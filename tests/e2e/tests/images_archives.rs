@@ -244,8 +244,17 @@ fn an_archive_is_imported_from_elsewhere() {
         let refused = engine.docker(["import", &format!("http://{}/{name}", server.address())]).failure(1);
         assert!(refused.contains(words), "{name}: {refused}");
     }
-    let refused = engine.api("POST", "/images/create?fromSrc=ftp://127.0.0.1/root.tar", "");
-    assert_eq!(refused.status, 400);
+    let missing = format!("http://{}/missing.tar", server.address());
+    for (url, status) in [
+        ("ftp://127.0.0.1/root.tar", 400),
+        ("http://nobody.invalid/root.tar", 404),
+        (&missing, 404),
+        // The address is good, and nobody is at home.
+        ("http://127.0.0.1:1/root.tar", 503),
+    ] {
+        let refused = engine.api("POST", &format!("/images/create?fromSrc={url}"), "");
+        assert_eq!((refused.status, refused.message().contains(url)), (status, true), "{url}: {}", refused.message());
+    }
     assert_eq!(layers(&engine), before);
 }
 

@@ -170,6 +170,8 @@ fn what_cannot_be_is_refused_in_dockers_words_and_leaves_nothing() {
         (&["network", "rm", "nothere"], "network nothere not found"),
         (&["network", "connect", "nothere", "first"], "network nothere not found"),
         (&["network", "connect", "good", "nothere"], "No such container: nothere"),
+        (&["network", "connect", "neither", "nothere"], "No such container: nothere"),
+        (&["network", "disconnect", "neither", "nothere"], "No such container: nothere"),
         (&["network", "connect", "good", "first"], "endpoint with name first already exists in network good"),
         (&["network", "connect", "host", "first"], "cannot connect container to host network"),
         (&["network", "disconnect", "bridge", "first"], "is not connected to network bridge"),
@@ -186,13 +188,47 @@ fn what_cannot_be_is_refused_in_dockers_words_and_leaves_nothing() {
         assert!(output.code != 0 && output.stderr.contains(words), "{arguments:?}: {} {}", output.code, output.stderr);
     }
     assert_eq!(engine.docker(["network", "ls", "-q"]).success(), before);
-    // A conflict says who holds the port.
-    let holder = engine.docker(["run", "--rm", "-p", "127.0.0.1:29871:80", "tiny", "true"]).stderr;
-    assert!(holder.contains("first"), "{holder}");
+}
+
+#[test]
+fn a_port_that_is_taken_is_a_conflict_that_says_who_has_it() {
+    let Some(engine) = Engine::start("net-taken") else { return };
+    engine.docker(["run", "-d", "--name", "first", "-p", "127.0.0.1:29891:80", "tiny", "sleep", "1000"]).success();
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let holder = engine.docker(["run", "--rm", "-p", &format!("127.0.0.1:{port}:80"), "tiny", "true"]).stderr;
-    assert!(holder.contains(&format!("pid {}", std::process::id())), "{holder}");
+    let listening = listener.local_addr().unwrap().port().to_string();
+    // One that is bound and does not listen is in no table of the kernel's.
+    let bound = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::STREAM, None).unwrap();
+    rustix::net::bind(&bound, &"127.0.0.1:29894".parse::<std::net::SocketAddr>().unwrap()).unwrap();
+    let listen = ["run", "-d", "--name", "onhost", "--network", "host", "tiny", "httpd", "-f", "-p", "127.0.0.1:29892"];
+    engine.docker(listen).success();
+    let of_container = format!("(pid {}) of container onhost holds it", engine.pid_of("onhost"));
+    berth_testkit::wait_until("the container listens", || std::net::TcpListener::bind("127.0.0.1:29892").is_err());
+    let of_process = format!("(pid {}) of the host holds it; stop it, or publish another port", std::process::id());
+    for (port, who) in [
+        ("29891", "hint: container first holds it; stop first, or publish another port"),
+        ("29892", &of_container),
+        (&listening, &of_process),
+        ("29894", "hint: a program of the host has bound it"),
+    ] {
+        let name = format!("for-{port}");
+        engine.docker(["create", "--name", &name, "-p", &format!("127.0.0.1:{port}:80"), "tiny", "true"]).success();
+        let refused = engine.api("POST", &format!("/containers/{name}/start"), "");
+        let words = format!("Bind for 127.0.0.1:{port} failed: port is already allocated\n");
+        assert_eq!(refused.status, 409, "{}", refused.message());
+        assert!(refused.message().contains(&words) && refused.message().contains(who), "{}", refused.message());
+    }
+    let range = ["run", "--rm", "-p", "127.0.0.1:29891-29892:80", "tiny", "true"];
+    let refused = engine.docker(range).stderr;
+    assert!(refused.contains("all ports of 29891-29892 are allocated"), "{refused}");
+    assert!(
+        refused.contains("hint: 29891: container first, 29892: container onhost; publish other ports"),
+        "{refused}"
+    );
+    let elsewhere = ["create", "--name", "elsewhere", "-p", "203.0.113.7:29893:80", "tiny", "true"];
+    engine.docker(elsewhere).success();
+    let refused = engine.api("POST", "/containers/elsewhere/start", "");
+    assert_eq!(refused.status, 400, "{}", refused.message());
+    assert!(refused.message().contains("hint: no interface of the host has 203.0.113.7"), "{}", refused.message());
 }
 
 #[test]

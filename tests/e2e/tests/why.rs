@@ -101,7 +101,7 @@ fn starts_that_fail_for_what_is_around_them_have_their_reasons() {
     let taken = format!("127.0.0.1:{}:80", listener.local_addr().unwrap().port());
     engine.docker(["create", "--name", "port-of-host", "-p", &taken, "tiny", "true"]).success();
     start("port-of-host");
-    let own = format!("process {} (", std::process::id());
+    let own = format!("(pid {})", std::process::id());
     says(&engine, "port-of-host", &["a port that it publishes is taken", &own, "of the host listens", "-p"]);
     drop(listener);
     engine.docker(["run", "-d", "--name", "holder", "-p", &taken, "tiny", "sleep", "1000"]).success();

@@ -39,6 +39,13 @@ fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Error> {
     serde_json::from_slice(body).map_err(|error| Error::invalid(format!("invalid JSON: {error}")))
 }
 
+fn named(container: &str) -> Result<(), Error> {
+    if container.is_empty() {
+        return Err(Error::invalid("invalid name or ID supplied: \"\""));
+    }
+    Ok(())
+}
+
 /// `GET /networks`.
 async fn list(
     State(engine): State<Engine>,
@@ -93,6 +100,7 @@ async fn connect(
     RawBody(body): RawBody,
 ) -> ApiResult<StatusCode> {
     let body: ConnectBody = parse(&body)?;
+    named(&body.container)?;
     let endpoint = body.endpoint_config.unwrap_or_default().into_spec()?;
     engine.networks().connect(&body.container, &network, endpoint).await?;
     Ok(StatusCode::OK)
@@ -105,6 +113,7 @@ async fn disconnect(
     RawBody(body): RawBody,
 ) -> ApiResult<StatusCode> {
     let body: DisconnectBody = parse(&body)?;
+    named(&body.container)?;
     engine.networks().disconnect(&body.container, &network, body.force).await?;
     Ok(StatusCode::OK)
 }

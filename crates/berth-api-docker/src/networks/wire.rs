@@ -76,7 +76,8 @@ struct ConfigFrom {
 struct IpamJson {
     driver: &'static str,
     options: Option<BTreeMap<String, String>>,
-    config: Vec<IpamBlockJson>,
+    /// `null` for networks without addresses.
+    config: Option<Vec<IpamBlockJson>>,
 }
 
 #[derive(Debug, Serialize)]
@@ -135,6 +136,10 @@ impl NetworkJson {
             };
             (id.to_string(), json)
         };
+        let mut options = network.options.clone();
+        if network.is_predefined() && !network.bridge.is_empty() {
+            options.entry("com.docker.network.bridge.name".to_owned()).or_insert_with(|| network.bridge.clone());
+        }
         NetworkJson {
             name: network.name.clone(),
             id: network.id.to_string(),
@@ -146,7 +151,10 @@ impl NetworkJson {
             ipam: IpamJson {
                 driver: "default",
                 options: network.ipam_options.clone(),
-                config: network.blocks.iter().map(IpamBlockJson::from).collect(),
+                config: network
+                    .driver
+                    .has_addresses()
+                    .then(|| network.blocks.iter().map(IpamBlockJson::from).collect()),
             },
             internal: network.internal,
             attachable: network.attachable,
@@ -154,7 +162,7 @@ impl NetworkJson {
             config_from: ConfigFrom::default(),
             config_only: false,
             containers: containers.iter().map(container).collect(),
-            options: network.options.clone(),
+            options,
             labels: network.labels.clone(),
             status: None,
         }
@@ -234,7 +242,13 @@ fn optional<T: FromStr>(what: &str, text: &str) -> Result<Option<T>> {
     if text.is_empty() {
         return Ok(None);
     }
-    text.parse().map(Some).map_err(|_| Error::invalid(format!("invalid network config:\ninvalid {what}: {text}")))
+    text.parse().map(Some).map_err(|_| {
+        let which = match what {
+            "subnet" => format!("subnet {text}: invalid CIDR block notation"),
+            _ => format!("{what}: {text}"),
+        };
+        Error::invalid(format!("invalid network config:\ninvalid {which}"))
+    })
 }
 
 impl CreateBody {
@@ -282,6 +296,7 @@ impl CreateBody {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(super) struct ConnectBody {
+    #[serde(default, deserialize_with = "or_default")]
     pub(super) container: String,
     pub(super) endpoint_config: Option<EndpointBody>,
 }
@@ -289,6 +304,7 @@ pub(super) struct ConnectBody {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(super) struct DisconnectBody {
+    #[serde(default, deserialize_with = "or_default")]
     pub(super) container: String,
     #[serde(default, deserialize_with = "or_default")]
     pub(super) force: bool,

@@ -346,7 +346,7 @@ fn limits(limits: &Resources) -> Value {
         "DeviceCgroupRules": list_or_null(&limits.device_cgroup_rules), "DeviceRequests": list_or_null(&requests),
         "MemoryReservation": limits.memory_reservation_bytes, "MemorySwap": limits.memory_swap_bytes,
         "MemorySwappiness": limits.memory_swappiness, "OomKillDisable": limits.oom_kill_disable,
-        "PidsLimit": limits.pids_limit, "Ulimits": list_or_null(&ulimits),
+        "PidsLimit": limits.pids_limit, "Ulimits": ulimits,
         "CpuCount": 0, "CpuPercent": 0, "IOMaximumIOps": 0, "IOMaximumBandwidth": 0,
     })
 }

@@ -41,7 +41,8 @@ impl Containers {
         // Some options of ps exclude -q; then all processes are listed and ours are picked.
         let output = match ps(arguments.iter().copied().chain([only.as_str()])).await? {
             Ok(output) => output,
-            Err(_) => ps(arguments.iter().copied()).await?.map_err(|words| Error::internal(words).context("ps"))?,
+            // It lists all processes at any time: what it refuses is what was asked for.
+            Err(_) => ps(arguments.iter().copied()).await?.map_err(|words| Error::invalid(words).context("ps"))?,
         };
         let top = parse(&output, &pids)?;
         let attributes = BTreeMap::from([
@@ -103,7 +104,8 @@ fn parse(output: &str, pids: &[i32]) -> Result<Top> {
     let mut lines = output.lines();
     let titles: Vec<String> = lines.next().unwrap_or_default().split_ascii_whitespace().map(str::to_owned).collect();
     let Some(column) = titles.iter().position(|title| title == "PID") else {
-        return Err(Error::internal("Couldn't find PID field in ps output"));
+        return Err(Error::invalid("Couldn't find PID field in ps output")
+            .with_hint("the columns asked for must have the process id: -o pid,comm"));
     };
     let mut processes = Vec::new();
     let mut inside = false;

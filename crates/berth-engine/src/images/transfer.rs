@@ -7,7 +7,7 @@ use super::pipe::{Sink, Source};
 use super::{CommitOptions, Images, ImportOptions, LoadOptions, Progress, ProgressStream, changes};
 use crate::containers::{ByteSource, ByteStream};
 use crate::events::{EventKind, now_unix_nanos};
-use berth_registry::RegistryError;
+use berth_registry::{ConnectError, RegistryError};
 use berth_types::spec::Config;
 use berth_types::{Digest, Error, ErrorKind, ImageName, Result};
 use std::collections::BTreeMap;
@@ -184,13 +184,24 @@ impl Images {
             let kind = match cause {
                 // What was asked for is no address.
                 RegistryError::Configuration { .. } | RegistryError::TooLarge { .. } => ErrorKind::InvalidArgument,
+                // Nobody is called that.
+                RegistryError::Connect { cause: ConnectError::Resolve(..) | ConnectError::NoAddress(_), .. } => {
+                    ErrorKind::NotFound
+                }
                 _ => ErrorKind::Unavailable,
             };
             Error::because(kind, format!("cannot fetch {url}"), cause)
         };
         let mut download = self.download(&url).await.map_err(|cause| failed(&cause))?;
         if !(200..300).contains(&download.status()) {
-            return Err(Error::invalid(format!("cannot fetch {url}: the server answers {}", download.status())));
+            let kind = match download.status() {
+                401 => ErrorKind::Unauthorized,
+                403 => ErrorKind::Forbidden,
+                404 => ErrorKind::NotFound,
+                500.. => ErrorKind::Unavailable,
+                _ => ErrorKind::InvalidArgument,
+            };
+            return Err(Error::new(kind, format!("cannot fetch {url}: the server answers {}", download.status())));
         }
         let (sender, archive) = mpsc::channel(CHUNKS_MAX);
         let fetch = async {

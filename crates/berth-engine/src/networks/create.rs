@@ -182,7 +182,7 @@ impl Shared {
 /// As dockerd: whatever is not blank. Nothing of the host carries this name.
 fn check_name(name: &str) -> Result<()> {
     if name.trim().is_empty() {
-        return Err(Error::invalid("network name is required"));
+        return Err(Error::invalid("invalid name: name is empty"));
     }
     if name.chars().any(char::is_control) || name.len() > NAME_BYTES_MAX {
         return Err(Error::invalid(format!(

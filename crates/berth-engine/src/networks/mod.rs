@@ -32,6 +32,7 @@ mod names;
 mod options;
 mod publish;
 mod records;
+mod refusal;
 mod republish;
 mod setup;
 mod shards;
@@ -82,7 +83,7 @@ impl Networks {
     /// Namespace, addresses, routes, published ports: all of a container's network, or nothing.
     pub async fn attach(&self, request: AttachRequest<'_>) -> Result<Attachment> {
         let (shared, wanted) = (self.shared(), attach::Wanted::from(&request));
-        blocking(move || shared.attach(wanted)).await
+        blocking(move || shared.attach(wanted)).await.map_err(|error| self.with_names(error))
     }
 
     /// Publishes what `new` asks for beyond `old`, and withdraws what it does not ask for any more.
@@ -94,7 +95,12 @@ impl Networks {
     ) -> Result<Attachment> {
         let (shared, id) = (self.shared(), id.clone());
         let (old, new) = (attach::wanted_ports(old.0, old.1), attach::wanted_ports(new.0, new.1));
-        blocking(move || shared.republish(&id, &old, &new)).await
+        blocking(move || shared.republish(&id, &old, &new)).await.map_err(|error| self.with_names(error))
+    }
+
+    fn with_names(&self, error: Error) -> Error {
+        let called = |id: &ContainerId| Some(self.engine.containers().called(id.as_str()).ok()?.0);
+        refusal::with_names(error, called)
     }
 
     /// Gives all of it back; goes on after failures, and what is already gone is done.
@@ -131,12 +137,15 @@ impl Networks {
     /// Keys: dangling, driver, id, label, name, scope, type.
     pub fn list(&self, filters: &Filters) -> Result<Vec<NetworkView>> {
         filters.only(&["dangling", "driver", "id", "label", "label!", "name", "scope", "type"])?;
-        let dangling = filters.boolean("dangling")?;
+        let dangling = filters.boolean("dangling").map_err(|error| {
+            let words = "invalid value for filter 'dangling', must be \"true\" (or \"1\"), or \"false\" (or \"0\")";
+            Error::new(error.kind, words)
+        })?;
         // A fresh engine has its predefined networks from the first question on.
         self.shared().resolve("bridge")?;
         for kind in filters.get("type") {
             if !matches!(kind.as_str(), "custom" | "builtin") {
-                return Err(Error::invalid(format!("invalid filter 'type={kind}'")));
+                return Err(Error::invalid(format!("invalid filter: 'type'='{kind}'")));
             }
         }
         let matches = |view: &NetworkView| {
@@ -208,12 +217,17 @@ impl Networks {
 
     /// A container joins one more network: at once where it runs, else with its next start.
     pub async fn connect(&self, container: &str, network: &str, spec: EndpointSpec) -> Result<()> {
+        // As dockerd: where neither is there, the container is what is named.
+        self.engine.containers().called(container)?;
         let found = self.shared().resolve(network)?;
         self.engine.containers().join_network(container, &found, spec).await
     }
 
     /// A container leaves a network. With `force` also a container that is not known any more.
     pub async fn disconnect(&self, container: &str, network: &str, force: bool) -> Result<()> {
+        if !force {
+            self.engine.containers().called(container)?;
+        }
         let found = self.shared().resolve(network)?;
         self.engine.containers().leave_network(container, &found, force).await
     }

@@ -1,6 +1,7 @@
 //! Host ports that lead to containers.
 
 use super::attach::Planned;
+use super::refusal::{REFUSALS_TOLD, Refusal, Why};
 use super::state::{State, host_error};
 use super::types::{Driver, Endpoint, Network};
 use berth_net::firewall::{Opening, Others, Publication};
@@ -8,7 +9,7 @@ use berth_net::ports::{self, PortError, Reservation};
 use berth_types::spec::{PortBinding, PortProto, Protocol};
 use berth_types::{Error, Result};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// What the same container publishes already.
 type Own = HashSet<(Protocol, IpAddr, u16)>;
@@ -178,7 +179,7 @@ fn choose_port(
     let count = u32::from(last - first) + 1;
     // Ports of our choice go round, so that a freed one is not met again at once.
     let start = if ours { u32::from(state.next_port.clamp(first, last) - first) } else { 0 };
-    let mut refused = None;
+    let mut refused = Vec::new();
     for step in 0..count {
         let port = first + ((start + step) % count) as u16;
         match keep(state, taken, protocol, hosts, port) {
@@ -188,38 +189,48 @@ fn choose_port(
                 }
                 return Ok((port, kept));
             }
-            // The last refusal is told: for a single port it is the only one.
-            Err(error) => refused = Some(error),
+            Err(refusal) if refused.len() < REFUSALS_TOLD => refused.push(refusal),
+            Err(_) => {}
         }
     }
-    let error = refused.unwrap_or_else(|| Error::internal("no port to choose from"));
-    if count == 1 { Err(error) } else { Err(Error::internal(format!("all ports of {first}-{last} are allocated"))) }
+    if count == 1 {
+        return Err(refused.pop().map_or_else(|| Error::internal("no port to choose from"), Refusal::into_error));
+    }
+    let who: Vec<String> = refused.iter().filter_map(Refusal::told_in_a_list).collect();
+    let more = if count as usize > who.len() { ", ..." } else { "" };
+    let error = Error::conflict(format!("all ports of {first}-{last} are allocated"));
+    Err(if who.is_empty() { error } else { error.with_hint(format!("{}{more}; publish other ports", who.join(", "))) })
 }
 
 /// `port` on all of `hosts`, or on none.
-fn keep(state: &State, taken: &Taken, protocol: Protocol, hosts: &[IpAddr], port: u16) -> Result<Vec<Reservation>> {
+fn keep(
+    state: &State,
+    taken: &Taken,
+    protocol: Protocol,
+    hosts: &[IpAddr],
+    port: u16,
+) -> std::result::Result<Vec<Reservation>, Refusal> {
     let mut kept = Vec::new();
     // Every address of both families: one socket keeps them all.
     let everywhere = hosts.len() == 2 && hosts.iter().all(IpAddr::is_unspecified);
     for &host in hosts {
-        let told = if everywhere { hosts[0] } else { host };
-        let bind = || format!("Bind for {} failed", std::net::SocketAddr::new(told, port));
-        let allocated = || Error::internal(format!("{}: port is already allocated", bind()));
+        let refused = |why| Refusal {
+            protocol,
+            told: SocketAddr::new(if everywhere { hosts[0] } else { host }, port),
+            everywhere,
+            why,
+        };
         if let Some(holder) = state.claimant(protocol, host, port) {
             let holder = state.held.get(holder).map_or(holder.short(), |held| held.name.as_str());
-            return Err(
-                allocated().with_hint(format!("container {holder} holds it; stop {holder}, or publish another port"))
-            );
+            return Err(refused(Why::Container(holder.to_owned())));
         }
         let any: IpAddr = if host.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
         if taken.own.contains(&(protocol, host, port)) || taken.own.contains(&(protocol, any, port)) {
-            return Err(allocated().with_hint("this container publishes it twice"));
+            return Err(refused(Why::Itself));
         }
         if let Some(table) = taken.others.holder(protocol, host, port) {
-            return Err(allocated().with_hint(format!(
-                "another engine of this host publishes it (table inet {table}); its container runs on while it is down: \
-                 start that engine and stop the container, or publish another port"
-            )));
+            let runs = matches!(ports::reserve(protocol, host, port), Err(PortError::InUse));
+            return Err(refused(Why::Engine { table: table.to_owned(), runs }));
         }
         let reserved = match everywhere {
             true if host.is_ipv4() => continue,
@@ -228,13 +239,7 @@ fn keep(state: &State, taken: &Taken, protocol: Protocol, hosts: &[IpAddr], port
         };
         match reserved {
             Ok(reservation) => kept.push(reservation),
-            Err(PortError::InUse { holder }) => {
-                return Err(match holder {
-                    Some(holder) => allocated().with_hint(format!("process {holder} of the host has it")),
-                    None => allocated(),
-                });
-            }
-            Err(error) => return Err(host_error(bind(), &error)),
+            Err(error) => return Err(refused(Why::Kernel(error))),
         }
     }
     Ok(kept)

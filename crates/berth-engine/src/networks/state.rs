@@ -496,7 +496,7 @@ impl Driver {
         self == Driver::Bridge
     }
 
-    pub(super) fn has_addresses(self) -> bool {
+    pub fn has_addresses(self) -> bool {
         matches!(self, Driver::Bridge | Driver::Macvlan)
     }
 }

@@ -14,6 +14,8 @@ pub fn merge(spec: &mut ContainerSpec, image: &ImageDefaults) {
     if host.resources.memory_swappiness == Some(-1) {
         host.resources.memory_swappiness = None;
     }
+    // Clients send 0 or -1 for no limit; `inspect` says `null` then.
+    host.resources.pids_limit = host.resources.pids_limit.filter(|limit| *limit > 0);
     if host.shm_size_bytes == 0 {
         host.shm_size_bytes = super::build::SHM_BYTES_DEFAULT;
     }
@@ -142,6 +144,17 @@ mod tests {
         let spec = merged(Config { env: vec!["A=2".to_owned(), "B=3".to_owned()], ..Config::default() });
         assert_eq!(spec.config.env, ["A=2", "B=3", "PATH=/bin"]);
         assert_eq!(spec.config.user, "web");
+    }
+
+    #[test]
+    fn what_clients_send_for_no_limit_is_none() {
+        for (sent, limit) in [(0, None), (-1, None), (7, Some(7))] {
+            let mut spec = ContainerSpec::default();
+            spec.host.resources.pids_limit = Some(sent);
+            spec.host.resources.memory_swappiness = Some(-1);
+            merge(&mut spec, &ImageDefaults::default());
+            assert_eq!((spec.host.resources.pids_limit, spec.host.resources.memory_swappiness), (limit, None));
+        }
     }
 
     #[test]

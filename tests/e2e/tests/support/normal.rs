@@ -78,13 +78,8 @@ const MEASURED: &[&str] = &[
     "MemTotal",
 ];
 /// Lists whose order means nothing.
-const UNORDERED: &[(&str, &str)] = &[
-    ("Mounts", "Destination"),
-    ("Volumes", "Name"),
-    ("MaskedPaths", ""),
-    ("InsecureRegistryCIDRs", ""),
-    ("VolumesDeleted", ""),
-];
+const UNORDERED: &[(&str, &str)] =
+    &[("Mounts", "Destination"), ("Volumes", "Name"), ("InsecureRegistryCIDRs", ""), ("VolumesDeleted", "")];
 
 fn value(key: &str, from: &Value) -> Value {
     match from {

@@ -52,7 +52,7 @@ impl Containers {
         let (engine, own) = (self.engine.clone(), inspect.id.to_string());
         let port_holder = match taken {
             Some(port) => {
-                let look = move || Ok(port::holder(engine.table(), &own, port));
+                let look = move || Ok(port::publisher(engine.table(), &own, port));
                 super::archive::blocking(look).await.unwrap_or_default()
             }
             None => None,
