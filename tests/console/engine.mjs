@@ -50,10 +50,11 @@ export class Engine {
   get url() { return `https://127.0.0.1:${this.port}`; }
   get log() { return readFileSync(join(this.root, 'berthd.log'), 'utf8'); }
 
-  async launch() {
+  async launch({ console = true } = {}) {
     const log = openSync(join(this.root, 'berthd.log'), 'a');
     this.child = spawn(join(PROGRAMS, 'berthd'), [
-      '-H', this.socket, '--data-root', join(this.root, 'data'), '--exec-root', join(this.root, 'run'), '--console', `127.0.0.1:${this.port}`,
+      '-H', this.socket, '--data-root', join(this.root, 'data'), '--exec-root', join(this.root, 'run'),
+      ...(console ? ['--console', `127.0.0.1:${this.port}`] : []),
     ], { stdio: ['ignore', log, log], env: process.env.BERTH_COMPOSE ? { ...process.env, DOCKER_CONFIG: join(this.root, 'docker') } : process.env });
     await until('the engine answers', () => {
       if (this.child.exitCode !== null) throw new Error(`berthd ended:\n${this.log}`);

@@ -198,6 +198,25 @@ test('a volume is backed up by its schedule; what was missed is made once; old o
   await until('it says why', async () => /no such volume/.test((await get('/schedules')).find((one) => one.volume === 'gone').last_error));
 });
 
+test('a schedule runs in an engine that serves no console too', async () => {
+  engine.berth('volume', 'create', 'unseen');
+  const row = async () => (await get('/schedules')).find((one) => one.volume === 'unseen');
+  assert.equal((await json('PUT', '/volumes/unseen/schedule', { begin_unix_millis: Date.now() + 1500, every_hours: 1, keep: 2 })).status, 200);
+  const { next_unix_millis: due } = await row();
+  await engine.end();
+  await engine.launch({ console: false });
+  const folder = join(engine.root, 'data/backups/unseen');
+  await until('it is backed up', () => existsSync(folder) && readdirSync(folder).some((name) => name.endsWith('.json')));
+  await engine.end();
+  await engine.launch();
+  const { last_error: why } = await until('its end is written down', async () => {
+    const now = await row();
+    return now.last_unix_millis >= due && !now.runs ? now : null;
+  });
+  assert.equal(why, '');
+  assert.equal((await get('/backups')).filter((one) => one.volume === 'unseen' && one.scheduled).length, 1, 'once, by whichever engine');
+});
+
 test('a disk image is sent in parts, goes on after a break and after the engine was killed, and what is none is refused', async () => {
   const begin = async (name, size_bytes) => JSON.parse((await json('POST', '/uploads', { name, size_bytes })).text);
   const part = (id, offset, body) => ask('PUT', `/uploads/${id}?offset=${offset}`, { body });

@@ -5,7 +5,8 @@
 //!                -> everything else: the page, from inside the binary
 //! ```
 //!
-//! Nothing runs without `--console`. The crate knows the engine's handle and the words of `berth-types`, as every
+//! Without `--console` nothing is served, and only what somebody has asked for once and for all goes on ([`Unattended`]).
+//! The crate knows the engine's handle and the words of `berth-types`, as every
 //! door, and keeps records of its own in `berth-store`: users, sessions, API tokens and the audit log are the
 //! door's, the engine knows no users. Everything a page does is a call that others can make too;
 //! `GET /api/v1/openapi.json` describes it and is made from the same table as the router ([`routes`]).
@@ -95,6 +96,62 @@ pub struct Console {
     api: Api,
 }
 
+impl Api {
+    fn open(engine: Engine, engine_host: Option<String>) -> Result<Api> {
+        let data_root = engine.config().data_root.clone();
+        let identity = Arc::new(identity::Identity::open(&data_root)?);
+        let store = identity.store();
+        let audit = Arc::new(audit::Audit::open(store.clone())?);
+        let hub = Arc::new(hub::Hub::new());
+        Ok(Api {
+            history: Arc::new(history::History::new(engine.clone(), hub.clone())),
+            tasks: Arc::new(tasks::Tasks::new(hub.clone(), Some(audit.clone()))),
+            builds: Arc::default(),
+            stacks: Arc::new(stacks::Stacks::new(store.clone(), &data_root)),
+            hosts: Arc::new(hosts::Hosts::open(store.clone())?),
+            oidc: Arc::new(oidc::Oidc::open(store.clone())?),
+            making: Arc::default(),
+            schedules: Arc::new(schedules::Schedules::new(store.clone())),
+            uploads: Arc::new(uploads::Uploads::new(store.clone(), &data_root)),
+            engine,
+            identity,
+            audit,
+            hub,
+            engine_host,
+        })
+    }
+}
+
+/// What goes on in an engine that serves no console: backups by their schedules, and uploads whose time is over.
+pub struct Unattended {
+    api: Api,
+}
+
+impl Unattended {
+    /// `None` where no console has ever been: nobody can have asked for anything, and no record is made.
+    pub fn open(engine: Engine) -> Result<Option<Unattended>> {
+        if !identity::Identity::is_kept(&engine.config().data_root) {
+            return Ok(None);
+        }
+        let api = Api::open(engine, None)?;
+        match api.schedules.list()?.len() {
+            0 => {}
+            count => tracing::info!(count, "no console is served; volumes are backed up by their schedules all the same"),
+        }
+        Ok(Some(Unattended { api }))
+    }
+
+    /// Goes on until `stop` turns true.
+    pub async fn run(self, mut stop: watch::Receiver<bool>) {
+        tokio::select! {
+            () = schedules::run(self.api.clone()) => {}
+            () = uploads::run(self.api.uploads.clone()) => {}
+            // Whoever held the other end is gone, where it cannot be heard any more.
+            _ = stop.wait_for(|stop| *stop) => {}
+        }
+    }
+}
+
 impl axum::extract::FromRef<Api> for Engine {
     fn from_ref(api: &Api) -> Engine {
         api.engine.clone()
@@ -111,32 +168,7 @@ impl Console {
         };
         let listener = TcpListener::bind(config.address).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
-        let identity = Arc::new(identity::Identity::open(&data_root)?);
-        let audit = Arc::new(audit::Audit::open(identity.store().clone())?);
-        let hub = Arc::new(hub::Hub::new());
-        let history = Arc::new(history::History::new(engine.clone(), hub.clone()));
-        let tasks = Arc::new(tasks::Tasks::new(hub.clone(), Some(audit.clone())));
-        let stacks = Arc::new(stacks::Stacks::new(identity.store().clone(), &data_root));
-        let hosts = Arc::new(hosts::Hosts::open(identity.store().clone())?);
-        let oidc = Arc::new(oidc::Oidc::open(identity.store().clone())?);
-        let uploads = Arc::new(uploads::Uploads::new(identity.store().clone(), &data_root));
-        let schedules = Arc::new(schedules::Schedules::new(identity.store().clone()));
-        let api = Api {
-            engine,
-            identity,
-            audit,
-            history,
-            hub,
-            tasks,
-            builds: Arc::default(),
-            engine_host: config.engine_host,
-            stacks,
-            hosts,
-            oidc,
-            making: Arc::default(),
-            schedules,
-            uploads,
-        };
+        let api = Api::open(engine, config.engine_host)?;
         tracing::info!("console at https://{address}, certificate SHA-256 {fingerprint}");
         if api.identity.needs_setup() {
             let token = api.identity.new_setup_token()?;

@@ -6,7 +6,8 @@
 //!
 //! The next run is written down anew only when a run has ended. So one that the engine was not there for, or that its end
 //! cut off, is made once when it is back, and never twice for one time. A run is a task like every other; it removes the
-//! oldest of a schedule's own backups beyond what is kept, and none that somebody made by hand.
+//! oldest of a schedule's own backups beyond what is kept, and none that somebody made by hand. Schedules are made in
+//! the console, and run in an engine that serves none too ([`crate::Unattended`]).
 
 use crate::Api;
 use crate::identity::projects::of;

@@ -85,8 +85,20 @@ async fn run(options: Options) -> Result<(), String> {
         }
         servers.spawn(berth_api_docker::serve(listener, routes, stopped.clone()));
     }
-    if let Some(console) = console {
-        servers.spawn(console.serve(stopped.clone()));
+    match console {
+        Some(console) => drop(servers.spawn(console.serve(stopped.clone()))),
+        None => match berth_api::Unattended::open(engine.clone()) {
+            Ok(Some(unattended)) => {
+                let stopped = stopped.clone();
+                servers.spawn(async move {
+                    unattended.run(stopped).await;
+                    Ok(())
+                });
+            }
+            Ok(None) => {}
+            // Containers do not wait for the console's records.
+            Err(error) => tracing::error!(%error, "no schedule of backups runs"),
+        },
     }
     let pid_file = options.write_pid_file()?;
     notify(&[sd_notify::NotifyState::Ready]);

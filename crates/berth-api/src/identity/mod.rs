@@ -220,9 +220,17 @@ fn storing(error: StoreError) -> Error {
     Error::because(berth_types::ErrorKind::Internal, "cannot write the console's records", &error)
 }
 
+/// In the data root.
+const RECORDS: &str = "console.redb";
+
 impl Identity {
+    /// Whether a console was ever served from here.
+    pub(crate) fn is_kept(data_root: &Path) -> bool {
+        data_root.join(RECORDS).exists()
+    }
+
     pub(crate) fn open(data_root: &Path) -> Result<Identity> {
-        let store = Store::open(&data_root.join("console.redb"), |_, _, record| record).map_err(|cause| {
+        let store = Store::open(&data_root.join(RECORDS), |_, _, record| record).map_err(|cause| {
             Error::because(berth_types::ErrorKind::Unavailable, "cannot open the console's records", &cause)
         })?;
         let state = State {
