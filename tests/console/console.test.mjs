@@ -36,6 +36,9 @@ const csrfOf = (at) => session.csrfOf(at);
 const shot = (name, at) => session.shot(name, at);
 const violations = (at) => session.violations(at);
 const accessible = (what) => session.accessible(what);
+const confirm = (action) => session.confirm(action);
+const call = (method, path, data) => session.call(method, path, data);
+const get = (path) => session.get(path);
 
 before(async () => {
   session = await Session.start();
@@ -314,8 +317,65 @@ test('a project shows its members their own, and keeps its quota', async () => {
   assert.equal((await other.request.get(api('/instances'))).status(), 403);
   assert.equal((await page.request.delete(api('/projects/shop'), { headers: csrf })).status(), 409, 'it is not empty');
   await other.context().close();
+  await page.getByRole('button', { name: 'Remove shop' }).click();
+  await page.getByRole('dialog').getByText('shop-two').waitFor();
+  await confirm('Show them');
+  await page.getByLabel('Filter', { exact: true }).and(page.locator('input')).waitFor();
+  await page.getByRole('link', { name: 'shop-two', exact: true }).waitFor();
+  assert.equal(await page.getByRole('link', { name: 'web', exact: true }).count(), 0, 'and no others');
   engine.berth('rm', '-f', 'shop-1', 'shop-two', 'elsewhere');
   assert.equal((await page.request.delete(api('/projects/shop'), { headers: csrf })).status(), 200);
+});
+
+test('whoever removes a project sees what is left in it, and says what becomes of it', async () => {
+  const json = async (method, path, data) => {
+    const answer = await call(method, path, data);
+    assert.equal(answer.status(), 200, await answer.text());
+    return answer.json();
+  };
+  const fill = async () => {
+    await json('POST', '/projects', { name: 'attic' });
+    await json('POST', '/volumes', { name: 'attic-data', project: 'attic' });
+    await json('PUT', '/volumes/attic-data/schedule', { begin_unix_millis: Date.now() + 3_600_000, every_hours: 1, keep: 1 });
+    await json('POST', '/networks', { name: 'attic-back', project: 'attic' });
+    const { id } = await json('POST', '/volumes/attic-data/backups', {});
+    await until('it is backed up', async () => (await get(`/tasks/${id}`)).state === 'done');
+    engine.berth('create', '--name', 'attic-1', '--label', 'berth.project=attic', 'tiny');
+    await json('POST', `/instances/${idOf('attic-1')}/snapshots`, { name: 'first' });
+    engine.berth('rm', 'attic-1');
+  };
+  const left = async () => {
+    const [volumes, backups, schedules, networks, images] = await Promise.all(['/volumes', '/backups', '/schedules', '/networks', '/images'].map((path) => get(path)));
+    return [
+      volumes.some((one) => one.name === 'attic-data'), backups.some((one) => one.volume === 'attic-data'), schedules.some((one) => one.volume === 'attic-data'),
+      networks.some((one) => one.name === 'attic-back'), images.some((one) => one.names.includes('snapshot/attic-1:first')),
+    ];
+  };
+  const ask = async () => {
+    await go('/projects');
+    await page.getByRole('button', { name: 'Remove attic' }).click();
+    for (const what of ['Volume attic-data', 'Backup of attic-data', 'Network attic-back', 'Snapshot snapshot/attic-1:first']) await page.getByRole('dialog').getByText(what).waitFor();
+  };
+  await fill();
+  const refused = await call('DELETE', '/projects/attic');
+  assert.equal(refused.status(), 409, 'nothing is left behind without a word');
+  assert.match((await refused.json()).message, /still has 1 volume, 1 backup, 1 snapshot, 1 network$/);
+  assert.equal((await call('DELETE', '/projects/attic?contents=maybe')).status(), 400);
+  await ask();
+  await accessible('project-removal');
+  await shot('project-removal');
+  await confirm('Remove');
+  await until('the project is gone', async () => !(await get('/projects')).some((one) => one.name === 'attic'));
+  assert.deepEqual(await left(), [true, true, true, true, true], 'what was not ticked stays');
+  await json('POST', '/projects', { name: 'attic' });
+  await go('/');
+  await ask();
+  await page.getByRole('dialog').getByRole('checkbox').check();
+  await confirm('Remove');
+  await until('the project is gone', async () => !(await get('/projects')).some((one) => one.name === 'attic'));
+  assert.deepEqual(await left(), [false, false, false, false, false], 'what was ticked goes');
+  const told = (await get('/audit')).filter((one) => one.act === 'project.remove' && one.target.startsWith('attic')).map((one) => one.target);
+  assert.ok(told.some((one) => one.endsWith('1 network removed')) && told.some((one) => one.endsWith('1 network kept')), told.join(' | '));
 });
 
 test('a second factor is set up, asked for, used once, and turned off', async () => {

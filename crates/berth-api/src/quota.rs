@@ -36,7 +36,7 @@ answers! {
 pub(crate) struct Turns(Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>);
 
 impl Turns {
-    async fn of(&self, project: &str) -> OwnedMutexGuard<()> {
+    pub(crate) async fn of(&self, project: &str) -> OwnedMutexGuard<()> {
         let turn = {
             let mut turns = self.0.lock().expect("no holder of this lock panics");
             // Those that nobody holds or waits for are dropped: removed projects leave nothing.

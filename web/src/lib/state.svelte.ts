@@ -286,6 +286,8 @@ export interface Confirm {
   text: string;
   list?: string[];
   action: string;
+  /** It destroys nothing. */
+  harmless?: boolean;
   /** A box to tick. */
   option?: string;
   answer: (yes: boolean, option: boolean) => void;

@@ -17,6 +17,7 @@ pub(crate) mod machines;
 pub(crate) mod networks;
 pub(crate) mod oidc;
 pub(crate) mod people;
+mod project_contents;
 pub(crate) mod projects;
 pub(crate) mod remake;
 pub(crate) mod render;
@@ -179,7 +180,8 @@ pub(crate) fn table() -> Table {
     t.add::<(), Vec<projects::ProjectRow>, _, _>(get.clone(), "/projects", SIGNED_IN, "", "The projects that one sees, with their quotas and what of them is used", projects::list);
     t.add::<projects::NewProject, Done, _, _>(post.clone(), "/projects", ADMIN, "project.create", "Makes a project with a network of its name", projects::create);
     t.add::<projects::ChangeProject, Done, _, _>(patch.clone(), "/projects/{name}", ADMIN, "project.change", "Changes a project's members and quota", projects::change);
-    t.add::<(), Done, _, _>(delete.clone(), "/projects/{name}", ADMIN, "project.remove", "Removes an empty project", projects::remove);
+    t.add::<(), Done, _, _>(delete.clone(), "/projects/{name}", ADMIN, "project.remove", "Removes a project that has no instances; ?contents says what becomes of what else is in it: remove or keep", project_contents::remove);
+    t.add::<(), project_contents::ProjectContents, _, _>(get.clone(), "/projects/{name}/contents", ADMIN, "", "What is in a project", project_contents::inspect);
 
     t.add::<(), Vec<people::UserRow>, _, _>(get.clone(), "/users", ADMIN, "", "All users", people::users);
     t.add::<people::NewUser, Done, _, _>(post.clone(), "/users", ADMIN, "user.create", "Makes a user", people::add_user);

@@ -11,7 +11,6 @@ use crate::quota::{Usage, usage};
 use crate::schema::{answers, requests};
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
-use berth_engine::containers::ListOptions;
 use berth_engine::networks::NetworkSpec;
 use berth_types::spec::{ContainerSpec, EndpointSpec, MountKind, NetworkMode};
 use berth_types::{Error, ErrorKind, Result};
@@ -138,28 +137,6 @@ pub(crate) async fn change(
     let mut response = Done::plainly().into_response();
     response.extensions_mut().insert(Target(said.join("; ")));
     Ok(response)
-}
-
-/// An empty one only: what it has would be in no project then, or in the next one of that name.
-pub(crate) async fn remove(State(api): State<Api>, Path(name): Path<String>) -> ApiResult<axum::Json<Done>> {
-    api.identity.project(&name)?;
-    let options = ListOptions { all: true, ..ListOptions::default() };
-    let left = api.engine.containers().list(&options).await?;
-    let left: Vec<String> = left.into_iter().filter(|one| of(&one.labels) == Some(&name)).map(|one| one.name).collect();
-    let machines = api.engine.machines().list().into_iter().filter(|one| of(&one.labels) == Some(&name));
-    let left: Vec<String> = left.into_iter().chain(machines.map(|one| one.name)).take(5).collect();
-    if !left.is_empty() {
-        return Err(Error::conflict(format!("project {name} still has instances: {}", left.join(", ")))
-            .with_hint("remove them first")
-            .into());
-    }
-    if let Ok(there) = api.engine.networks().inspect(&name)
-        && of(&there.network.labels) == Some(&name)
-    {
-        api.engine.networks().remove(&name).await?;
-    }
-    api.identity.remove_project(&name).await?;
-    Ok(Done::plainly())
 }
 
 /// `labels` with the project's.

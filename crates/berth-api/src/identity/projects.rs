@@ -4,7 +4,7 @@
 //! the console, by `berth run --label`, by compose. What carries no such label is in no project and is seen by
 //! those only whose role holds everywhere.
 
-use super::{Identity, NAME_BYTES_MAX, Role, Who, now_unix, storing};
+use super::{Identity, NAME_BYTES_MAX, Role, Token, Who, now_unix, storing};
 use berth_store::Batch;
 use berth_types::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -178,12 +178,21 @@ impl Identity {
         Ok(())
     }
 
+    /// With the tokens that are good in it only: a later project of its name is another one.
     pub(crate) async fn remove_project(&self, name: &str) -> Result<()> {
         self.project(name)?;
+        let bound = |token: &Token| token.project.as_deref() == Some(name);
+        let tokens: Vec<String> =
+            self.read().tokens.iter().filter(|(_, token)| bound(token)).map(|(id, _)| id.clone()).collect();
         let mut batch = Batch::new();
         batch.delete("projects", name);
+        for id in &tokens {
+            batch.delete("tokens", id);
+        }
         self.commit(batch).await?;
-        self.write().projects.remove(name);
+        let mut state = self.write();
+        state.projects.remove(name);
+        state.tokens.retain(|_, token| !bound(token));
         Ok(())
     }
 }
@@ -220,6 +229,25 @@ mod tests {
         assert!(who(Role::Member, &[]).place("").is_err());
         assert_eq!(who(Role::Operator, &[]).place("").unwrap(), None);
         assert_eq!(who(Role::Operator, &[]).place("lab").unwrap().as_deref(), Some("lab"));
+    }
+
+    #[tokio::test]
+    async fn a_token_of_a_removed_project_is_not_good_in_the_next_one_of_its_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let identity = Identity::open(folder.path()).unwrap();
+        identity.add_user("bob", Role::Operator, "long enough".into()).await.unwrap();
+        let bob = identity.sign_in("bob", "::1").await.unwrap().who;
+        for name in ["shop", "bank"] {
+            identity.put_project(name, true, None, None, None).await.unwrap();
+        }
+        let (_, shop) = identity.add_token(&bob, "ci", Role::Viewer, Some("shop"), 1).await.unwrap();
+        let (_, bank) = identity.add_token(&bob, "ci", Role::Viewer, Some("bank"), 1).await.unwrap();
+        identity.remove_project("shop").await.unwrap();
+        identity.put_project("shop", true, None, None, None).await.unwrap();
+        assert!(identity.by_token(&shop).is_none() && identity.by_token(&bank).is_some());
+        drop(identity);
+        let identity = Identity::open(folder.path()).unwrap();
+        assert!(identity.by_token(&shop).is_none() && identity.by_token(&bank).is_some());
     }
 
     #[test]
