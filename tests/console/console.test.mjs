@@ -802,6 +802,29 @@ test('the audit log has it all', async () => {
   assert.ok(entries.every((one) => !JSON.stringify(one).includes(PASSWORD)));
 });
 
+test('a visit asks for one script and one style, and knows from the page itself who is signed in', async () => {
+  // Of a folder it is served as it lies there.
+  if (process.env.BERTH_PAGES) return;
+  const again = await newPage({ storageState: await page.context().storageState() });
+  const asked = [];
+  again.on('request', (request) => asked.push(new URL(request.url()).pathname));
+  await again.goto(engine.url);
+  await again.locator('.tiles b').first().waitFor();
+  assert.equal(asked.filter((path) => path.endsWith('.js')).length, 1, asked.join(' '));
+  assert.equal(asked.filter((path) => path.endsWith('.css')).length, 1, asked.join(' '));
+  assert.ok(!asked.includes('/api/v1/entry'));
+  assert.equal(await again.locator('meta[name=berth-entry]').count(), 0, 'what it was told does not stay in the page');
+  await again.context().close();
+  // Whoever has no session is told nothing but that, and asks.
+  const stranger = await newPage();
+  await stranger.goto(engine.url);
+  await stranger.getByRole('button', { name: 'Sign in' }).waitFor();
+  const html = await (await stranger.request.get(engine.url)).text();
+  assert.match(html, /name="berth-entry" content="\{&quot;needs_setup&quot;:false,/);
+  assert.doesNotMatch(html, /csrf&quot;:&quot;/);
+  await stranger.context().close();
+});
+
 test('a thousand rows: only those in sight exist', async () => {
   const rows = Array.from({ length: 1000 }, (_, n) => ({
     id: String(n).padStart(64, '0'), name: `many-${n}`, image: 'tiny', image_id: null, command: '', state: 'exited', status: '', health: null, exit_code: 0,

@@ -221,7 +221,8 @@ impl Console {
 
 fn routes(api: &Api) -> Router {
     let inner = api_routes(api);
-    Router::new().nest(routes::PREFIX, inner).fallback(pages::serve).layer(axum::middleware::from_fn(pages::headers))
+    let pages = Router::new().fallback(pages::serve).with_state(api.clone());
+    Router::new().nest(routes::PREFIX, inner).fallback_service(pages).layer(axum::middleware::from_fn(pages::headers))
 }
 
 fn api_routes(api: &Api) -> Router {

@@ -1,11 +1,14 @@
 //! The console's pages, from inside the binary, and the headers that keep them safe.
 //!
 //! Names below `assets/` carry a digest and may be kept for ever; `index.html` is made anew for every visit: it
-//! carries the nonce that lets the terminal's own style element in, and nothing else from outside the files.
+//! carries the nonce that lets the terminal's own style element in, what `GET /api/v1/entry` would answer, so that the
+//! page need not ask before it can draw, and nothing else from outside the files.
 
+use crate::Api;
+use crate::doors::account;
 use crate::identity::random;
-use axum::extract::Request;
-use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
@@ -32,7 +35,7 @@ fn kind(name: &str) -> &'static str {
 }
 
 /// Every path that is not the API's and not a file is the page: it routes by itself.
-pub(crate) async fn serve(method: Method, uri: Uri, request: Request) -> Response {
+pub(crate) async fn serve(State(api): State<Api>, method: Method, uri: Uri, request: Request) -> Response {
     if !matches!(method, Method::GET | Method::HEAD) {
         return StatusCode::METHOD_NOT_ALLOWED.into_response();
     }
@@ -43,7 +46,7 @@ pub(crate) async fn serve(method: Method, uri: Uri, request: Request) -> Respons
             None => StatusCode::NOT_FOUND.into_response(),
         };
     }
-    page()
+    page(&api, request.headers())
 }
 
 fn asset(name: &str, bytes: &'static [u8], request: &Request) -> Response {
@@ -60,7 +63,12 @@ fn asset(name: &str, bytes: &'static [u8], request: &Request) -> Response {
     response
 }
 
-fn page() -> Response {
+/// Text between an attribute's quotes.
+fn quoted(text: &str) -> String {
+    text.replace('&', "&amp;").replace('"', "&quot;").replace('<', "&lt;").replace('>', "&gt;")
+}
+
+fn page(api: &Api, asked: &HeaderMap) -> Response {
     let Some(html) = find("index.html").and_then(|bytes| std::str::from_utf8(bytes).ok()) else {
         return ([(header::CONTENT_TYPE, kind(".html"))], NOT_BUILT).into_response();
     };
@@ -68,7 +76,9 @@ fn page() -> Response {
     let nonce = berth_types::digest::hex(&bytes);
     let policy = policy(Some(&nonce));
     let headers = [(header::CONTENT_TYPE, kind(".html").to_owned()), (header::CONTENT_SECURITY_POLICY, policy)];
-    (headers, html.replace("BERTH_NONCE", &nonce)).into_response()
+    // Without it the page asks.
+    let entry = serde_json::to_string(&account::entry_of(api, asked)).unwrap_or_default();
+    (headers, html.replace("BERTH_NONCE", &nonce).replace("BERTH_ENTRY", &quoted(&entry))).into_response()
 }
 
 fn policy(nonce: Option<&str>) -> String {
@@ -113,6 +123,11 @@ mod tests {
         let policy = policy(Some("abc"));
         assert!(policy.starts_with("default-src 'none'; script-src 'self';"));
         assert!(!policy.contains("unsafe") && !policy.contains("http") && policy.contains("'nonce-abc'"));
+    }
+
+    #[test]
+    fn what_the_page_is_told_stays_between_its_quotes() {
+        assert_eq!(quoted(r#"{"user":"<b>'&"}"#), "{&quot;user&quot;:&quot;&lt;b&gt;'&amp;&quot;}");
     }
 
     #[test]

@@ -11,6 +11,19 @@ const SIGNED_OUT = 4001;
 
 interface Entry { needs_setup: boolean; provider: boolean; session: Session | null }
 
+/**
+ * What the page itself says, the first time. Where it knows no session it is asked for: whoever comes by another site's
+ * link shows no cookie on the way here.
+ */
+function told(): Entry | null {
+  const meta = document.querySelector<HTMLMetaElement>('meta[name=berth-entry]');
+  const text = meta?.content ?? '';
+  meta?.remove();
+  if (!text.startsWith('{')) return null;
+  const entry = JSON.parse(text) as Entry;
+  return entry.session ? entry : null;
+}
+
 export interface Notice { id: number; kind: 'good' | 'bad'; text: string; hint: string | null }
 export interface Change { kind: string; action: string; id: string; name: string; unix_millis: number }
 
@@ -104,7 +117,7 @@ class Shared {
   /** Finds out who we are; called at the start and after the engine came back. */
   async enter(): Promise<void> {
     try {
-      const entry = await get<Entry>('/entry');
+      const entry = told() ?? (await get<Entry>('/entry'));
       this.provider = entry.provider;
       if (entry.session) this.signedIn(entry.session);
       else this.signedOut(entry.needs_setup);

@@ -98,8 +98,12 @@ fn with_cookie(api: &Api, signed_in: &SignedIn) -> Response {
 }
 
 pub(crate) async fn entry(State(api): State<Api>, headers: HeaderMap) -> axum::Json<Entry> {
-    let session = crate::guard::identify(&api, &headers).map(|who| view(&api, &who));
-    axum::Json(Entry { needs_setup: api.identity.needs_setup(), provider: api.oidc.settings().is_some(), session })
+    axum::Json(entry_of(&api, &headers))
+}
+
+pub(crate) fn entry_of(api: &Api, asked: &HeaderMap) -> Entry {
+    let session = crate::guard::identify(api, asked).map(|who| view(api, &who));
+    Entry { needs_setup: api.identity.needs_setup(), provider: api.oidc.settings().is_some(), session }
 }
 
 pub(crate) async fn set_up(
