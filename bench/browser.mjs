@@ -137,15 +137,16 @@ async function stutter() {
     id: row(n).id, unix: Date.now() / 1000, cpu: Math.random(), memory_bytes: 1e8 * Math.random(), memory_limit_bytes: 1e8, received: 0, sent: 0, read: 0, written: 0, processes: 1,
   }));
   const crowded = await session.newPage({ storageState: await page.context().storageState() });
+  let telling;
   await crowded.route('**/api/v1/instances', (route) => route.fulfill({ json: Array.from({ length: COUNT }, (_, n) => row(n)) }));
   await crowded.routeWebSocket('**/api/v1/events', (socket) => {
     socket.connectToServer();
-    const tell = setInterval(() => {
+    clearInterval(telling);
+    telling = setInterval(() => {
       const rows = Array.from({ length: 20 }, () => row(Math.floor(Math.random() * COUNT)));
       socket.send(JSON.stringify({ type: 'instances', rows: rows.map((one) => ({ ...one, state: Math.random() < 0.5 ? 'paused' : 'running' })), removed: [] }));
       socket.send(JSON.stringify({ type: 'meters', meters: meters(), host: { unix: Date.now() / 1000, cpu: 1, cpus: 2, load: 1, memory_bytes: 1, memory_total_bytes: 2, disk_used_bytes: 1, disk_total_bytes: 2, received: 0, sent: 0, read: 0, written: 0 } }));
     }, 1000);
-    socket.onClose(() => clearInterval(tell));
   });
   await crowded.goto(`${engine.url}/instances`);
   await crowded.getByRole('link', { name: 'many-0', exact: true }).waitFor();
@@ -180,6 +181,7 @@ async function stutter() {
     console.log(`  of that time: script ${share('ScriptDuration')}, styles ${share('RecalcStyleDuration')}, layout ${share('LayoutDuration')}, all tasks of the page ${share('TaskDuration')}`);
     console.log(`  longer than three frames: ${late} of ${gaps.length}, longest ${Math.max(...gaps).toFixed(0)} ms; rows in the document ${await crowded.locator('tbody tr').count()}`);
   }
+  clearInterval(telling);
   await crowded.context().close();
 }
 

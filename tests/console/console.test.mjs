@@ -836,6 +836,25 @@ test('a thousand rows: only those in sight exist', async () => {
   await go('/instances', crowded);
   await crowded.getByRole('link', { name: 'many-0', exact: true }).waitFor();
   assert.ok((await crowded.locator('tbody tr').count()) < 60);
+  // Most frames of scrolling change no row: the table is laid out and drawn anew once in eight rows.
+  const changed = await crowded.locator('.rows').evaluate(async (box) => {
+    const drawn = () => new Promise((resolve) => requestAnimationFrame(() => requestAnimationFrame(resolve)));
+    const to = async (row) => {
+      box.scrollTop = row * 41;
+      await drawn();
+    };
+    await to(80);
+    let changes = 0;
+    const watch = new MutationObserver((all) => { changes += all.length; });
+    watch.observe(box.querySelector('tbody'), { childList: true });
+    for (let row = 81; row < 88; row += 1) await to(row);
+    const within = changes;
+    await to(89);
+    watch.disconnect();
+    return { within, beyond: changes - within };
+  });
+  assert.equal(changed.within, 0);
+  assert.ok(changed.beyond > 0, 'and then they do');
   await crowded.locator('.rows').evaluate((box) => box.scrollTo(0, box.scrollHeight));
   await crowded.getByRole('link', { name: 'many-999', exact: true }).waitFor();
   await crowded.getByLabel('Filter').fill('many-77');

@@ -136,7 +136,9 @@ impl Unattended {
         let api = Api::open(engine, None)?;
         match api.schedules.list()?.len() {
             0 => {}
-            count => tracing::info!(count, "no console is served; volumes are backed up by their schedules all the same"),
+            count => {
+                tracing::info!(count, "no console is served; volumes are backed up by their schedules all the same")
+            }
         }
         Ok(Some(Unattended { api }))
     }
