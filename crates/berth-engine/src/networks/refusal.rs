@@ -97,12 +97,28 @@ impl Refusal {
 ///
 /// They are named here and not where the hint is made, which is under the networks' lock: names are behind others.
 pub(super) fn with_names(mut error: Error, called: impl Fn(&ContainerId) -> Option<String>) -> Error {
-    let Some(hint) = error.hint.as_mut() else { return error };
-    while let Some(id) = holder::container_in(hint).and_then(|id| id.parse::<ContainerId>().ok()) {
-        let name = called(&id).unwrap_or_else(|| format!("{} of another engine", id.short()));
-        *hint = hint.replace(id.as_str(), &name);
+    let Some(hint) = error.hint.take() else { return error };
+    let mut named = String::with_capacity(hint.len());
+    let mut rest = hint.as_str();
+    // Each is looked at once: a name may be somebody's id, too.
+    while let Some((before, id, after)) = split_at_id(rest) {
+        named.push_str(before);
+        match id.parse::<ContainerId>() {
+            Ok(id) => named.push_str(&called(&id).unwrap_or_else(|| format!("{} of another engine", id.short()))),
+            Err(_) => named.push_str(id),
+        }
+        rest = after;
     }
+    named.push_str(rest);
+    error.hint = Some(named);
     error
+}
+
+/// What is before a container's id, the id, and what is behind it.
+fn split_at_id(text: &str) -> Option<(&str, &str, &str)> {
+    let id = holder::container_in(text)?;
+    let at = id.as_ptr().addr() - text.as_ptr().addr();
+    Some((&text[..at], id, &text[at + id.len()..]))
 }
 
 #[cfg(test)]
@@ -137,5 +153,9 @@ mod tests {
             named.hint.unwrap(),
             "8080: container web, 8081: container 222222222222 of another engine, 8082: container web"
         );
+        // Whoever is called as somebody's id is.
+        let named =
+            with_names(Error::conflict("taken").with_hint(format!("container {ours}")), |id| Some(id.to_string()));
+        assert_eq!(named.hint.unwrap(), format!("container {ours}"));
     }
 }
