@@ -41,6 +41,9 @@ pub const QUERIES_BEGIN: u32 = 0x8000_0000;
 /// Questions of the guest that are open at once.
 pub const QUERIES_MAX: usize = 64;
 
+/// File systems that a guest tells of.
+pub const FILESYSTEMS_MAX: usize = 32;
+
 /// Channels of a stream.
 pub const STDIN: u8 = 0;
 pub const STDOUT: u8 = 1;

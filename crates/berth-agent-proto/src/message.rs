@@ -76,8 +76,11 @@ pub enum Request {
     Grow {
         disk: String,
     },
-    /// Everything to the disk, then off.
+    /// Off, in order: where the agent is first, everything goes to the disk and the machine is off; a whole system is asked to
+    /// end its services, and the answer says only that it was.
     PowerOff,
+    /// How the guest is: a [`Statistics`].
+    Statistics,
     /// The host's side answers this itself: waits until the container has started. The guest refuses it.
     AwaitStart,
 }
@@ -195,6 +198,29 @@ pub enum Answer {
     Changed {
         notes: Vec<String>,
     },
+    Statistics(Box<Statistics>),
+}
+
+/// What only the guest knows of itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Statistics {
+    pub memory_total_bytes: u64,
+    /// What could be had without swapping: free memory and what the kernel would give back.
+    pub memory_available_bytes: u64,
+    pub swap_total_bytes: u64,
+    pub swap_free_bytes: u64,
+    pub uptime_millis: u64,
+    /// At most [`crate::FILESYSTEMS_MAX`], those on disks of their own.
+    pub filesystems: Vec<Filesystem>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Filesystem {
+    /// Where it is mounted.
+    pub path: String,
+    pub total_bytes: u64,
+    pub used_bytes: u64,
 }
 
 /// What is at a path of the guest.

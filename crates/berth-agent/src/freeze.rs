@@ -27,17 +27,23 @@ fn mounted(line: &str) -> Option<(&str, String, bool, &str)> {
     Some((fields.get(2)?, fields.get(4)?.replace("\\040", " "), writable, kind))
 }
 
+/// Where the file systems that can be written and live on a disk of their own are mounted, each once, in that order.
+pub(crate) fn points() -> Result<Vec<String>, Failure> {
+    let table = std::fs::read_to_string("/proc/self/mountinfo")
+        .map_err(|cause| Failure::new(FailureKind::Internal, format!("cannot read the mounts: {cause}")))?;
+    let (mut seen, mut points) = (BTreeSet::new(), Vec::new());
+    for (device, point, writable, kind) in table.lines().filter_map(mounted) {
+        if writable && KINDS.contains(&kind) && seen.insert(device.to_owned()) {
+            points.push(point);
+        }
+    }
+    Ok(points)
+}
+
 impl Frozen {
     pub(crate) fn all(seconds_max: u32) -> Result<Frozen, Failure> {
         let failed = |text: String| Failure::new(FailureKind::Internal, text);
-        let table = std::fs::read_to_string("/proc/self/mountinfo")
-            .map_err(|cause| failed(format!("cannot read the mounts: {cause}")))?;
-        let (mut seen, mut points) = (BTreeSet::new(), Vec::new());
-        for (device, point, writable, kind) in table.lines().filter_map(mounted) {
-            if writable && KINDS.contains(&kind) && seen.insert(device.to_owned()) {
-                points.push(point);
-            }
-        }
+        let points = points()?;
         let seconds = seconds_max.clamp(1, SECONDS_MAX);
         let mut frozen =
             Frozen { folders: Vec::new(), until: Instant::now() + Duration::from_secs(u64::from(seconds)) };

@@ -19,9 +19,11 @@ mod identity;
 mod init;
 mod network;
 mod port;
+mod power;
 mod process;
 mod processes;
 mod serve;
+mod statistics;
 mod workload;
 
 /// Code of a service that cannot serve.

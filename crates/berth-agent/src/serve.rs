@@ -6,7 +6,7 @@ use crate::init::{self, StartError};
 use crate::port::{self, Port};
 use crate::process::Process;
 use crate::workload::{self, Workload};
-use crate::{files, identity, network, processes};
+use crate::{files, identity, network, power, processes, statistics};
 use berth_agent_proto::{
     Answer, Event, Failure, FailureKind, Frame, Hello, Kind, QUERIES_BEGIN, Request, STDIN, STREAMS_MAX, VERSION,
 };
@@ -219,14 +219,12 @@ impl Agent {
         }
         self.streams.retain(|stream, _| self.main == Some(*stream));
         self.port.send_raw(&berth_agent_proto::padding());
-        let uptime = std::fs::read_to_string("/proc/uptime").unwrap_or_default();
-        let seconds: f64 = uptime.split(' ').next().and_then(|text| text.parse().ok()).unwrap_or(0.0);
         let hello = Hello {
             nonce: nonce.iter().map(|byte| format!("{byte:02x}")).collect(),
             version: VERSION,
             kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
             init: self.init,
-            uptime_millis: Duration::from_secs_f64(seconds.clamp(0.0, 1e9)).as_millis().try_into().unwrap_or(u64::MAX),
+            uptime_millis: statistics::uptime_millis(),
         };
         self.say(Kind::Hello, 0, &hello);
     }
@@ -319,9 +317,15 @@ impl Agent {
             Request::Identify(wanted) => Ok(Answer::Changed { notes: identity::become_another(&wanted)? }),
             Request::Online { cpus } => online(cpus).map(|notes| Answer::Changed { notes }),
             Request::PowerOff => {
-                self.off = true;
+                // What ends writes its last words.
+                self.frozen = None;
+                match self.init {
+                    true => self.off = true,
+                    false => power::ask_system()?,
+                }
                 Ok(Answer::Done)
             }
+            Request::Statistics => Ok(Answer::Statistics(Box::new(statistics::read()?))),
             Request::Stat { .. } | Request::Get { .. } | Request::Put { .. } => {
                 let pid = match &self.workload {
                     Some(workload) => workload.pid,

@@ -38,6 +38,7 @@ const TAIL_BYTES_MAX: usize = 8 << 10;
 /// Streams of our own; clients' follow.
 const CONFIGURE: u32 = 1;
 const MAIN: u32 = 2;
+const POWER_OFF: u32 = 3;
 const FIRST_OF_CLIENTS: u32 = 16;
 /// Where the engine finds that the container ran out of memory.
 pub const OUT_OF_MEMORY: &str = "out-of-memory";
@@ -49,6 +50,17 @@ enum Start {
     Pending,
     Started { pid: i32 },
     Failed(Failure),
+}
+
+/// What the agent of a whole system says to being switched off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PowerOff {
+    NotAsked,
+    Asked,
+    /// Its services end; it may be long about it.
+    Begun,
+    /// It cannot, or is gone.
+    Refused,
 }
 
 struct Route {
@@ -85,6 +97,7 @@ pub(crate) struct Bridge {
     console: Option<PipeReader>,
     tail: Vec<u8>,
     heard: bool,
+    power_off: PowerOff,
 }
 
 fn failure(kind: FailureKind, text: impl Into<String>) -> Failure {
@@ -149,7 +162,21 @@ impl Bridge {
             console: None,
             tail: Vec::new(),
             heard: false,
+            power_off: PowerOff::NotAsked,
         })
+    }
+
+    /// Asks the agent to switch its system off; `false`: there is none that answers.
+    pub(crate) fn switch_off(&mut self) -> bool {
+        let Some(agent) = self.agent.as_mut().filter(|_| self.hello.is_some()) else { return false };
+        agent.send(Kind::Request, POWER_OFF, &Request::PowerOff.to_json());
+        agent.flush();
+        self.power_off = PowerOff::Asked;
+        true
+    }
+
+    pub(crate) fn power_off(&self) -> PowerOff {
+        self.power_off
     }
 
     /// The guest's serial line, where nobody else has it.
@@ -364,6 +391,9 @@ impl Bridge {
     /// The agent is not to be understood any more. A container's machine ends with it.
     fn cut_off(&mut self, why: &str) {
         self.agent = None;
+        if self.power_off == PowerOff::Asked {
+            self.power_off = PowerOff::Refused;
+        }
         let lost = failure(FailureKind::Internal, format!("the guest's agent cannot be understood: {why}"));
         for route in std::mem::take(&mut self.routes).into_values() {
             if let Some(client) = self.clients.get_mut(&route.client) {
@@ -397,6 +427,9 @@ impl Bridge {
             }
             (Kind::Answer, CONFIGURE) => self.configured(&frame.payload),
             (kind, MAIN) => self.main_frame(kind, &frame.payload),
+            (Kind::Answer, POWER_OFF) => {
+                self.power_off = if read_answer(&frame.payload).is_ok() { PowerOff::Begun } else { PowerOff::Refused };
+            }
             (kind @ (Kind::Answer | Kind::Data | Kind::Eof | Kind::Window | Kind::End), stream) => {
                 self.tell_client(kind, stream, &frame.payload);
             }

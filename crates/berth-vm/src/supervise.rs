@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!  machine.json -> QEMU with our standard streams, which are the machine's serial line
-//!  SIGTERM, SIGINT   the power button (system_powerdown); the engine kills the jail when its grace is over
+//!  SIGTERM, SIGINT   the guest's agent is asked to switch its system off; where there is none, or it does not help, the power
+//!                    button (system_powerdown); the engine kills the jail when its grace is over
 //!  SIGCHLD           QEMU has ended: so do we, with its code
 //!  control.sock      who wants something of the guest's agent (`bridge`), where it has one
 //!  br0               the guest's questions for its address and for names (`services`)
@@ -12,7 +13,7 @@
 //! It has no right that QEMU lacks, keeps no state, and needs no engine: what it was asked for it does while the
 //! engine is down. The engine's own questions go to QEMU's other monitor, not through here.
 
-use crate::bridge::Bridge;
+use crate::bridge::{Bridge, PowerOff};
 use crate::command;
 use crate::qmp::Client;
 use crate::restore;
@@ -36,6 +37,11 @@ const DESCRIPTION_BYTES_MAX: u64 = 1 << 20;
 /// How often a fork's guest is asked whether it has let go of its old card, and how long.
 const CARD_WAIT: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
 const CARD_SECONDS_MAX: u64 = 120;
+
+/// An agent says within that whether it switches its system off.
+const AGENT_ANSWERS: Duration = Duration::from_secs(3);
+/// A system that has begun to end needs no button, as long as it ends.
+const SYSTEM_ENDS: Duration = Duration::from_secs(10);
 
 /// Code for a machine that could not be started at all.
 const CANNOT_START: u8 = 125;
@@ -91,10 +97,11 @@ fn supervise(path: &Path) -> Result<u8, SuperviseError> {
     let mut services = Services::open(&machine, say);
     let bridge = machine.agent.then(|| Bridge::new(None)).transpose();
     let mut bridge = bridge.map_err(|source| SuperviseError::Agent { source })?;
+    let mut end = End::default();
     loop {
         let mut watched = vec![PollFd::from_borrowed_fd(signals.as_fd(), PollFlags::IN)];
         watched.extend(services.sockets().map(|socket| PollFd::from_borrowed_fd(socket, PollFlags::IN)));
-        let mut patience = cards.waiting().then_some(CARD_WAIT);
+        let mut patience = (cards.waiting() || end.since.is_some()).then_some(CARD_WAIT);
         if let Some(bridge) = &bridge {
             watched.extend(bridge.watched());
             let soon = bridge.patience().map(|_| CARD_WAIT);
@@ -106,7 +113,7 @@ fn supervise(path: &Path) -> Result<u8, SuperviseError> {
         }
         while let Some(signal) = berth_sys::signals::next_signal(signals.as_fd()).map_err(SuperviseError::Signals)? {
             if matches!(signal, SIGTERM | SIGINT) {
-                press_power_button();
+                end.ask(bridge.as_mut());
             }
         }
         // Signals of one kind merge: everything that has ended is collected, whatever was read.
@@ -119,6 +126,38 @@ fn supervise(path: &Path) -> Result<u8, SuperviseError> {
         services.serve();
         if let Some(bridge) = &mut bridge {
             bridge.round();
+        }
+        end.look(bridge.as_ref());
+    }
+}
+
+/// How the guest was asked to end.
+#[derive(Default)]
+struct End {
+    /// When its agent was asked, until the power button is pressed too.
+    since: Option<Instant>,
+}
+
+impl End {
+    /// Who asks again has no more patience with the agent.
+    fn ask(&mut self, bridge: Option<&mut Bridge>) {
+        let again = self.since.take().is_some();
+        match bridge.is_some_and(|bridge| !again && bridge.switch_off()) {
+            true => self.since = Some(Instant::now()),
+            false => press_power_button(),
+        }
+    }
+
+    fn look(&mut self, bridge: Option<&Bridge>) {
+        let Some(since) = self.since else { return };
+        let patience = match bridge.map(Bridge::power_off) {
+            Some(PowerOff::Asked) => AGENT_ANSWERS,
+            Some(PowerOff::Begun) => SYSTEM_ENDS,
+            Some(PowerOff::Refused | PowerOff::NotAsked) | None => Duration::ZERO,
+        };
+        if since.elapsed() >= patience {
+            self.since = None;
+            press_power_button();
         }
     }
 }

@@ -19,7 +19,7 @@ use axum::response::{IntoResponse, Response};
 use berth_engine::Engine;
 use berth_engine::containers::StopOptions;
 use berth_engine::machines::{
-    CreateMachine, DirectKernel, Display, FirmwareKind, MachineView, NewDisk, Seed, UpdateMachine,
+    CreateMachine, DirectKernel, Display, FirmwareKind, GuestStatistics, MachineView, NewDisk, Seed, UpdateMachine,
 };
 use berth_types::spec::{EndpointSpec, NetworkMode, PortBinding, PortProto, RestartPolicy};
 use berth_types::{Error, ErrorKind, Result};
@@ -72,6 +72,41 @@ answers! {
         /// Published ports: `8080->80/tcp`.
         ports: Vec<String>,
         labels: BTreeMap<String, String>,
+        /// How its guest is, by its own word: with ?guest=true, where it runs and says it.
+        guest: Option<MachineGuest>,
+    }
+    MachineGuest {
+        /// agent, or balloon, which knows of the memory only.
+        source: String,
+        memory_total_bytes: u64,
+        /// Without what its kernel would give back.
+        memory_used_bytes: u64,
+        swap_total_bytes: u64,
+        swap_used_bytes: u64,
+        /// Since its boot.
+        uptime_millis: u64,
+        /// Those on disks of their own.
+        filesystems: Vec<MachineFilesystem>,
+    }
+    MachineFilesystem {
+        /// Where it is mounted in the guest.
+        path: String,
+        total_bytes: u64,
+        used_bytes: u64,
+    }
+    /// A machine's meters as the host counts them, since its start, and how its guest is.
+    MachineStats {
+        name: String,
+        read_unix_nanos: i64,
+        cpu_nanos: u64,
+        /// What the host gives to it, QEMU's own needs among it.
+        memory_bytes: u64,
+        memory_limit_bytes: u64,
+        read_bytes: u64,
+        written_bytes: u64,
+        received_bytes: u64,
+        sent_bytes: u64,
+        guest: Option<MachineGuest>,
     }
     MachineDisk {
         name: String,
@@ -186,9 +221,10 @@ where
     Engine: FromRef<S>,
 {
     let (get, post, delete) = (Method::GET, Method::POST, Method::DELETE);
-    t.add::<(), Vec<Machine>, _, _>(get.clone(), "/machines", SOME_VIEWER, "", "All virtual machines", list);
+    t.add::<(), Vec<Machine>, _, _>(get.clone(), "/machines", SOME_VIEWER, "", "All virtual machines; ?guest=true asks their guests, too", list);
     t.add::<NewMachine, MachineMade, _, _>(post.clone(), "/machines", SOME_OPERATOR, "machine.create", "Makes a virtual machine, and starts it where asked", create);
-    t.add::<(), Machine, _, _>(get.clone(), "/machines/{id}", VIEWER, "", "Everything about one", inspect);
+    t.add::<(), Machine, _, _>(get.clone(), "/machines/{id}", VIEWER, "", "Everything about one; ?guest=true asks its guest, too", inspect);
+    t.add::<(), MachineStats, _, _>(get.clone(), "/machines/{id}/stats", VIEWER, "", "Its meters now, and how its guest is", stats);
     t.add::<ChangeMachine, Done, _, _>(Method::PATCH, "/machines/{id}", OPERATOR, "machine.update", "Changes processors, memory and sizes of disks; the answer says what comes with the next start", update);
     t.add::<(), Done, _, _>(delete.clone(), "/machines/{id}", OPERATOR, "machine.remove", "Removes it with its disks; ?force=true ends it first", remove);
     t.add::<(), Done, _, _>(post.clone(), "/machines/{id}/start", OPERATOR, "machine.start", "Starts it", start);
@@ -263,15 +299,75 @@ fn view(machine: MachineView) -> Machine {
             })
             .collect(),
         labels: machine.labels,
+        guest: None,
     }
 }
 
-async fn list(State(engine): State<Engine>, who: Who) -> axum::Json<Vec<Machine>> {
-    axum::Json(engine.machines().list().into_iter().filter(|one| who.sees(&one.labels)).map(view).collect())
+fn guest_view(guest: GuestStatistics) -> MachineGuest {
+    MachineGuest {
+        source: guest.source.to_owned(),
+        memory_total_bytes: guest.memory_total_bytes,
+        memory_used_bytes: guest.memory_used_bytes,
+        swap_total_bytes: guest.swap_total_bytes,
+        swap_used_bytes: guest.swap_used_bytes,
+        uptime_millis: guest.uptime_millis,
+        filesystems: guest
+            .filesystems
+            .into_iter()
+            .map(|one| MachineFilesystem { path: one.path, total_bytes: one.total_bytes, used_bytes: one.used_bytes })
+            .collect(),
+    }
 }
 
-async fn inspect(State(engine): State<Engine>, Path(id): Path<String>) -> ApiResult<axum::Json<Machine>> {
-    Ok(axum::Json(view(engine.machines().inspect(&id)?)))
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct ViewQuery {
+    guest: bool,
+}
+
+async fn list(State(engine): State<Engine>, who: Who, Query(query): Query<ViewQuery>) -> axum::Json<Vec<Machine>> {
+    let seen = engine.machines().list().into_iter().filter(|one| who.sees(&one.labels));
+    let mut all: Vec<Machine> = seen.map(view).collect();
+    if query.guest {
+        let ids: Vec<String> = all.iter().map(|one| one.id.clone()).collect();
+        let mut said: BTreeMap<String, GuestStatistics> = engine.machines().guests(&ids).await.into_iter().collect();
+        for one in &mut all {
+            one.guest = said.remove(&one.id).map(guest_view);
+        }
+    }
+    axum::Json(all)
+}
+
+async fn inspect(
+    State(engine): State<Engine>,
+    Path(id): Path<String>,
+    Query(query): Query<ViewQuery>,
+) -> ApiResult<axum::Json<Machine>> {
+    let mut machine = view(engine.machines().inspect(&id)?);
+    if query.guest {
+        machine.guest = engine.machines().guest(&id).await?.map(guest_view);
+    }
+    Ok(axum::Json(machine))
+}
+
+async fn stats(State(engine): State<Engine>, Path(id): Path<String>) -> ApiResult<axum::Json<MachineStats>> {
+    let machine = engine.machines().inspect(&id)?;
+    let Some(gauge) = engine.containers().gauge(machine.id.as_str()).await? else {
+        return Err(Error::conflict(format!("machine {} is not running", machine.name)).into());
+    };
+    let guest = engine.machines().guest(machine.id.as_str()).await?.map(guest_view);
+    Ok(axum::Json(MachineStats {
+        name: machine.name,
+        read_unix_nanos: gauge.read_unix_nanos,
+        cpu_nanos: gauge.cpu_nanos,
+        memory_bytes: gauge.memory_bytes,
+        memory_limit_bytes: gauge.memory_limit_bytes,
+        read_bytes: gauge.read_bytes,
+        written_bytes: gauge.written_bytes,
+        received_bytes: gauge.received_bytes,
+        sent_bytes: gauge.sent_bytes,
+        guest,
+    }))
 }
 
 /// `[address:]outside:inside[/protocol]`, or only the inner port.

@@ -23,7 +23,7 @@ const BECOMES: Duration = Duration::from_secs(120);
 const ASK_AGAIN: Duration = Duration::from_millis(20);
 const NOTES_MAX: usize = 8;
 
-fn agent(engine: &Engine, id: &ContainerId, time: Duration) -> Result<Agent> {
+pub(super) fn agent(engine: &Engine, id: &ContainerId, time: Duration) -> Result<Agent> {
     Agent::connect(&super::run_folder(engine, id), time)
 }
 

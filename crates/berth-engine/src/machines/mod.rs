@@ -34,6 +34,7 @@ mod monitor;
 mod record;
 mod seed;
 mod start;
+mod statistics;
 mod tool;
 mod types;
 mod update;
@@ -45,6 +46,7 @@ pub use types::{
 
 pub use export::{Export, ExportFormat, Part};
 pub use seed::Seed;
+pub use statistics::{GuestFilesystem, GuestStatistics};
 
 pub(crate) use acceleration::{accelerator, known};
 pub(crate) use bases::Shared;

@@ -62,6 +62,20 @@ pub(super) const COMMANDS: &[Command] = &[
         run: go!(commands::vm::inspect),
     },
     Command {
+        paths: &["vm stats"],
+        usage: "[OPTIONS] [MACHINE...]",
+        about: "Display what running virtual machines take of the host, and what their guests use of it",
+        flags: r#"    --format string  Print 'json', a table with a Go template, or a Go template for each line
+    --no-stream  Print one reading, instead of going on"#,
+        examples: "berth vm stats\n\
+                   berth vm stats --no-stream web",
+        min: 0,
+        max: MANY,
+        tail: false,
+        names: Names::Any,
+        run: go!(commands::vm::stats::stats),
+    },
+    Command {
         paths: &["vm start"],
         usage: "MACHINE [MACHINE...]",
         about: "Start one or more virtual machines",
@@ -76,7 +90,7 @@ pub(super) const COMMANDS: &[Command] = &[
     Command {
         paths: &["vm stop"],
         usage: "[OPTIONS] MACHINE [MACHINE...]",
-        about: "Press the power button of one or more virtual machines",
+        about: "Switch one or more virtual machines off: by their guests' agents, else by the power button",
         flags: "-t, --timeout int  Seconds to wait before pulling the plug (default 30)",
         examples: "berth vm stop -t 60 web",
         min: 1,

@@ -17,7 +17,9 @@ ip link set lo up
 mount -t ext4 /dev/vda /data 2>/dev/null || { mke2fs /dev/vda >/dev/null 2>&1; mount -t ext4 /dev/vda /data; }
 /bin/berth-agent --service &
 echo the agent was started
-while :; do sleep 1000; done
+# What `poweroff` tells an init: its last word goes to the disk first.
+trap 'echo in order >> /data/ended; umount /data; echo ends in order; poweroff -f' USR2
+while :; do sleep 1 & wait; done
 ";
 
 /// What an image's own kernel starts first: finds the disk and goes over to it.
@@ -118,6 +120,25 @@ fn an_agent_runs_processes_copies_files_and_makes_forks_others() {
     engine.berth(["vm", "cp", "one:/etc/passwd", shown]).success();
     assert!(std::fs::read_to_string(&file).unwrap().starts_with("root:"));
 
+    // How it is, by its own word: its agent's, and the balloon's where the agent is gone.
+    let guest = |query: &str| view(&engine, &format!("one{query}"))["guest"].clone();
+    assert!(guest("").is_null());
+    let seen = guest("?guest=true");
+    let number = |value: &serde_json::Value, name: &str| value[name].as_u64().unwrap();
+    let (used, total) = (number(&seen, "memory_used_bytes"), number(&seen, "memory_total_bytes"));
+    assert!(0 < used && used < total && (100 << 20..192 << 20).contains(&total), "{seen}");
+    assert_eq!((seen["source"].as_str(), number(&seen, "uptime_millis") > 0), (Some("agent"), true), "{seen}");
+    let disk = seen["filesystems"].as_array().unwrap().iter().find(|one| one["path"] == "/data").unwrap();
+    assert!(number(disk, "used_bytes") >= 300_000 && number(disk, "total_bytes") <= 64 << 20, "{disk}");
+    let listed = engine.berth(["vm", "ls"]).success();
+    assert!(listed.contains("MiB / 192MiB"), "{listed}");
+    let row =
+        engine.berth(["vm", "stats", "--no-stream", "--format", "{{.Name}} {{.GuestMem}} {{.CPUPerc}}"]).success();
+    assert!(row.starts_with("one ") && row.contains("MiB / ") && row.ends_with('%'), "{row}");
+    assert!(engine.berth(["vm", "inspect", "-f", "{{.guest.source}}", "one"]).success().contains("agent"));
+
+    names(&engine, "one");
+
     // Nothing was written to the disk yet, but the guest is asked before its disk is taken.
     said(&engine, "one", "echo kept > /data/late");
     engine.berth(["vm", "clone", "--start", "one", "two"]).success();
@@ -154,6 +175,89 @@ fn an_agent_runs_processes_copies_files_and_makes_forks_others() {
     wait_until("its new card reaches the network", || {
         engine.berth(["vm", "exec", fork, "/bin/ping", "-c", "1", "-w", "5", gateway.trim()]).code == 0
     });
+    clear(&engine);
+}
+
+/// What a DHCP client does with what it is told.
+const LEASE: &str = "#!/bin/sh
+[ \"$1\" = bound ] || exit 0
+ip addr add $ip/$mask dev $interface
+set -- $staticroutes
+while [ $# -ge 2 ]; do
+  case $2 in 0.0.0.0) ip route add $1 dev $interface ;; *) ip route add $1 via $2 dev $interface ;; esac
+  shift 2
+done
+for server in $dns; do echo nameserver $server; done > /etc/resolv.conf
+";
+
+/// Names, both ways: a guest that configured itself by DHCP, and containers of its network.
+fn names(engine: &Engine, machine: &str) {
+    engine
+        .docker(["run", "-d", "--name", "peer", "--network", "back", "--network-alias", "db", "tiny", "sleep", "1000"])
+        .success();
+    let script = engine.root().join("lease");
+    std::fs::write(&script, LEASE).unwrap();
+    engine.berth(["vm", "cp", script.to_str().unwrap(), &format!("{machine}:/lease")]).success();
+    said(engine, machine, "chmod 755 /lease; ip link set eth0 up; udhcpc -i eth0 -n -q -s /lease");
+    assert_eq!(said(engine, machine, "cat /etc/resolv.conf"), "nameserver 169.254.0.53");
+    let address = |name: &str| match name {
+        "peer" => engine.inspect("peer")["NetworkSettings"]["Networks"]["back"]["IPAddress"].clone(),
+        machine => view(engine, machine)["networks"]["back"]["ipv4"].clone(),
+    };
+    let (peer, own) = (address("peer"), address(machine));
+    let (peer, own) = (peer.as_str().unwrap(), own.as_str().unwrap());
+    for name in ["peer", "db", "PEER.back"] {
+        let found = said(engine, machine, &format!("nslookup {name}"));
+        assert!(found.contains(peer), "{name}: {found}");
+    }
+    said(engine, machine, "ping -c 1 -w 20 peer");
+    // A name that nobody has is none, at once and not after a resolver's patience.
+    let nobody = engine.berth(["vm", "exec", machine, "/bin/sh", "-c", "nslookup nobody-has-this 2>&1"]);
+    assert!(nobody.code != 0 && nobody.stdout.contains("NXDOMAIN"), "{nobody:?}");
+    // The other way; and a container that is gone has no name any more.
+    let found = engine.docker(["exec", "peer", "nslookup", machine]).success();
+    assert!(found.contains(own), "{found}");
+    engine.docker(["exec", "peer", "ping", "-4", "-c", "1", "-w", "20", machine]).success();
+    engine.docker(["rm", "-f", "peer"]).success();
+    wait_until("the name of what is gone is none", || {
+        engine.berth(["vm", "exec", machine, "/bin/sh", "-c", "nslookup peer 2>&1"]).stdout.contains("NXDOMAIN")
+    });
+}
+
+#[test]
+fn a_machine_is_stopped_in_order_by_its_agent() {
+    let Some(engine) = start("vm-order") else { return };
+    let Some((kernel, initrd)) = linux(&engine) else { return };
+    let (kernel, initrd) = (kernel.to_str().unwrap(), initrd.to_str().unwrap());
+    let boot = ["--kernel", kernel, "--initrd", initrd, "--append", "console=ttyS0 quiet mitigations=off"];
+    let rest = ["--disk", "size=64M", "-m", "192m", "--network", "none", "--start", "one"];
+    engine.berth([&["vm", "create"], &boot[..], &rest].concat()).success();
+    wait_for_agent(&engine, "one");
+    // A guest that hears nothing of a power button: nobody but its agent brings it to its end.
+    engine.berth(["vm", "stop", "-t", "600", "one"]).success();
+    assert_eq!(
+        (view(&engine, "one")["state"].as_str(), view(&engine, "one")["exit_code"].as_i64()),
+        (Some("exited"), Some(0))
+    );
+    let log = engine.berth(["vm", "logs", "one"]).success();
+    assert!(log.contains("ends in order"), "{log}");
+    let refused = engine.berth(["vm", "stats", "--no-stream", "one"]).failure(1);
+    assert!(refused.contains("machine one is not running"), "{refused}");
+
+    engine.berth(["vm", "start", "one"]).success();
+    wait_for_agent(&engine, "one");
+    assert_eq!(said(&engine, "one", "cat /data/ended"), "in order");
+    // Without its agent: the balloon's driver knows of the memory, and the plug is pulled after the grace.
+    engine.berth(["vm", "exec", "-d", "one", "/bin/sh", "-c", "sleep 1; killall berth-agent"]).success();
+    let guest = || view(&engine, "one?guest=true")["guest"].clone();
+    wait_until("the balloon tells", || guest()["source"] == "balloon");
+    let seen = guest();
+    assert!(seen["memory_used_bytes"].as_u64() < seen["memory_total_bytes"].as_u64(), "{seen}");
+    engine.berth(["vm", "stop", "-t", "1", "one"]).success();
+    assert_eq!(view(&engine, "one")["exit_code"].as_i64(), Some(137));
+    engine.berth(["vm", "start", "one"]).success();
+    wait_for_agent(&engine, "one");
+    assert_eq!(said(&engine, "one", "cat /data/ended"), "in order", "the second end was none in order");
     clear(&engine);
 }
 

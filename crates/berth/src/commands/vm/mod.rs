@@ -2,6 +2,7 @@
 
 pub(crate) mod console;
 pub(crate) mod kernel;
+pub(crate) mod stats;
 pub(crate) mod vnc;
 
 use crate::app::App;
@@ -121,13 +122,15 @@ pub(crate) async fn create(app: &'static App, args: Args) -> Result<u8> {
 }
 
 pub(crate) async fn list(app: &'static App, args: Args) -> Result<u8> {
-    let machines = app.client.get_value("/api/v1/machines").await?;
     let format = args.text("format");
     if !format.is_empty() || args.on("quiet") {
         let listing = Listing::new(format, "{{.name}}", args.on("quiet").then_some("{{.name}}"), &[])?;
+        let asks = if listing.mentions("guest") { "true" } else { "" };
+        let machines = app.client.get_value(&with_query("/api/v1/machines", &[("guest", asks)])).await?;
         app.print(&listing.render(machines.list())?)?;
         return Ok(0);
     }
+    let machines = app.client.get_value("/api/v1/machines?guest=true").await?;
     let mut text = "NAME\tSTATUS\tCPUS\tMEMORY\tDISKS\tADDRESS\tPORTS\n".to_owned();
     for machine in machines.list() {
         let disks: Vec<String> =
@@ -147,7 +150,7 @@ pub(crate) async fn list(app: &'static App, args: Args) -> Result<u8> {
                 false => machine.text("status").to_owned(),
             },
             machine.get("cpus").int().to_string(),
-            units::bytes_size(machine.get("memory_bytes").float()),
+            memory(machine),
             disks.join(","),
             addresses.join(","),
             ports.join(", "),
@@ -159,11 +162,21 @@ pub(crate) async fn list(app: &'static App, args: Args) -> Result<u8> {
     Ok(0)
 }
 
+/// What its guest uses of it, where the guest says so.
+fn memory(machine: &Value) -> String {
+    let total = units::bytes_size(machine.get("memory_bytes").float());
+    let guest = machine.get("guest");
+    match guest.text("source") {
+        "" => total,
+        _ => format!("{} / {total}", units::bytes_size(guest.get("memory_used_bytes").float())),
+    }
+}
+
 pub(crate) async fn inspect(app: &'static App, args: Args) -> Result<u8> {
     let mut found = Vec::new();
     let mut code = 0;
     for name in &args.words {
-        match app.client.get(&path_of(name)).await {
+        match app.client.get(&with_query(&path_of(name), &[("guest", "true")])).await {
             Ok(bytes) => found.push(bytes),
             Err(error) => {
                 crate::report(app, &error).await;
