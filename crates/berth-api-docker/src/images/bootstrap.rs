@@ -7,7 +7,7 @@ use axum::extract::State;
 use berth_engine::Engine;
 use berth_engine::images::Bootstrap;
 
-/// `{"suite", "packages", "name"?, "mirror"?, "variant"?}`; answers messages, the last with `aux.ID`.
+/// `{"suite", "packages", "name"?, "mirror"?, "variant"?, "bootable"?}`; answers messages, the last with `aux.ID`.
 pub(super) async fn bootstrap(State(engine): State<Engine>, JsonBody(body): JsonBody) -> ApiResult {
     let fields = Fields::new(&body, "Bootstrap")?;
     let filled = |key: &str| Ok::<_, berth_types::Error>(fields.text_or_none(key)?.filter(|text| !text.is_empty()));
@@ -17,6 +17,7 @@ pub(super) async fn bootstrap(State(engine): State<Engine>, JsonBody(body): Json
         name: filled("name")?,
         mirror: filled("mirror")?,
         variant: filled("variant")?,
+        bootable: fields.flag("bootable")?,
     };
     let stream = engine.images().bootstrap(request).await?;
     Ok(messages::answer(stream, false).await?)

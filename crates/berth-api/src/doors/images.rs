@@ -54,6 +54,8 @@ requests! {
         packages: Vec<String>,
         /// What to call it; empty: the suite.
         name: String,
+        /// With a kernel, an init and a network: for machines.
+        bootable: bool,
     }
     Tag { id: String, name: String }
     Pull {
@@ -160,6 +162,7 @@ pub(crate) async fn bootstrap(State(api): State<Api>, who: Who, Json(body): Json
         name: (!body.name.is_empty()).then(|| body.name.clone()),
         mirror: None,
         variant: None,
+        bootable: body.bootable,
     };
     let target = if body.name.is_empty() { body.suite } else { body.name };
     let mut stream = api.engine.images().bootstrap(request).await?;

@@ -41,6 +41,16 @@ const SUITES: &[(&str, &str, &[&str], i64)] = &[
 /// For suites that are not in the table.
 const UNKNOWN_SUITES_DAY: i64 = 1_754_697_600;
 
+/// Suites whose systemd brings its own resolver; in later ones that is a package.
+const RESOLVER_INSIDE: &[&str] = &["buster", "bullseye", "focal", "jammy"];
+/// What a machine boots beside its kernel: the first process, its bus (power button), and a network.
+const BOOTABLE: &[&str] = &["systemd-sysv", "dbus", "iproute2"];
+/// Addresses and names as the machine's network tells them. mmdebstrap runs it with the root's folder behind it.
+const NETWORK_HOOK: &str = r#"set -e
+printf '[Match]\nName=en* eth*\n\n[Network]\nDHCP=yes\n' > "$1/etc/systemd/network/80-dhcp.network"
+chroot "$1" systemctl enable systemd-networkd systemd-resolved
+ln -sf ../run/systemd/resolve/stub-resolv.conf "$1/etc/resolv.conf""#;
+
 /// A request that has been checked.
 #[derive(Debug, PartialEq)]
 struct Plan {
@@ -51,6 +61,24 @@ struct Plan {
     mirror: Option<String>,
     variant: String,
     epoch_seconds: i64,
+    /// With a kernel and a first process.
+    bootable: bool,
+}
+
+/// What `--bootable` installs: Debian's kernel for clouds is there for two processors.
+fn bootable_packages(ubuntu: bool, suite: &str) -> Vec<String> {
+    let kernel = match (ubuntu, std::env::consts::ARCH) {
+        (true, _) => "linux-image-virtual",
+        (false, "x86_64") => "linux-image-cloud-amd64",
+        (false, "aarch64") => "linux-image-cloud-arm64",
+        (false, other) => return bootable_with(&format!("linux-image-{other}"), suite),
+    };
+    bootable_with(kernel, suite)
+}
+
+fn bootable_with(kernel: &str, suite: &str) -> Vec<String> {
+    let resolver = (!RESOLVER_INSIDE.contains(&suite)).then_some("systemd-resolved");
+    BOOTABLE.iter().copied().chain([kernel]).chain(resolver).map(str::to_owned).collect()
 }
 
 /// Words go onto a command line: nothing that could be an option, a path or a shell's business.
@@ -124,15 +152,23 @@ fn plan(request: &Bootstrap) -> Result<Plan> {
         return Err(Error::invalid(format!("an image cannot be named by its digest: {called:?}")));
     }
     let mut packages = request.packages.clone();
+    let suite = known.map_or(suite, |(_, name, ..)| name);
+    if request.bootable {
+        if ["extract", "custom"].contains(&variant.as_str()) {
+            return Err(Error::invalid(format!("variant {variant} sets nothing up: no machine boots it")));
+        }
+        packages.extend(bootable_packages(known.map(|(of, ..)| *of).or(family) == Some("ubuntu"), suite));
+    }
     packages.sort();
     packages.dedup();
     Ok(Plan {
         name: name.or_latest(),
-        suite: known.map_or(suite, |(_, name, ..)| name).to_owned(),
+        suite: suite.to_owned(),
         packages,
         mirror,
         variant,
         epoch_seconds: known.map_or(UNKNOWN_SUITES_DAY, |(.., day)| *day),
+        bootable: request.bootable,
     })
 }
 
@@ -142,6 +178,10 @@ impl Images {
         let (sender, receiver) = mpsc::channel(64);
         let images = self.clone();
         if request.suite.split(':').next() == Some("busybox") {
+            if request.bootable {
+                return Err(Error::invalid("busybox has no kernel that a machine could boot")
+                    .with_hint("for example: berth image bootstrap debian:bookworm --bootable"));
+            }
             let name = request.name.as_deref().unwrap_or(&request.suite);
             let name =
                 name.parse::<ImageName>().map_err(|cause| Error::invalid(format!("{cause}: {name:?}")))?.or_latest();
@@ -225,6 +265,9 @@ impl Running {
             .env("DEBIAN_FRONTEND", "noninteractive");
         if !plan.packages.is_empty() {
             command.arg(format!("--include={}", plan.packages.join(",")));
+        }
+        if plan.bootable {
+            command.arg(format!("--customize-hook={NETWORK_HOOK}"));
         }
         command.args([plan.suite.as_str(), "-"]).args(plan.mirror.as_deref());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -357,6 +400,24 @@ mod tests {
             plan(&Bootstrap { suite: "bookworm".into(), packages, ..Bootstrap::default() }).unwrap().packages
         };
         assert_eq!(of(&["b", "a", "b"]), of(&["a", "b"]));
+    }
+
+    #[test]
+    fn what_boots_has_a_kernel_a_first_process_and_a_resolver() {
+        let of = |suite: &str, variant: Option<&str>| {
+            let variant = variant.map(str::to_owned);
+            plan(&Bootstrap { suite: suite.to_owned(), bootable: true, variant, ..Bootstrap::default() })
+        };
+        let has =
+            |suite: &str, package: &str| of(suite, None).unwrap().packages.iter().any(|one| one.starts_with(package));
+        for suite in ["bookworm", "bullseye", "ubuntu:24.04"] {
+            assert!(has(suite, "systemd-sysv") && has(suite, "linux-image-"), "{suite}");
+        }
+        assert!(has("bookworm", "systemd-resolved") && has("ubuntu:noble", "systemd-resolved"));
+        assert!(!has("bullseye", "systemd-resolved") && !has("ubuntu:22.04", "systemd-resolved"));
+        assert!(has("ubuntu:24.04", "linux-image-virtual"));
+        assert!(of("bookworm", Some("extract")).unwrap_err().message.contains("no machine boots it"));
+        assert!(planned("bookworm").unwrap().packages.is_empty());
     }
 
     #[test]

@@ -139,6 +139,8 @@ pub struct Bootstrap {
     pub mirror: Option<String>,
     /// mmdebstrap's: `minbase` where absent.
     pub variant: Option<String>,
+    /// With a kernel, a first process and a network: for `vm create --from-image`.
+    pub bootable: bool,
 }
 
 /// Something to tell while an operation runs.

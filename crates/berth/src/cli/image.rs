@@ -141,13 +141,15 @@ berth save web:1 | ssh host berth load",
         paths: &["image bootstrap"],
         usage: "[OPTIONS] SUITE",
         about: "Make a base image from a Debian or Ubuntu suite's own signed packages",
-        flags: "    --name string  Name of the image (default: the suite, as debian:bookworm)
+        flags: "    --bootable  With a kernel, an init and a network, for berth vm create --from-image
+    --name string  Name of the image (default: the suite, as debian:bookworm)
     --package list  Install this package too; can be given several times
     --mirror string  Take packages from this mirror
     --variant string  Package selection: minbase, essential, apt
 -q, --quiet  Print the image id only",
         examples: "berth image bootstrap debian:bookworm
-berth image bootstrap bookworm --name db:1 --package mariadb-server",
+berth image bootstrap bookworm --name db:1 --package mariadb-server
+berth image bootstrap bookworm --bootable --name base:1 && berth vm create --from-image base:1 -m 1g --start box",
         min: 1,
         max: 1,
         tail: false,

@@ -14,7 +14,7 @@ pub(crate) async fn bootstrap(app: &'static App, args: Args) -> Result<u8> {
         "" => serde_json::Value::Null,
         text => json!(text),
     };
-    let mut body = json!({"suite": args.words[0], "packages": args.commas("package")});
+    let mut body = json!({"suite": args.words[0], "packages": args.commas("package"), "bootable": args.on("bootable")});
     for (key, flag) in [("name", "name"), ("mirror", "mirror"), ("variant", "variant")] {
         let value = optional(flag);
         if !value.is_null() {
