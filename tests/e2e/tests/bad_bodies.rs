@@ -9,7 +9,7 @@ const FIELDS: &str = include_str!("../data/api/create_fields.txt");
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Endpoints that read a JSON object. `box` runs, `data` is a volume, `sea` a network; `{exec}` an exec of `box`.
-const JSON: [&str; 11] = [
+const JSON: [&str; 12] = [
     "/containers/create?name=made",
     "/containers/box/update",
     "/containers/box/exec",
@@ -21,6 +21,7 @@ const JSON: [&str; 11] = [
     "/volumes/create",
     "/auth",
     "/api/v1/images/bootstrap",
+    "/api/v1/containers/box/clone",
 ];
 /// Endpoints that read an archive or a stream.
 const ARCHIVES: [&str; 4] =

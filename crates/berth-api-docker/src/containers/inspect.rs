@@ -54,6 +54,9 @@ fn state(state: &ContainerState) -> Value {
         "Error": state.error, "StartedAt": rfc3339(state.started_unix_nanos),
         "FinishedAt": rfc3339(state.finished_unix_nanos),
     });
+    if state.template {
+        value["Template"] = json!(true);
+    }
     if let Some(health) = &state.health {
         let log: Vec<Value> = health
             .log

@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 
 mod archive;
 mod attach;
+mod clones;
 mod create;
 mod exec;
 mod inspect;
@@ -28,6 +29,7 @@ pub(crate) fn router() -> Router<Engine> {
     Router::new()
         .merge(archive::router())
         .merge(attach::router())
+        .merge(clones::router())
         .merge(create::router())
         .merge(exec::router())
         .merge(inspect::router())

@@ -16,8 +16,8 @@ use crate::schema::requests;
 use crate::tasks::Task;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
-use berth_engine::containers::{Containers, Inspect, RemoveOptions, StopOptions};
-use berth_types::spec::{ContainerSpec, ImageDefaults, MountKind, NetworkMode};
+use berth_engine::containers::{self, Containers, Inspect, RemoveOptions, StopOptions};
+use berth_types::spec::{ContainerSpec, MountKind, NetworkMode};
 use berth_types::{Error, Phase, Result};
 use std::collections::BTreeMap;
 
@@ -39,52 +39,11 @@ requests! {
     }
 }
 
-/// Takes out of `spec` what the image says anyway.
-fn without_defaults(mut spec: ContainerSpec, image: &ImageDefaults) -> ContainerSpec {
-    let (own, defaults) = (&mut spec.config, &image.config);
-    own.env.retain(|entry| !defaults.env.contains(entry));
-    own.labels.retain(|name, value| defaults.labels.get(name) != Some(value));
-    own.exposed_ports.retain(|port| !defaults.exposed_ports.contains(port));
-    own.volumes.retain(|path| !defaults.volumes.contains(path));
-    if own.cmd == defaults.cmd && own.entrypoint == defaults.entrypoint {
-        own.cmd = None;
-    }
-    if own.entrypoint == defaults.entrypoint {
-        own.entrypoint = None;
-    }
-    if own.user == defaults.user {
-        own.user.clear();
-    }
-    if own.working_dir == defaults.working_dir || own.working_dir == "/" && defaults.working_dir.is_empty() {
-        own.working_dir.clear();
-    }
-    if own.healthcheck == defaults.healthcheck {
-        own.healthcheck = None;
-    }
-    if own.stop_signal == defaults.stop_signal {
-        own.stop_signal = None;
-    }
-    spec
-}
-
 /// What somebody asked for to get `found`.
 fn asked(api: &Api, found: &Inspect) -> ContainerSpec {
-    let mut spec = found.spec.clone();
-    if let Ok(image) = api
-        .engine
-        .images()
-        .resolve(&found.image_id.as_ref().map_or_else(|| spec.config.image.clone(), ToString::to_string))
-    {
-        spec = without_defaults(spec, &image.defaults);
-    }
-    // The engine's own choice, made from the old id.
-    if spec.config.hostname == found.id.short() || spec.host.network_mode == NetworkMode::Host {
-        spec.config.hostname.clear();
-    }
-    for endpoint in spec.endpoints.values_mut() {
-        endpoint.aliases.retain(|alias| alias != found.id.short());
-    }
-    spec
+    let image = found.image_id.as_ref().map_or_else(|| found.spec.config.image.clone(), ToString::to_string);
+    let image = api.engine.images().resolve(&image).ok();
+    containers::asked(found, image.as_ref().map(|image| &*image.defaults))
 }
 
 fn apply(mut spec: ContainerSpec, changes: &Changes) -> Result<ContainerSpec> {
@@ -320,21 +279,6 @@ pub(crate) async fn settings(State(api): State<Api>, Path(id): Path<String>) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_the_image_says_is_not_kept_as_ones_own() {
-        let mut image = ImageDefaults::default();
-        image.config.env = vec!["PATH=/bin".to_owned()];
-        image.config.cmd = Some(vec!["serve".to_owned()]);
-        image.config.labels.insert("vendor".to_owned(), "x".to_owned());
-        let mut spec = ContainerSpec { config: image.config.clone(), ..ContainerSpec::default() };
-        spec.config.env.push("A=1".to_owned());
-        spec.host.cap_add = vec!["NET_ADMIN".to_owned()];
-        let own = without_defaults(spec, &image);
-        assert_eq!(own.config.env, ["A=1"]);
-        assert!(own.config.cmd.is_none() && own.config.labels.is_empty());
-        assert_eq!(own.host.cap_add, ["NET_ADMIN"], "what no form shows is kept");
-    }
 
     #[test]
     fn only_what_is_named_changes() {

@@ -119,6 +119,10 @@ pub(crate) fn read_only(inspect: &Inspect, folder: &Path) -> Error {
 
 /// Refuses a folder that the container itself could not write.
 pub(super) fn checked_writable(root: &Root, folder: &Found, inspect: &Inspect) -> Result<()> {
+    if inspect.state.template {
+        return Err(Error::conflict(format!("container {} is a template: its files stay as they are", inspect.name))
+            .with_hint(format!("berth clone {} NEW", inspect.name)));
+    }
     match root.can_write(folder) {
         true => Ok(()),
         false => Err(read_only(inspect, &folder.path)),

@@ -30,11 +30,13 @@ pub(crate) struct Wish(pub(crate) Box<Furnish>);
 type Furnish = dyn FnOnce(&ContainerId, &mut ContainerSpec) -> Result<crate::machines::Furnished> + Send;
 
 impl Containers {
+    /// `cloned`: its image was made for clones, and goes with the last of them.
     pub(super) async fn create_inner(
         &self,
         name: Option<String>,
         mut spec: ContainerSpec,
         machine: Option<Wish>,
+        cloned: bool,
     ) -> Result<Created> {
         let engine = &self.engine;
         let id = ContainerId::from_bytes(random_bytes()?);
@@ -113,6 +115,8 @@ impl Containers {
             log,
             spec,
             parted: false,
+            template: None,
+            cloned,
             id: id.clone(),
         };
         let run = Run::default();

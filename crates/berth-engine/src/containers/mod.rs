@@ -4,6 +4,7 @@ mod archive;
 mod attach;
 mod browse;
 mod changes;
+mod clones;
 mod create;
 mod exited;
 mod export;
@@ -28,6 +29,7 @@ mod view;
 mod why;
 
 pub use browse::{FileContent, FileEntry, Folder};
+pub use clones::asked;
 pub use stats::Gauge;
 pub use types::*;
 
@@ -56,7 +58,7 @@ impl Containers {
         let name = name.map(|name| name.strip_prefix('/').unwrap_or(name).to_owned());
         // Carried through where the caller hangs up: half a container is nobody's wish.
         let containers = self.clone();
-        let making = tokio::spawn(async move { containers.create_inner(name, spec, None).await });
+        let making = tokio::spawn(async move { containers.create_inner(name, spec, None, false).await });
         making.await.unwrap_or_else(|error| Err(ended_early("create", &error)))
     }
 
@@ -68,7 +70,7 @@ impl Containers {
         wish: Wish,
     ) -> Result<Created> {
         let containers = self.clone();
-        let making = tokio::spawn(async move { containers.create_inner(name, spec, Some(wish)).await });
+        let making = tokio::spawn(async move { containers.create_inner(name, spec, Some(wish), false).await });
         making.await.unwrap_or_else(|error| Err(ended_early("create", &error)))
     }
 

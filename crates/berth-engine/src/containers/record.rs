@@ -56,6 +56,12 @@ pub(crate) struct Record {
     /// It has left the network of its mode: it starts with those of `spec.endpoints` alone.
     #[serde(default)]
     pub parted: bool,
+    /// Only there to be cloned: the image of what its files are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template: Option<Digest>,
+    /// Its image has no name and was made for clones.
+    #[serde(default)]
+    pub cloned: bool,
 }
 
 /// Where a container is in its life.
@@ -251,6 +257,7 @@ impl Live {
             oom_killed: matches!(run.phase, Phase::Exited { oom_killed: true, .. }),
             dead: self.dead,
             health: self.health.clone(),
+            template: self.record.template.is_some(),
         }
     }
 

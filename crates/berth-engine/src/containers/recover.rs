@@ -334,7 +334,8 @@ impl Containers {
                 RestartPolicy::UnlessStopped => exited && !live.run.stopped_by_user,
                 RestartPolicy::No | RestartPolicy::OnFailure { .. } => false,
             };
-            (policy || live.run.restart_due, live.record.spec.host.auto_remove)
+            let template = live.record.template.is_some();
+            ((policy || live.run.restart_due) && !template, live.record.spec.host.auto_remove && !template)
         };
         if remove {
             let (containers, container) = (self.clone(), container.clone());

@@ -67,6 +67,9 @@ impl Containers {
         }
         self.engine.table().remove(container);
         self.finish_removal(&record.id, &gone, snapshots).await;
+        for origin in record.template.iter().chain(record.image.iter().filter(|_| record.cloned)) {
+            self.sweep_origin(origin).await;
+        }
         if record.machine.is_some() {
             self.engine.machines().collect_bases(false);
         }
@@ -131,7 +134,8 @@ impl Containers {
         let mut pruned = Pruned::default();
         for container in self.engine.table().all() {
             let record = container.record();
-            if record.machine.is_some() {
+            // A template stands still because it is one.
+            if record.machine.is_some() || record.template.is_some() {
                 continue;
             }
             let young = until.is_some_and(|until| record.created_unix_nanos > until);

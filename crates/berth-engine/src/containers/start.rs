@@ -73,6 +73,7 @@ impl Containers {
             }
             live.cleaned.clone()
         };
+        super::clones::not_a_template(&container.record(), "does not run")?;
         // The last run's folder and addresses must be gone before they are made again.
         let mut cleaned = cleaned;
         if matches!(cleaned.wait_for(|state| *state != Cleaning::Due).await.as_deref(), Ok(Cleaning::Unwritten)) {

@@ -27,6 +27,7 @@ pub(super) fn text(state: &State, now_unix_nanos: i64) -> String {
     let up = || human_duration(now_unix_nanos - state.started_unix_nanos);
     let ended = || human_duration(now_unix_nanos - state.finished_unix_nanos);
     match state.word() {
+        StateWord::Created | StateWord::Exited if state.template => "Template".to_owned(),
         StateWord::Paused => format!("Up {} (Paused)", up()),
         StateWord::Restarting => format!("Restarting ({}) {} ago", state.exit_code, ended()),
         StateWord::Running => match state.health.as_ref().map(|health| health.status) {

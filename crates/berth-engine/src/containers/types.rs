@@ -118,6 +118,8 @@ pub struct Summary {
     /// As the caller wrote it, or the id once that name means another image.
     pub image: String,
     pub image_id: Option<Digest>,
+    /// Of a template: the image that its clones stand on.
+    pub template: Option<Digest>,
     /// Program and arguments.
     pub command: Vec<String>,
     pub created_unix_nanos: i64,
@@ -189,6 +191,8 @@ pub struct State {
     /// Removal failed half way; remove it again.
     pub dead: bool,
     pub health: Option<HealthState>,
+    /// Only there to be cloned.
+    pub template: bool,
 }
 
 impl State {

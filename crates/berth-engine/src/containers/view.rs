@@ -109,6 +109,7 @@ impl Containers {
             name: record.name.clone(),
             image: record.spec.config.image.clone(),
             image_id: record.image,
+            template: record.template,
             command: record.command.clone(),
             created_unix_nanos: record.created_unix_nanos,
             state,

@@ -18,10 +18,10 @@ struct User {
 }
 
 impl User {
-    fn of(container: &Summary) -> Option<User> {
-        Some(User {
+    fn of(container: &Summary) -> impl Iterator<Item = User> {
+        container.image_id.into_iter().chain(container.template).map(|image| User {
             id: container.id.to_string(),
-            image: container.image_id?,
+            image,
             running: container.state.phase.pid().is_some(),
         })
     }
@@ -58,7 +58,14 @@ impl Images {
 
     async fn users(&self) -> Result<Vec<User>> {
         let all = ListOptions { all: true, ..ListOptions::default() };
-        Ok(self.engine.containers().list(&all).await?.iter().filter_map(User::of).collect())
+        Ok(self.engine.containers().list(&all).await?.iter().flat_map(User::of).collect())
+    }
+
+    /// It is here, and nothing but its id means it.
+    pub(crate) fn is_nameless(&self, id: &Digest) -> bool {
+        let shared = self.shared();
+        let catalog = shared.catalog();
+        catalog.images.contains_key(id) && catalog.names_of(id).is_empty()
     }
 
     /// Takes a name away, and the image with its last one.

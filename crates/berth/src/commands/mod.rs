@@ -5,6 +5,7 @@ pub(crate) mod attach;
 pub(crate) mod bootstrap;
 pub(crate) mod build;
 pub(crate) mod check;
+pub(crate) mod clone;
 pub(crate) mod commit;
 pub(crate) mod completion;
 pub(crate) mod console;

@@ -42,6 +42,10 @@ pub(super) fn explain(facts: &Facts<'_>) -> Answer {
         details.push(format!("restarted {times} time{}", if times == 1 { "" } else { "s" }));
         return ("waits to be started again by its restart policy".to_owned(), details, hint);
     }
+    if state.template {
+        let hint = Some(format!("berth clone --start {name} NEW"));
+        return ("is a template: it stands still, and others begin with its files".to_owned(), Vec::new(), hint);
+    }
     match state.phase {
         Phase::Running { pid } => running(facts, pid),
         Phase::Paused { pid } => {

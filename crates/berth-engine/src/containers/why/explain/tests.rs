@@ -19,6 +19,7 @@ fn inspect(phase: Phase, error: &str) -> Inspect {
         oom_killed: false,
         dead: false,
         health: None,
+        template: false,
     };
     Inspect {
         id: ContainerId::from_bytes([1; 32]),
