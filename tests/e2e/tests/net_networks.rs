@@ -149,7 +149,9 @@ fn what_cannot_be_is_refused_in_dockers_words_and_leaves_nothing() {
             "1000",
         ])
         .success();
+    engine.docker(["create", "--name", "onhost", "--network", "host", "tiny"]).success();
     let before = engine.docker(["network", "ls", "-q"]).success();
+    let containers = engine.containers().len();
     #[rustfmt::skip]
     let table: &[(&[&str], &str)] = &[
         (&["network", "create", "good"], "network with name good already exists"),
@@ -174,10 +176,14 @@ fn what_cannot_be_is_refused_in_dockers_words_and_leaves_nothing() {
         (&["network", "disconnect", "neither", "nothere"], "No such container: nothere"),
         (&["network", "connect", "good", "first"], "endpoint with name first already exists in network good"),
         (&["network", "connect", "host", "first"], "cannot connect container to host network"),
+        (&["network", "connect", "good", "onhost"], "container sharing network namespace with another container or host cannot"),
+        (&["network", "disconnect", "good", "onhost"], "is not connected to network good"),
+        (&["network", "disconnect", "host", "onhost"], "container cannot be disconnected from host network"),
+        (&["create", "--ip", "10.201.0.9", "tiny"], "invalid config for network bridge: invalid endpoint settings:\n* user specified IP"),
         (&["network", "disconnect", "bridge", "first"], "is not connected to network bridge"),
         (&["run", "--rm", "--network", "nothere", "tiny", "true"], "network nothere not found"),
         (&["run", "--rm", "--network", "good", "--ip", "10.201.0.5", "tiny", "true"], "Address already in use"),
-        (&["run", "--rm", "--network", "good", "--ip", "10.9.0.5", "tiny", "true"], "no configured subnet contains IP address 10.9.0.5"),
+        (&["run", "--rm", "--network", "good", "--ip", "10.9.0.5", "tiny", "true"], "invalid config for network good: invalid endpoint settings:\nno configured subnet or ip-range contain the IP address 10.9.0.5"),
         (&["run", "--rm", "--ip", "10.201.0.9", "tiny", "true"], "user specified IP address is supported on user defined networks only"),
         (&["run", "--rm", "--network", "good", "--mac-address", "nonsense", "tiny", "true"], "is not a valid mac address"),
         (&["run", "--rm", "-p", "127.0.0.1:29871:80", "tiny", "true"], "Bind for 127.0.0.1:29871 failed: port is already allocated"),
@@ -188,6 +194,7 @@ fn what_cannot_be_is_refused_in_dockers_words_and_leaves_nothing() {
         assert!(output.code != 0 && output.stderr.contains(words), "{arguments:?}: {} {}", output.code, output.stderr);
     }
     assert_eq!(engine.docker(["network", "ls", "-q"]).success(), before);
+    assert_eq!(engine.containers().len(), containers);
 }
 
 #[test]

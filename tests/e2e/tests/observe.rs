@@ -251,6 +251,34 @@ fn exports_and_changes_say_what_a_container_wrote() {
 }
 
 #[test]
+fn what_is_read_committed_and_pruned_is_told_as_dockerd_tells_it() {
+    let Some(engine) = Engine::start("live-told") else { return };
+    engine.docker(["run", "-d", "--name", "box", "tiny", "sleep", "1000"]).success();
+    engine.docker(["exec", "box", "true"]).success();
+    engine.docker(["exec", "box", "echo", "a", "b"]).success();
+    engine.docker(["cp", "box:/etc/passwd", "-"]).success();
+    engine.docker(["export", "-o", engine.root().join("box.tar").to_str().expect("UTF-8"), "box"]).success();
+    engine.docker(["commit", "box", "made:1"]).success();
+    engine.docker(["network", "prune", "-f"]).success();
+    let format = "{{.Type}} {{.Action}}|{{.Actor.Attributes.name}}|{{.Actor.Attributes.reclaimed}}";
+    let until = now();
+    let text = engine.docker(["events", "--since", "1h", "--until", &until, "--format", format]).success();
+    let lines: Vec<&str> = text.lines().collect();
+    let id = engine.docker(["image", "inspect", "-f", "{{.Id}}", "made:1"]).success();
+    for wanted in [
+        "container exec_create: true |box|<no value>",
+        "container exec_start: echo a b|box|<no value>",
+        "container archive-path|box|<no value>",
+        "container export|box|<no value>",
+        &format!("image create|{id}|<no value>"),
+        "image tag|made:1|<no value>",
+        "network prune|<no value>|0",
+    ] {
+        assert_eq!(lines.iter().filter(|line| **line == wanted).count(), 1, "{wanted}: {text}");
+    }
+}
+
+#[test]
 fn prune_takes_what_nobody_uses_and_nothing_else() {
     let Some(engine) = Engine::start("live-prune") else { return };
     for client in ["docker", "berth"] {

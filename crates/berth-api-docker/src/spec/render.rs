@@ -15,7 +15,14 @@ fn map_or_null(map: &BTreeMap<String, String>) -> Value {
 
 /// `{"a": {}}`, Go's `map[string]struct{}`.
 fn set(keys: impl Iterator<Item = String>) -> Value {
-    Value::Object(keys.map(|key| (key, json!({}))).collect())
+    by_text(keys.map(|key| (key, json!({}))))
+}
+
+/// In the order of the keys' text, as Go writes maps: port 443 comes before 80.
+fn by_text(entries: impl Iterator<Item = (String, Value)>) -> Value {
+    let mut map: Map<String, Value> = entries.collect();
+    map.sort_keys();
+    Value::Object(map)
 }
 
 pub(crate) fn config(config: &Config) -> Value {
@@ -251,11 +258,11 @@ fn mount(mount: &MountSpec) -> Value {
 }
 
 pub(crate) fn host_config(host: &HostConfig) -> Value {
-    let bindings: Map<String, Value> = host
-        .port_bindings
-        .iter()
-        .map(|(port, list)| (port.to_string(), Value::Array(list.iter().map(binding).collect())))
-        .collect();
+    let bindings = by_text(
+        host.port_bindings
+            .iter()
+            .map(|(port, list)| (port.to_string(), Value::Array(list.iter().map(binding).collect()))),
+    );
     let mut value = json!({
         "Binds": list_or_null(&host.binds), "ContainerIDFile": host.container_id_file,
         "LogConfig": {"Type": host.log.driver, "Config": host.log.options},
@@ -349,4 +356,21 @@ fn limits(limits: &Resources) -> Value {
         "PidsLimit": limits.pids_limit, "Ulimits": ulimits,
         "CpuCount": 0, "CpuPercent": 0, "IOMaximumIOps": 0, "IOMaximumBandwidth": 0,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_stand_in_the_order_of_their_text() {
+        let ports = ["80/tcp", "443/tcp", "53/udp", "100/tcp"].map(|port| port.parse::<PortProto>().unwrap());
+        let container = Config { exposed_ports: ports.into_iter().collect(), ..Config::default() };
+        let bindings = ports.map(|port| (port, vec![PortBinding { host_ip: None, host_port: (0, 0) }]));
+        let host = HostConfig { port_bindings: bindings.into_iter().collect(), ..HostConfig::default() };
+        let sorted = ["100/tcp", "443/tcp", "53/udp", "80/tcp"];
+        for shown in [&config(&container)["ExposedPorts"], &host_config(&host)["PortBindings"]] {
+            assert_eq!(shown.as_object().unwrap().keys().collect::<Vec<_>>(), sorted);
+        }
+    }
 }

@@ -22,6 +22,19 @@ const CHUNK_BYTES: usize = 64 << 10;
 impl Containers {
     /// A file or folder of it as a tar archive.
     pub async fn archive_get(&self, container: &str, path: &str) -> Result<Archive> {
+        let archive = self.archive_of(container, path).await?;
+        self.tell_read(container, "archive-path");
+        Ok(archive)
+    }
+
+    /// Its files were read. One that has gone meanwhile has said so itself.
+    pub(super) fn tell_read(&self, container: &str, action: &str) {
+        if let Ok(found) = self.get(container) {
+            self.tell(&found, action, &[]);
+        }
+    }
+
+    async fn archive_of(&self, container: &str, path: &str) -> Result<Archive> {
         let (inspect, path) = (self.inspect(container, false).await?, path.to_owned());
         if inspect.rootfs.is_none() {
             return crate::guests::archive_get(&self.engine, inspect, path).await;

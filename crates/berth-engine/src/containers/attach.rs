@@ -29,6 +29,12 @@ fn said(tty: bool, text: String) -> Result<AttachStream> {
 }
 
 /// A stream that ended before it said anything.
+/// A command in dockerd's events: program, space, arguments, also without any.
+fn told(command: &[String]) -> String {
+    let (program, arguments) = command.split_first().map_or(("", &[][..]), |(first, rest)| (first.as_str(), rest));
+    format!("{program} {}", arguments.join(" "))
+}
+
 fn ended(tty: bool) -> AttachStream {
     let (_, chunks) = mpsc::channel(1);
     AttachStream { tty, output: AttachOutput { chunks }, input: None }
@@ -207,7 +213,7 @@ impl Containers {
             super::archive::check_user(pid, &spec.user).await?;
         }
         let id = ExecId::from_bytes(random_bytes()?);
-        let command = spec.cmd.join(" ");
+        let command = told(&spec.cmd);
         let exec = Exec { id: id.clone(), spec, pid: 0, started: false, exit_code: None, ended: None };
         found.live().execs.insert(id.clone(), exec);
         self.engine.table().add_exec(&id, &found.id);
@@ -279,7 +285,7 @@ impl Containers {
             stdin: attaches && spec.attach_stdin,
             output: attaches,
         };
-        let command = spec.cmd.join(" ");
+        let command = told(&spec.cmd);
         let answer = match shim.request(Body::Exec(Box::new(body))).await {
             Ok(answer) => answer,
             Err(error) => {

@@ -65,6 +65,17 @@ impl Containers {
         self.complete(&mut spec, &id)?;
         let command = oci::command(&spec)?;
         let warnings = oci::validate(&spec, oci::HostFacts::get())?;
+        for (network, endpoint) in &spec.endpoints {
+            // One that is not there may be by the start.
+            if let Ok(network) = engine.networks().network(network)
+                && network.driver.has_addresses()
+            {
+                engine
+                    .networks()
+                    .check_endpoint(&network, endpoint)
+                    .map_err(|error| error.context(format!("invalid config for network {}", network.name)))?;
+            }
+        }
         crate::guests::check(engine, &spec)?;
         oci::health_process(&spec)?;
         unhealthy::check(&spec)?;

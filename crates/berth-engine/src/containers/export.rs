@@ -10,6 +10,12 @@ use berth_types::{Error, ErrorKind, Result};
 impl Containers {
     /// Its whole file system as a tar archive.
     pub async fn export(&self, container: &str) -> Result<ByteStream> {
+        let archive = self.export_of(container).await?;
+        self.tell_read(container, "export");
+        Ok(archive)
+    }
+
+    async fn export_of(&self, container: &str) -> Result<ByteStream> {
         let inspect = self.inspect(container, false).await?;
         if crate::guests::is_guest(&inspect.spec) {
             return crate::guests::export(&self.engine, inspect).await;

@@ -48,19 +48,14 @@ impl Containers {
         let _ops = found.ops.lock().await;
         let record = found.record();
         match (&record.spec.host.network_mode, network.driver) {
-            (NetworkMode::Host, _) => {
-                return Err(forbidden(
-                    "container sharing network namespace with host cannot be connected to any other network",
-                ));
-            }
-            (NetworkMode::Container(_), _) => {
-                return Err(forbidden(
-                    "container sharing network namespace with another container or host cannot be connected to any other network",
-                ));
-            }
             (_, Driver::Host) => {
                 return Err(forbidden(
                     "cannot connect container to host network - container must be created in host network mode",
+                ));
+            }
+            (NetworkMode::Host | NetworkMode::Container(_), _) => {
+                return Err(forbidden(
+                    "container sharing network namespace with another container or host cannot be connected to any other network",
                 ));
             }
             (_, Driver::Null) => return Err(private()),
@@ -115,7 +110,7 @@ impl Containers {
         };
         let _ops = found.ops.lock().await;
         let record = found.record();
-        if matches!(record.spec.host.network_mode, NetworkMode::Host) {
+        if matches!(record.spec.host.network_mode, NetworkMode::Host) && network.driver == Driver::Host {
             return Err(forbidden("container cannot be disconnected from host network or connected to host network"));
         }
         let pid = found.live().run.phase.pid();

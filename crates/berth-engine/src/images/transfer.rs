@@ -284,9 +284,14 @@ impl Images {
             made.rootfs.diff_ids = layers.iter().map(|layer| layer.diff_id).collect();
             let names: Vec<ImageName> = name.into_iter().collect();
             let shown = names.first().map(ImageName::familiar).unwrap_or_default();
+            let tagged = shown.clone();
             let parent = parent.map(|record| record.id);
             let id = images.add(Loaded { config: made.to_bytes(), layers, names, parent }, now)?;
             drop(at_work);
+            images.event("create", &id, &id.to_string());
+            if !tagged.is_empty() {
+                images.event("tag", &id, &tagged);
+            }
             let attributes = BTreeMap::from([
                 ("comment".to_owned(), made.comment.clone()),
                 ("imageID".to_owned(), id.to_string()),

@@ -327,18 +327,20 @@ impl Shared {
 pub(super) fn check_endpoint(network: &super::types::Network, spec: &EndpointSpec) -> Result<()> {
     let fixed = spec.ipv4_address.map(IpAddr::from).into_iter().chain(spec.ipv6_address.map(IpAddr::from));
     let fixed: Vec<IpAddr> = fixed.collect();
-    let invalid = |words: &str| {
-        Error::invalid(format!("invalid config for network {}: invalid endpoint settings:\n{words}", network.name))
-    };
+    let invalid = |words: &str| Error::invalid(format!("invalid endpoint settings:\n{words}"));
     if network.is_predefined() && !fixed.is_empty() {
-        return Err(invalid("user specified IP address is supported on user defined networks only"));
+        // dockerd's two reasons in its form.
+        return Err(invalid(
+            "* user specified IP address is supported on user defined networks only\n* user specified IP address is \
+             supported only when connecting to networks with user configured subnets",
+        ));
     }
     if network.is_predefined() && !spec.aliases.is_empty() {
         return Err(invalid("network-scoped aliases are only supported for user-defined networks"));
     }
     for address in fixed {
         if !network.blocks.iter().any(|block| block.subnet.contains(address)) {
-            return Err(invalid(&format!("no configured subnet contains IP address {address}")));
+            return Err(invalid(&format!("no configured subnet or ip-range contain the IP address {address}")));
         }
     }
     if let Some(bad) = spec.link_local_ips.iter().find(|text| text.parse::<IpAddr>().is_err()) {
@@ -363,7 +365,8 @@ impl Live {
         if !self.network.driver.has_addresses() {
             return Ok(endpoint);
         }
-        check_endpoint(&self.network, spec)?;
+        check_endpoint(&self.network, spec)
+            .map_err(|error| error.context(format!("invalid config for network {}", self.network.name)))?;
         endpoint.interface = interface.to_owned();
         let mut wanted_v4 = spec.ipv4_address.map(IpAddr::from);
         let mut wanted_v6 = spec.ipv6_address.map(IpAddr::from);

@@ -17,6 +17,8 @@ const POOLS: [&str; 3] = ["172.31.0.0/16", "172.30.0.0/16", "192.168.0.0/16"];
 const BLOCK_PREFIX: u8 = 26;
 /// Docker's own limit for names of objects does not exist; ours keeps records and messages sane.
 const NAME_BYTES_MAX: usize = 255;
+/// As dockerd shortens ids.
+const SHORT_ID_DIGITS: usize = 12;
 
 impl Shared {
     pub(super) fn create(&self, spec: NetworkSpec) -> Result<Network> {
@@ -143,16 +145,16 @@ impl Shared {
                 format!("{} is a pre-defined network and cannot be removed", network.name),
             ));
         }
-        let on = |held: &&super::state::Held| {
-            held.attachment.endpoints.values().any(|endpoint| endpoint.network_id.as_ref() == Some(&network.id))
+        let on = |held: &super::state::Held| {
+            let mut all = held.attachment.endpoints.values();
+            let endpoint = all.find(|endpoint| endpoint.network_id.as_ref() == Some(&network.id))?;
+            let id = endpoint.endpoint_id.get(..SHORT_ID_DIGITS).unwrap_or(&endpoint.endpoint_id);
+            Some(format!("name:\"{}\" id:\"{id}\"", held.name))
         };
-        if let Some(held) = state.held.values().find(on) {
+        if let Some(held) = state.held.values().find_map(on) {
             return Err(Error::new(
                 ErrorKind::Forbidden,
-                format!(
-                    "error while removing network: network {} has active endpoints (name:\"{}\")",
-                    network.name, held.name
-                ),
+                format!("error while removing network: network {} has active endpoints ({held})", network.name),
             ));
         }
         let shards = state.networks.remove(&network.id).map_or(0, |live| live.shards.len());

@@ -212,6 +212,9 @@ impl Networks {
                 Err(error) => tracing::info!(network = network.name, %error, "network not pruned"),
             }
         }
+        // As the others' prunes; a network takes no room.
+        let attributes = std::collections::BTreeMap::from([("reclaimed".to_owned(), "0".to_owned())]);
+        self.engine.events().publish(crate::events::EventKind::Network, "prune", "", attributes);
         Ok(pruned)
     }
 

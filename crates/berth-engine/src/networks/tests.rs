@@ -328,7 +328,7 @@ fn fixed_addresses_are_kept_and_clashes_are_refused() {
         assert_eq!(link.mac, [2, 0, 0, 0, 0, 0x77]);
         assert_eq!(start(&shared, 2, &ask).unwrap_err().message, "Address already in use");
         ask.spec.ipv4_address = Some("10.98.0.1".parse().unwrap());
-        assert!(start(&shared, 2, &ask).unwrap_err().message.contains("no configured subnet"));
+        assert!(start(&shared, 2, &ask).unwrap_err().to_string().contains("no configured subnet"));
         let error = shared.remove("fix").unwrap_err();
         assert!(error.message.contains("has active endpoints"), "{error}");
         // Joining and leaving while running.
