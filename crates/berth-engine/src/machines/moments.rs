@@ -292,9 +292,7 @@ impl Unfinished {
             match answer["status"].as_str() {
                 Some("completed") => break None,
                 Some("failed" | "cancelled") => {
-                    let why: String =
-                        answer["error-desc"].as_str().unwrap_or("no reason given").chars().take(500).collect();
-                    break Some(Error::internal(format!("QEMU cannot save the machine's state: {why}")));
+                    break Some(not_saved(&theirs, answer["error-desc"].as_str()));
                 }
                 _ => {}
             }
@@ -476,6 +474,19 @@ pub(super) async fn check_saved(shared: &Arc<Shared>, moment: &Moment) -> Result
             .with_hint("go back to the disks alone: berth vm revert --disks-only")),
     })
     .await
+}
+
+/// Why a state was not saved. Of a full disk QEMU says nothing: whoever tries to write there too is told.
+fn not_saved(theirs: &File, why: Option<&str>) -> Error {
+    const WHAT: &str = "QEMU cannot save the machine's state";
+    let end = theirs.metadata().map_or(0, |meta| meta.len());
+    if let Err(cause) = theirs.write_all_at(&[1; 64 << 10], end)
+        && crate::full::is_behind(&cause)
+    {
+        return crate::full::or_here(ErrorKind::Internal, WHAT, &cause);
+    }
+    let why: String = why.unwrap_or("no reason given").chars().take(500).collect();
+    Error::internal(format!("{WHAT}: {why}"))
 }
 
 #[cfg(test)]
