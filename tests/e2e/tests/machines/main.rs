@@ -8,6 +8,7 @@ mod guests;
 mod life;
 mod memory;
 mod network;
+mod trouble;
 
 use berth_testkit::{Client, Engine};
 use serde_json::Value;
