@@ -20,6 +20,7 @@ mod adopt;
 mod archive;
 mod changes;
 mod decode;
+mod deflate;
 mod gzip;
 mod record;
 mod stream;
