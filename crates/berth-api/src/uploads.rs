@@ -12,6 +12,7 @@
 use crate::Api;
 use crate::identity::{Role, Who};
 use crate::schedules::now_millis;
+use berth_engine::full;
 use berth_store::{Batch, Store, StoreError};
 use berth_types::{Error, ErrorKind, Result};
 use bytes::Bytes;
@@ -66,9 +67,7 @@ fn failed(cause: &(dyn std::error::Error + 'static)) -> Error {
 }
 
 fn cannot(action: &str, path: &Path, cause: &std::io::Error) -> Error {
-    let full = cause.kind() == std::io::ErrorKind::StorageFull;
-    let kind = if full { ErrorKind::Unavailable } else { ErrorKind::Internal };
-    Error::because(kind, format!("cannot {action} {}", path.display()), cause)
+    full::or_here(ErrorKind::Internal, format!("cannot {action} {}", path.display()), cause)
 }
 
 fn none(id: &str) -> Error {
@@ -278,6 +277,14 @@ mod tests {
     fn open(folder: &Path) -> Arc<Uploads> {
         let store = Store::open(&folder.join("a.redb"), |_, _, record| record).unwrap();
         Arc::new(Uploads::new(store, folder))
+    }
+
+    #[test]
+    fn a_disk_without_room_is_told_from_other_failures() {
+        for (errno, kind) in [(28, ErrorKind::Unavailable), (122, ErrorKind::Unavailable), (5, ErrorKind::Internal)] {
+            let error = cannot("write", Path::new("/x"), &std::io::Error::from_raw_os_error(errno));
+            assert_eq!((error.kind, error.hint.is_some()), (kind, kind == ErrorKind::Unavailable), "{error}");
+        }
     }
 
     fn upload(size_bytes: u64) -> Upload {

@@ -8,19 +8,19 @@ type Cause<'a> = &'a (dyn std::error::Error + 'static);
 /// What to do about it, where it is the engine's own disk.
 const HINT: &str = "the disk is full: berth system prune, or an engine with its --data-root on a larger one";
 
+fn is(kind: io::ErrorKind) -> bool {
+    matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
 /// Whether it is what lies behind `cause`.
 pub(crate) fn is_behind(cause: Cause<'_>) -> bool {
     let mut chain = std::iter::successors(Some(cause), |cause| cause.source());
-    chain.any(|cause| {
-        let kind = cause.downcast_ref::<io::Error>().map(io::Error::kind);
-        matches!(kind, Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
-    })
+    chain.any(|cause| cause.downcast_ref::<io::Error>().is_some_and(|cause| is(cause.kind())))
 }
 
 /// The same of an error that was told already.
 pub(crate) fn is_told(error: &Error) -> bool {
-    let kind = error.errno.map(|errno| io::Error::from_raw_os_error(errno).kind());
-    matches!(kind, Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
+    error.errno.is_some_and(|errno| is(io::Error::from_raw_os_error(errno).kind()))
 }
 
 /// Something that writes has failed: of the kind `otherwise`, or because the disk that it writes to is full.
@@ -30,7 +30,7 @@ pub(crate) fn or(otherwise: ErrorKind, message: impl Into<String>, cause: Cause<
 }
 
 /// The same of what writes into the engine's own folders.
-pub(crate) fn or_here(otherwise: ErrorKind, message: impl Into<String>, cause: Cause<'_>) -> Error {
+pub fn or_here(otherwise: ErrorKind, message: impl Into<String>, cause: Cause<'_>) -> Error {
     let error = or(otherwise, message, cause);
     if is_behind(cause) { error.with_hint(HINT) } else { error }
 }

@@ -20,7 +20,7 @@ pub mod containers;
 pub mod events;
 mod files;
 pub mod filters;
-mod full;
+pub mod full;
 pub mod guests;
 pub mod host;
 pub mod images;

@@ -18,7 +18,6 @@ mod copy;
 mod look;
 mod pack;
 mod root;
-mod size;
 mod unpack;
 mod users;
 
@@ -27,7 +26,6 @@ pub use copy::{copy_folder, list_attributes};
 pub use look::{Look, last_name, look};
 pub use pack::{PackError, pack, pack_content, reopen};
 pub use root::{Cover, Found, Root, clean};
-pub use size::disk_bytes;
 pub use unpack::{UnpackError, UnpackOptions, remove, unpack};
 pub use users::{OwnerError, owner};
 

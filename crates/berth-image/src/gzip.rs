@@ -45,8 +45,10 @@ impl Block {
         self.member.clear();
         self.member.extend_from_slice(&HEAD);
         deflater.deflate(block, &mut self.member);
-        self.member.extend_from_slice(&libdeflater::crc32(block).to_le_bytes());
-        self.member.extend_from_slice(&(block.len() as u32).to_le_bytes());
+        let mut check = flate2::Crc::new();
+        check.update(block);
+        self.member.extend_from_slice(&check.sum().to_le_bytes());
+        self.member.extend_from_slice(&check.amount().to_le_bytes());
     }
 }
 

@@ -3,6 +3,7 @@
 pub mod bpf;
 pub mod clone;
 pub mod device;
+pub mod disk_usage;
 pub mod entropy;
 pub mod freeze;
 pub mod handed_over;

@@ -128,7 +128,7 @@ impl Shared {
                 id: images::digest_of(name.as_bytes()),
                 kind: CacheKind::Mount,
                 description: format!("cache mount {}", name.get(..12)?),
-                bytes: crate::files::disk_bytes(&entry.path()),
+                bytes: berth_sys::disk_usage::disk_bytes(&entry.path()),
                 created_unix_nanos: meta.created().ok().and_then(unix_nanos).unwrap_or(0),
                 used_unix_nanos: meta.mtime().saturating_mul(1_000_000_000),
                 shared: false,
@@ -436,7 +436,7 @@ impl Builds {
                 for entry in std::fs::read_dir(&shared.caches).into_iter().flatten().flatten() {
                     let name = entry.file_name().to_string_lossy().into_owned();
                     let Ok(_free) = shared.lock(&name).try_lock_owned() else { continue };
-                    freed += crate::files::disk_bytes(&entry.path());
+                    freed += berth_sys::disk_usage::disk_bytes(&entry.path());
                     std::fs::remove_dir_all(entry.path()).map_err(|cause| {
                         Error::because(ErrorKind::Internal, format!("cannot remove {}", entry.path().display()), &cause)
                     })?;

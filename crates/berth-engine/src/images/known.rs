@@ -28,17 +28,19 @@ fn failed(cause: &StoreError) -> Error {
 }
 
 /// Adds what was seen, newest first.
-fn merge(known: &mut Vec<KnownBlob>, seen: &Descriptor, domain: &str, path: &str) {
-    let place = (domain.to_owned(), path.to_owned());
+fn merge(known: &mut Vec<KnownBlob>, seen: &Descriptor, place: Option<(&str, &str)>) {
     let mut blob = match known.iter().position(|blob| blob.digest == seen.digest) {
         Some(at) => known.remove(at),
         None => {
             KnownBlob { digest: seen.digest, size: seen.size, media_type: seen.media_type.clone(), places: Vec::new() }
         }
     };
-    blob.places.retain(|other| *other != place);
-    blob.places.insert(0, place);
-    blob.places.truncate(PLACES_MAX);
+    if let Some((domain, path)) = place {
+        let place = (domain.to_owned(), path.to_owned());
+        blob.places.retain(|other| *other != place);
+        blob.places.insert(0, place);
+        blob.places.truncate(PLACES_MAX);
+    }
     known.insert(0, blob);
     known.truncate(BLOBS_MAX);
 }
@@ -52,11 +54,20 @@ impl Shared {
 
     /// Remembers that a repository has these layers in these forms.
     pub(super) fn remember_blobs(&self, layers: &[(Digest, Descriptor)], domain: &str, path: &str) -> Result<()> {
+        self.remember(layers, Some((domain, path)))
+    }
+
+    /// Remembers a form that a layer has here, whether or not a repository has it.
+    pub(super) fn remember_packed(&self, diff_id: Digest, form: Descriptor) -> Result<()> {
+        self.remember(&[(diff_id, form)], None)
+    }
+
+    fn remember(&self, layers: &[(Digest, Descriptor)], place: Option<(&str, &str)>) -> Result<()> {
         let mut batch = Batch::new();
         for (diff_id, descriptor) in layers {
             let before = self.known_blobs(diff_id)?;
             let mut known = before.clone();
-            merge(&mut known, descriptor, domain, path);
+            merge(&mut known, descriptor, place);
             if known != before {
                 batch.put(TABLE, &diff_id.hex(), &known).map_err(|cause| failed(&cause))?;
             }
@@ -84,15 +95,18 @@ mod tests {
     fn the_newest_forms_and_places_stay() {
         let mut known = Vec::new();
         for n in 0..6u8 {
-            merge(&mut known, &Descriptor::new("x", Digest::from_bytes([n; 32]), 1), "h", "a");
+            merge(&mut known, &Descriptor::new("x", Digest::from_bytes([n; 32]), 1), Some(("h", "a")));
         }
         assert_eq!(known.len(), BLOBS_MAX);
         for n in 0..20 {
-            merge(&mut known, &Descriptor::new("x", Digest::from_bytes([2; 32]), 1), "h", &format!("r{n}"));
+            merge(&mut known, &Descriptor::new("x", Digest::from_bytes([2; 32]), 1), Some(("h", &format!("r{n}"))));
         }
         assert_eq!(known[0].digest, Digest::from_bytes([2; 32]));
         assert_eq!((known[0].places.len(), known[0].places[0].1.as_str()), (PLACES_MAX, "r19"));
-        merge(&mut known, &Descriptor::new("x", Digest::from_bytes([2; 32]), 1), "h", "r19");
+        merge(&mut known, &Descriptor::new("x", Digest::from_bytes([2; 32]), 1), Some(("h", "r19")));
         assert_eq!(known[0].places.len(), PLACES_MAX);
+        // What is only here takes no place away.
+        merge(&mut known, &Descriptor::new("x", Digest::from_bytes([2; 32]), 1), None);
+        assert_eq!((known[0].places.len(), known[0].places[0].1.as_str()), (PLACES_MAX, "r19"));
     }
 }

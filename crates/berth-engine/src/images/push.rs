@@ -4,7 +4,8 @@
 //! layer ── a form that the repository has?           "Layer already exists"
 //!       ── one that lies elsewhere in the registry?  "Mounted from .."
 //!       ── a packed form on our disk?                sent
-//!       ── else packed from the layer's record, the same bytes every time, sent as they come, kept for the next push
+//!       ── else packed from the layer's record, the same bytes every time, sent as they come, and kept for the next push,
+//!          whatever becomes of this one
 //! ```
 
 use super::known::KnownBlob;
@@ -32,7 +33,8 @@ use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedRwLockReadGuard, Semaphore, mpsc, oneshot};
 
 /// How often a layer's progress is told.
 const TELL_EVERY: Duration = Duration::from_millis(100);
@@ -298,6 +300,45 @@ impl Write for Counted<'_> {
     }
 }
 
+/// A layer that is packed. Kept for the next push when this is dropped: also when the upload fails, when another layer's
+/// does, or when the client leaves.
+struct Ready {
+    shared: Arc<Shared>,
+    diff_id: Digest,
+    form: Descriptor,
+    draft: Option<Draft>,
+}
+
+impl Ready {
+    /// Keeps it; nobody waits for its way to the disk but who wants to know what is kept.
+    async fn keep(mut self) {
+        let keeping = self.shared.registries.keeping.clone().read_owned().await;
+        self.seal(Some(keeping), false);
+    }
+
+    fn seal(&mut self, keeping: Option<OwnedRwLockReadGuard<()>>, remember: bool) {
+        // Without a runtime the engine is ending.
+        let (Some(draft), Ok(runtime)) = (self.draft.take(), Handle::try_current()) else { return };
+        let (shared, diff_id, form) = (self.shared.clone(), self.diff_id, self.form.clone());
+        runtime.spawn_blocking(move || {
+            let sealed = draft.seal().map_err(|cause| content(&diff_id, &cause));
+            let kept = sealed.and_then(|_| if remember { shared.remember_packed(diff_id, form) } else { Ok(()) });
+            if let Err(cause) = kept {
+                tracing::warn!(%cause, layer = %diff_id, "what was packed is not kept: the next push packs it again");
+            }
+            drop(keeping);
+        });
+    }
+}
+
+impl Drop for Ready {
+    fn drop(&mut self) {
+        let keeping = self.shared.registries.keeping.clone().try_read_owned().ok();
+        // Whoever sent it would have remembered it.
+        self.seal(keeping, true);
+    }
+}
+
 /// What of a draft is there already is sent while the rest is packed.
 struct Growing(Follower);
 
@@ -378,22 +419,26 @@ impl Push {
         let (shared, watched) = (self.shared.clone(), packed.clone());
         let packing = async move {
             let mut draft = draft;
-            let (form, draft) = blocking(move || {
+            let ready = blocking(move || {
                 pack_into(&shared, diff_id, &mut draft, &watched)?;
-                Ok((Descriptor::new(DOCKER_LAYER_GZIP, draft.digest(), draft.size()), draft))
+                let form = Descriptor::new(DOCKER_LAYER_GZIP, draft.digest(), draft.size());
+                Ok(Ready { shared, diff_id, form, draft: Some(draft) })
             })
             .await?;
             drop(turn);
             // Who sends it may have ended: its own error counts.
-            told.send((form.digest, form.size)).unwrap_or_default();
-            Ok::<_, Error>((form, draft))
+            told.send((ready.form.digest, ready.form.size)).unwrap_or_default();
+            Ok::<_, Error>(ready)
         };
         let whole = async { whole.await.map_err(|_| io::Error::other("it could not be packed")) };
         let expected = packed.clone();
         let sent = Arc::new(progress(id.clone(), move || expected.expected(), self.to.clone()));
         let sending = self.repository.upload_growing(source, whole, sent);
-        let ((form, draft), sent) = match select(pin!(packing), pin!(sending)).await {
-            Either::Left((packed, sending)) => (packed?, self.fail(sending.await)?),
+        let (ready, sent) = match select(pin!(packing), pin!(sending)).await {
+            Either::Left((packed, sending)) => {
+                let ready = packed?;
+                (ready, self.fail(sending.await)?)
+            }
             Either::Right((Ok(sent), packing)) => (packing.await?, sent),
             Either::Right((Err(cause), packing)) => {
                 // There was nothing to read any more: why, packing knows.
@@ -405,22 +450,12 @@ impl Push {
         };
         let status = if sent == Uploaded::Sent { "Pushed" } else { "Layer already exists" };
         self.say(&id, status).await;
-        self.keep(diff_id, draft).await;
+        let form = ready.form.clone();
+        ready.keep().await;
         let (shared, seen) = (self.shared.clone(), [(diff_id, form.clone())]);
         let (domain, path) = (self.name.domain().to_owned(), self.name.path().to_owned());
         blocking(move || shared.remember_blobs(&seen, &domain, &path)).await?;
         Ok(form)
-    }
-
-    /// Keeps what was packed for the next push, which need not wait for its way to the disk.
-    async fn keep(&self, diff_id: Digest, draft: Draft) {
-        let kept = self.shared.registries.keeping.clone().read_owned().await;
-        tokio::task::spawn_blocking(move || {
-            if let Err(cause) = draft.seal() {
-                tracing::warn!(%cause, layer = %diff_id, "what was packed is not kept: the next push packs it again");
-            }
-            drop(kept);
-        });
     }
 
     async fn send(&self, id: &str, digest: &Digest, size: u64, file: File) -> Result<()> {

@@ -9,8 +9,9 @@
 //! The execution root is memory, a page at least for each file, and the profile is more than half of a configuration:
 //! nearly all containers have the same. What no container has any more is removed when another profile comes.
 
+use crate::full;
 use berth_types::digest::hex;
-use berth_types::{Error, ErrorKind, Result};
+use berth_types::{ErrorKind, Result};
 use oci_spec::runtime::{LinuxSeccomp, Spec};
 use sha2::{Digest as _, Sha256};
 use std::io;
@@ -23,9 +24,7 @@ const TRIES_MAX: u32 = 100;
 /// Writes it into `folder`. Answers where the profile is, when it is apart. Blocks.
 pub(crate) fn write_config(exec_root: &Path, folder: &Path, mut spec: Spec) -> Result<Option<PathBuf>> {
     let failed = |path: &Path, cause: io::Error| {
-        let kind =
-            if cause.kind() == io::ErrorKind::StorageFull { ErrorKind::Unavailable } else { ErrorKind::Internal };
-        Error::because(kind, format!("cannot write {}", path.display()), &cause)
+        full::or(ErrorKind::Internal, format!("cannot write {}", path.display()), &cause)
     };
     let profile = take_profile(&mut spec);
     let path = folder.join("config.json");

@@ -261,7 +261,7 @@ impl Shared {
 
     /// Bytes on disk, each file counted once.
     pub(super) fn size_bytes(&self, name: &str) -> u64 {
-        crate::files::disk_bytes(&self.folder.join(name))
+        berth_sys::disk_usage::disk_bytes(&self.folder.join(name))
     }
 }
 

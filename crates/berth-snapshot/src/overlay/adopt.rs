@@ -1,8 +1,9 @@
 //! A snapshot's upper folder becomes a layer's files by a rename.
 
-use super::{is_missing, remove};
+use super::is_missing;
 use crate::layer::{AdoptedLayer, StagedLayer, Temporary};
 use crate::{Result, SnapshotError, make_folder, step};
+use berth_sys::disk_usage::disk_bytes;
 use berth_types::Digest;
 use rustix::fs::{Gid, Mode, Uid};
 use std::fs::File;
@@ -44,7 +45,7 @@ impl AdoptedLayer for Adopted {
     fn finish(self: Box<Self>, id: Digest) -> Result<StagedLayer> {
         let path = self.folder.path.join("bytes");
         // With the block that this file itself takes.
-        let bytes = remove::disk_bytes(&self.folder.path) + 4096;
+        let bytes = disk_bytes(&self.folder.path) + 4096;
         std::fs::write(&path, bytes.to_string()).map_err(step("write", &path))?;
         Ok(StagedLayer { id, bytes, folder: self.folder })
     }

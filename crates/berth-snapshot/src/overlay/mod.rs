@@ -33,6 +33,7 @@ mod write;
 use crate::erofs::{self, Image};
 use crate::layer::{AdoptedLayer, Content, LayerReader, LayerWriter, Retired, StagedLayer, Temporary};
 use crate::{Result, SnapshotError, Snapshotter, make_folder, step};
+use berth_sys::disk_usage::disk_bytes;
 use berth_types::Digest;
 use berth_types::mount::{Lower, Overlay, Rootfs, Upper};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
@@ -262,7 +263,7 @@ impl Snapshotter for OverlayDriver {
         let path = folder.join("bytes");
         match std::fs::read_to_string(&path) {
             // A number that cannot be read is counted anew.
-            Ok(text) => Ok(Some(text.trim().parse().unwrap_or_else(|_| remove::disk_bytes(&folder)))),
+            Ok(text) => Ok(Some(text.trim().parse().unwrap_or_else(|_| disk_bytes(&folder)))),
             Err(cause) if is_missing(&cause) => Ok(None),
             Err(cause) => Err(step("read", &path)(cause)),
         }
@@ -396,7 +397,7 @@ impl Snapshotter for OverlayDriver {
     }
 
     fn disk_bytes(&self, key: &str) -> Result<u64> {
-        Ok(remove::disk_bytes(&self.snapshot(key)?.join("fs")))
+        Ok(disk_bytes(&self.snapshot(key)?.join("fs")))
     }
 }
 

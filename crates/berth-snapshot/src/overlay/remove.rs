@@ -1,10 +1,8 @@
-//! Taking folders away, and measuring them.
+//! Taking folders away.
 
 use super::{GONE, NEW};
 use crate::{Result, step};
-use std::collections::HashSet;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// Removes a folder with everything in it; one that is gone is as good as removed.
@@ -49,26 +47,4 @@ pub(super) fn in_background(paths: Vec<PathBuf>) {
     };
     // Without a thread they stay until then as well.
     drop(std::thread::Builder::new().name("remove-leftovers".to_owned()).spawn(work));
-}
-
-/// Bytes allocated at and below `path`, as `du` counts them: a file with several names once.
-pub(super) fn disk_bytes(path: &Path) -> u64 {
-    let Ok(meta) = std::fs::symlink_metadata(path) else { return 0 };
-    let device = meta.dev();
-    let mut total = meta.blocks() * 512;
-    let mut seen = HashSet::new();
-    let mut folders = vec![path.to_owned()];
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
-            let Ok(meta) = entry.metadata() else { continue };
-            if meta.dev() != device || (!meta.is_dir() && meta.nlink() > 1 && !seen.insert(meta.ino())) {
-                continue;
-            }
-            total += meta.blocks() * 512;
-            if meta.is_dir() {
-                folders.push(entry.path());
-            }
-        }
-    }
-    total
 }

@@ -82,8 +82,8 @@ fn what_goes_to_another_host_is_one_line() {
     make_image(&here, "seen:1", 4, 23);
     let (ssh, go) = (here.root().join("ssh"), here.root().join("go"));
     let text = format!(
-        "#!/bin/sh\nshift 2\nexport BERTH_HOST=unix://{} HOME={}\nread line\n\
-         (echo \"$line\"; head -c 2000000; until [ -e {} ]; do sleep 0.05; done; cat) | {} \"$@\"\n",
+        "#!/bin/sh\nshift 2\nexport BERTH_HOST=unix://{} HOME={}\nread line\nn=0\n\
+         (echo \"$line\"; head -c 2000000; until [ -e {} ] || [ $((n += 1)) -gt 2400 ]; do sleep 0.05; done; cat) | {} \"$@\"\n",
         there.socket().display(),
         there.root().display(),
         go.display(),

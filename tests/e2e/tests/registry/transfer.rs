@@ -1,7 +1,8 @@
 //! Images go to a registry and come back: the real registry, the real client, ours, and a link that breaks.
 
 use crate::common::{digest, forget_packed, id, make_image, names_in, put_manifest};
-use berth_testkit::{Engine, Link, Registry, wait_until};
+use berth_testkit::{Engine, Link, Registry, Reply, Server, wait_until};
+use std::os::unix::fs::MetadataExt as _;
 
 #[test]
 fn what_is_pushed_is_pulled_and_runs() {
@@ -133,6 +134,36 @@ fn all_tags_platforms_and_what_a_registry_knows() {
 }
 
 #[test]
+fn what_was_packed_for_a_push_that_failed_is_not_packed_again() {
+    let Some(registry) = Registry::plain() else { return };
+    let Some(engine) = Engine::start("registry-push-failed") else { return };
+    make_image(&engine, "kept", 3, 31);
+    // Takes all the bytes and does not want them.
+    let stingy = Server::start(|request| match request.method.as_str() {
+        "GET" => Reply::new(200, "{}"),
+        "POST" | "PATCH" => Reply::new(202, "").with("Location", "/v2/kept/blobs/uploads/1"),
+        "PUT" => Reply::new(403, r#"{"errors":[{"code":"DENIED","message":"no room left for you"}]}"#),
+        _ => Reply::new(404, ""),
+    });
+    let names = [stingy.address(), registry.address().to_owned()].map(|address| format!("{address}/kept:1"));
+    for name in &names {
+        engine.docker(["tag", "kept", name]).success();
+    }
+    let failed = engine.docker(["push", &names[0]]).failure(1);
+    assert!(failed.contains("no room left for you"), "{failed}");
+    wait_until("what was packed is kept", || names_in(&engine, "content/blobs/sha256").len() == 1);
+    let hex = names_in(&engine, "content/blobs/sha256").remove(0);
+    let packed = engine.root().join("data/content/blobs/sha256").join(&hex);
+    let inode = || std::fs::metadata(&packed).expect("it is kept").ino();
+    let before = inode();
+    engine.docker(["push", &names[1]]).success();
+    let on_its_way = || names_in(&engine, "content/partial").iter().any(|name| name.starts_with("draft-"));
+    wait_until("nothing is being kept", || !on_its_way());
+    assert_eq!(inode(), before, "the same file, not one packed anew");
+    crate::common::curl(&["-I", &format!("http://{}/v2/kept/blobs/sha256:{hex}", registry.address())]);
+}
+
+#[test]
 fn a_link_cut_twenty_times_and_an_engine_killed_cost_no_more_bytes() {
     let Some(registry) = Registry::plain() else { return };
     let Some(mut engine) = Engine::start("registry-cut") else { return };
@@ -219,6 +250,18 @@ fn a_mirror_serves_the_public_registrys_names() {
     let pulled = engine.docker(["pull", "fromhub:1"]).success();
     assert!(pulled.contains("Status: Downloaded newer image for fromhub:1\ndocker.io/library/fromhub:1"), "{pulled}");
     assert_eq!(id(&engine, "fromhub:1"), id(&engine, &home));
+    // A build asks the same mirror, in a FROM and in a COPY.
+    engine.docker(["rmi", "fromhub:1", &home]).success();
+    let context = engine.root().join("context");
+    std::fs::create_dir(&context).expect("scratch folder");
+    let text = "FROM fromhub:1\nCOPY --from=library/fromhub:2 /noise /second\nRUN busybox cmp /noise /second || echo differs >/said\n";
+    std::fs::write(context.join("Dockerfile"), text).expect("scratch folder");
+    let second = format!("{}/library/fromhub:2", registry.address());
+    make_image(&engine, &second, 1, 8);
+    engine.docker(["push", &second]).success();
+    engine.docker(["rmi", &second]).success();
+    engine.berth(["build", "-q", "-t", "mirrored", context.to_str().expect("our own path")]).success();
+    assert_eq!(engine.docker(["run", "--rm", "mirrored", "sh", "-c", "busybox cat /said"]).success(), "differs");
     let info = engine
         .docker(["info", "-f", "{{.RegistryConfig.Mirrors}} {{.RegistryConfig.InsecureRegistryCIDRs}}"])
         .success();
