@@ -802,6 +802,38 @@ test('the audit log has it all', async () => {
   assert.ok(entries.every((one) => !JSON.stringify(one).includes(PASSWORD)));
 });
 
+/** Whether the last column that is seen ends where the table does. */
+const columnsFill = (at) => at.locator('.rows table').evaluate((table) => {
+  const last = [...table.tHead.rows[0].cells].filter((cell) => cell.offsetWidth > 0).at(-1);
+  return Math.abs(last.getBoundingClientRect().right - table.getBoundingClientRect().right) < 1;
+});
+
+test('instances are grouped, and a group is folded', async () => {
+  for (const [name, label] of [['grouped-a', 'berth.project=north'], ['grouped-b', 'berth.project=south'], ['grouped-c', 'other=x']]) engine.berth('create', '--name', name, '--label', label, 'tiny');
+  const grouped = await newPage({ storageState: await page.context().storageState() });
+  await grouped.goto(`${engine.url}/instances?q=grouped-`);
+  await grouped.getByRole('link', { name: 'grouped-c', exact: true }).waitFor();
+  const rows = async () => (await grouped.locator('tbody tr').allInnerTexts()).map((text) => /grouped-.|north|south|in none/.exec(text)?.[0]);
+  await grouped.getByLabel('Group by').selectOption('project');
+  await until('heads before rows', async () => (await rows()).join() === 'north,grouped-a,south,grouped-b,in none,grouped-c');
+  const north = grouped.locator('tbody').getByRole('button', { name: 'north' });
+  await north.click();
+  assert.equal(await north.getAttribute('aria-expanded'), 'false');
+  await until('it is folded', async () => (await rows()).join() === 'north,south,grouped-b,in none,grouped-c');
+  assert.deepEqual(await violations(grouped), []);
+  await shot('instances-grouped', grouped);
+  await grouped.setViewportSize({ width: 390, height: 800 });
+  await until('a phone has no column that is empty', () => columnsFill(grouped));
+  await shot('instances-grouped-phone', grouped);
+  await grouped.setViewportSize({ width: 1280, height: 800 });
+  await until('and the wide table is whole', () => columnsFill(grouped));
+  // Kept for the next visit.
+  await grouped.reload();
+  await until('it is grouped again', async () => (await rows()).join() === 'north,grouped-a,south,grouped-b,in none,grouped-c');
+  await grouped.context().close();
+  engine.berth('rm', 'grouped-a', 'grouped-b', 'grouped-c');
+});
+
 test('a visit asks for one script and one style, and knows from the page itself who is signed in', async () => {
   // Of a folder it is served as it lies there.
   if (process.env.BERTH_PAGES) return;
@@ -857,6 +889,9 @@ test('a thousand rows: only those in sight exist', async () => {
   assert.ok(changed.beyond > 0, 'and then they do');
   await crowded.locator('.rows').evaluate((box) => box.scrollTo(0, box.scrollHeight));
   await crowded.getByRole('link', { name: 'many-999', exact: true }).waitFor();
+  await crowded.setViewportSize({ width: 390, height: 800 });
+  await until('a phone has no column that is empty', () => columnsFill(crowded));
+  await crowded.setViewportSize({ width: 1280, height: 800 });
   await crowded.getByLabel('Filter').fill('many-77');
   await crowded.getByRole('link', { name: 'many-777', exact: true }).waitFor();
   await crowded.unrouteAll({ behavior: 'ignoreErrors' });
