@@ -71,7 +71,7 @@ export interface Texts { command: string; call: string; compose: string }
 export interface Detail {
   instance: Instance;
   why: Why;
-  limits: { memory_bytes: number; cpus: number; processes: number };
+  limits: { memory_bytes: number; cpus: number; processes: number; disk_bytes: number };
   env: string[];
   entrypoint: string[];
   user: string;

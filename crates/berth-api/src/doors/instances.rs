@@ -100,7 +100,13 @@ answers! {
     /// Why it is in the state that it is in.
     WhyView { summary: String, details: Vec<String>, hint: Option<String> }
     /// 0 is no limit.
-    Limits { memory_bytes: i64, cpus: f64, processes: i64 }
+    Limits {
+        memory_bytes: i64,
+        cpus: f64,
+        processes: i64,
+        /// Of what it writes itself; a container's has none.
+        disk_bytes: u64,
+    }
     Mount {
         /// bind, volume, tmpfs or image.
         kind: String,
@@ -123,6 +129,8 @@ requests! {
         memory_bytes: Option<i64>,
         cpus: Option<f64>,
         processes: Option<i64>,
+        /// Refused, and says why: nothing that exists can have another one.
+        disk_bytes: Option<u64>,
         restart: Option<String>,
         /// All published ports anew; those that stay are not interrupted.
         ports: Option<Vec<super::create::PortWish>>,
@@ -365,6 +373,7 @@ pub(crate) async fn inspect(
             memory_bytes: spec.host.resources.memory_bytes,
             cpus: cpus(&spec.host.resources),
             processes: spec.host.resources.pids_limit.unwrap_or(0).max(0),
+            disk_bytes: if super::create::isolation(&spec.host) == "vm" { berth_engine::guests::DISK_BYTES } else { 0 },
         },
         env: match who.here {
             Role::Viewer => spec.config.env.iter().map(|entry| hidden(entry)).collect(),
@@ -412,6 +421,7 @@ pub(crate) async fn update(
     Json(body): Json<Update>,
 ) -> ApiResult<Response> {
     let found = api.engine.containers().inspect(&id, false).await?;
+    let apart = super::create::isolation(&found.spec.host) == "vm";
     let now = found.spec.host.resources;
     let mut resources = Resources::default();
     let mut said = Vec::new();
@@ -445,6 +455,15 @@ pub(crate) async fn update(
     if let Some(processes) = body.processes {
         resources.pids_limit = Some(if processes <= 0 { -1 } else { processes });
         said.push(format!("processes {processes}"));
+    }
+    if body.disk_bytes.is_some() {
+        let message = match apart {
+            true => "the disk of its machine keeps its size for as long as it exists",
+            false => "what a container writes has no limit of its own",
+        };
+        return Err(Error::invalid(format!("the disk of {} cannot be limited anew: {message}", found.name))
+            .with_hint("the disk quota of its project limits all that is in it together")
+            .into());
     }
     let mut need = Need::of(&now);
     need.cpus = body.cpus.unwrap_or(need.cpus);

@@ -25,6 +25,7 @@ mod start;
 mod top;
 
 pub use kernels::{InstallKernel, KernelView, Kernels};
+pub use start::DISK_BYTES;
 
 pub(crate) use agent::Agent;
 pub(crate) use files::{archive_get, archive_put, archive_stat, changes, export, layer};

@@ -21,7 +21,7 @@ const MEMORY_BYTES_DEFAULT: u64 = 512 << 20;
 /// What kernel and agent need beside the container's memory.
 const MEMORY_BESIDE_BYTES: u64 = 128 << 20;
 /// Room for what the container writes; the file takes only what was written.
-const SCRATCH_BYTES: u64 = 16 << 30;
+pub const DISK_BYTES: u64 = 16 << 30;
 const SCRATCH: &str = "scratch.raw";
 /// A guest starts within that, also where every instruction is emulated on a busy host.
 const BOOT_SECONDS_KVM: u32 = 60;
@@ -179,7 +179,7 @@ fn make_scratch(folder: &Path, owner: u32) -> Result<()> {
     }
     let temporary = folder.join("scratch.new");
     let file = std::fs::File::create(&temporary).map_err(|cause| unwritten(&temporary, &cause))?;
-    file.set_len(SCRATCH_BYTES).map_err(|cause| unwritten(&temporary, &cause))?;
+    file.set_len(DISK_BYTES).map_err(|cause| unwritten(&temporary, &cause))?;
     let output = Command::new("mkfs.ext4")
         .args(["-q", "-F", "-m", "0", "-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard", "-J", "size=16"])
         .arg(&temporary)
