@@ -1,7 +1,8 @@
 // What a project may use, on every way that something is made; what is kept by a schedule; what is sent. By the API alone.
 
 import assert from 'node:assert/strict';
-import { existsSync, readdirSync } from 'node:fs';
+import { execFileSync } from 'node:child_process';
+import { existsSync, readdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { calls } from './calls.mjs';
@@ -215,6 +216,41 @@ test('a schedule runs in an engine that serves no console too', async () => {
   });
   assert.equal(why, '');
   assert.equal((await get('/backups')).filter((one) => one.volume === 'unseen' && one.scheduled).length, 1, 'once, by whichever engine');
+});
+
+test('a kernel for machines is installed as a task, which can be cancelled and says why it fails', async () => {
+  // Nobody writes into it: whoever reads the package waits for ever.
+  const endless = join(engine.root, 'endless.deb');
+  execFileSync('mkfifo', [endless]);
+  const install = async (path) => JSON.parse((await json('POST', '/machine-kernels', { package: path })).text);
+  const begun = await install(endless);
+  assert.equal(begun.state, 'running');
+  const reads = () => execFileSync('sh', ['-c', 'cat /proc/[0-9]*/cmdline 2>/dev/null | tr "\\0" " " || true'], { encoding: 'utf8' }).includes(`dpkg-deb -x ${endless}`);
+  await until('it is unpacked', reads);
+  assert.deepEqual((await get(`/tasks/${begun.id}`)).lines, ['unpacking endless.deb']);
+  assert.equal((await ask('DELETE', `/tasks/${begun.id}`)).status, 200);
+  assert.equal((await ended(begun)).state, 'cancelled');
+  await until('nothing of it runs on', () => !reads());
+  const bad = join(engine.root, 'bad.deb');
+  writeFileSync(bad, 'no package');
+  const failed = await ended(await install(bad));
+  assert.equal(failed.state, 'failed');
+  assert.match(failed.error.causes.join(), /dpkg-deb failed/);
+  assert.deepEqual(await get('/machine-kernels'), []);
+  // The command line waits for it, by an engine that serves no console too.
+  await engine.end();
+  await engine.launch({ console: false });
+  assert.throws(() => engine.berth('vm', 'kernel', 'install', bad), /unpacking bad\.deb[^]*dpkg-deb failed/);
+  await engine.end();
+  await engine.launch();
+});
+
+test('whoever asks for another disk limit is told why there is none', async () => {
+  engine.berth('create', '--name', 'diskless', 'tiny');
+  const answer = await json('PATCH', '/instances/diskless', { disk_bytes: 1 << 30 });
+  assert.equal(answer.status, 400);
+  assert.match(JSON.parse(answer.text).message, /what a container writes has no limit of its own/);
+  assert.equal((await get('/instances/diskless')).limits.disk_bytes, 0);
 });
 
 test('a disk image is sent in parts, goes on after a break and after the engine was killed, and what is none is refused', async () => {

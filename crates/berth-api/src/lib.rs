@@ -62,10 +62,19 @@ pub struct Config {
 /// The part of the API that the engine's own socket has too, with or without a console: what Docker has no word
 /// for and the command line asks for.
 pub fn engine_routes(engine: Engine) -> Router {
-    let mut table = routes::Table::<Engine>::default();
+    let mut table = routes::Table::<Door>::default();
     doors::machines::add(&mut table);
     doors::kernels::add(&mut table);
-    table.unguarded().with_state(engine)
+    doors::system::add_tasks(&mut table);
+    let tasks = Arc::new(tasks::Tasks::new(Arc::new(hub::Hub::new()), None));
+    table.unguarded().with_state(Door { engine, tasks })
+}
+
+/// What handlers share that the engine's own socket has without a console.
+#[derive(Clone)]
+struct Door {
+    engine: Engine,
+    tasks: Arc<tasks::Tasks>,
 }
 
 /// What handlers share.
@@ -151,6 +160,24 @@ impl Unattended {
             // Whoever held the other end is gone, where it cannot be heard any more.
             _ = stop.wait_for(|stop| *stop) => {}
         }
+    }
+}
+
+impl axum::extract::FromRef<Door> for Engine {
+    fn from_ref(door: &Door) -> Engine {
+        door.engine.clone()
+    }
+}
+
+impl axum::extract::FromRef<Door> for Arc<tasks::Tasks> {
+    fn from_ref(door: &Door) -> Arc<tasks::Tasks> {
+        door.tasks.clone()
+    }
+}
+
+impl axum::extract::FromRef<Api> for Arc<tasks::Tasks> {
+    fn from_ref(api: &Api) -> Arc<tasks::Tasks> {
+        api.tasks.clone()
     }
 }
 

@@ -1,14 +1,19 @@
 //! Kernels for containers in machines of their own.
 
-use super::Done;
 use crate::error::ApiResult;
 use crate::extract::Json;
+use crate::guard::Target;
+use crate::identity::Who;
 use crate::routes::{ADMIN, Table, VIEWER};
 use crate::schema::{answers, requests};
+use crate::tasks::{Task, Tasks};
 use axum::extract::{FromRef, State};
 use axum::http::Method;
+use axum::response::{IntoResponse, Response};
 use berth_engine::Engine;
 use berth_engine::guests::InstallKernel;
+use std::path::PathBuf;
+use std::sync::Arc;
 
 answers! {
     /// A kernel that containers with `--isolation vm` can have.
@@ -33,9 +38,10 @@ pub(crate) fn add<S>(t: &mut Table<S>)
 where
     S: Clone + Send + Sync + 'static,
     Engine: FromRef<S>,
+    Arc<Tasks>: FromRef<S>,
 {
     t.add::<(), Vec<MachineKernel>, _, _>(Method::GET, "/machine-kernels", VIEWER, "", "Kernels for containers in machines of their own", list);
-    t.add::<NewMachineKernel, Done, _, _>(Method::POST, "/machine-kernels", ADMIN, "machine.kernel.install", "Installs a distribution's kernel for them", install);
+    t.add::<NewMachineKernel, Task, _, _>(Method::POST, "/machine-kernels", ADMIN, "machine.kernel.install", "Installs a distribution's kernel for them, as a task", install);
 }
 
 async fn list(State(engine): State<Engine>) -> axum::Json<Vec<MachineKernel>> {
@@ -47,9 +53,21 @@ async fn list(State(engine): State<Engine>) -> axum::Json<Vec<MachineKernel>> {
     axum::Json(engine.kernels().list().into_iter().map(view).collect())
 }
 
-async fn install(State(engine): State<Engine>, Json(body): Json<NewMachineKernel>) -> ApiResult<axum::Json<Done>> {
-    let package = body.package.filter(|path| !path.is_empty()).map(Into::into);
-    let version = engine.kernels().install(InstallKernel { package }).await?;
-    tracing::info!(version, "a kernel for machines was installed");
-    Ok(Done::plainly())
+async fn install(
+    State(engine): State<Engine>,
+    State(tasks): State<Arc<Tasks>>,
+    who: Who,
+    Json(body): Json<NewMachineKernel>,
+) -> ApiResult<Response> {
+    let package: Option<PathBuf> = body.package.filter(|path| !path.is_empty()).map(Into::into);
+    let target = package.as_ref().map_or_else(|| "of apt's sources".to_owned(), |path| path.display().to_string());
+    let task = tasks.start(&who.user, "machine.kernel.install", &target, move |progress| async move {
+        let version = engine.kernels().install(InstallKernel { package }, |step| progress.line(step)).await?;
+        progress.line(&format!("kernel {version} is installed"));
+        tracing::info!(version, "a kernel for machines was installed");
+        Ok(())
+    })?;
+    let mut response = axum::Json(task).into_response();
+    response.extensions_mut().insert(Target(target));
+    Ok(response)
 }

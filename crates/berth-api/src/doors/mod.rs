@@ -172,9 +172,7 @@ pub(crate) fn table() -> Table {
     t.add::<system::Prune, crate::tasks::Task, _, _>(post.clone(), "/prune", ADMIN, "prune", "Frees what nothing uses, as a task", system::prune);
     t.add::<(), Vec<system::Check>, _, _>(get.clone(), "/doctor", VIEWER, "", "What this host offers, and the fix for what it lacks", system::doctor);
     t.add::<(), system::Settings, _, _>(get.clone(), "/settings", VIEWER, "", "How the engine is set up", system::settings);
-    t.add::<(), Vec<crate::tasks::Task>, _, _>(get.clone(), "/tasks", SOME_VIEWER, "", "Long actions: those that run and the newest that ended", system::tasks);
-    t.add::<(), crate::tasks::Task, _, _>(get.clone(), "/tasks/{id}", SOME_VIEWER, "", "One long action", system::task);
-    t.add::<(), Done, _, _>(delete.clone(), "/tasks/{id}", SOME_OPERATOR, "task.cancel", "Cancels a long action", system::cancel);
+    system::add_tasks(&mut t);
     t.add::<(), (), _, _>(get.clone(), "/events", SOME_VIEWER, "", "WebSocket: all changes as they happen", streams::events);
 
     t.add::<(), Vec<projects::ProjectRow>, _, _>(get.clone(), "/projects", SIGNED_IN, "", "The projects that one sees, with their quotas and what of them is used", projects::list);

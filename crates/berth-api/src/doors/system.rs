@@ -8,9 +8,11 @@ use crate::extract::Json;
 use crate::guard::Target;
 use crate::history::{HostReading, Reading, Series};
 use crate::identity::Who;
+use crate::routes::{SOME_OPERATOR, SOME_VIEWER, Table};
 use crate::schema::{answers, requests};
-use crate::tasks::Task;
-use axum::extract::{Path, State};
+use crate::tasks::{Task, Tasks};
+use axum::extract::{FromRef, Path, State};
+use axum::http::Method;
 use axum::response::{IntoResponse, Response};
 use berth_engine::Filters;
 use berth_engine::containers::{State as Phase, StateWord};
@@ -19,6 +21,7 @@ use berth_engine::system::DiskUsageParts;
 use berth_types::{Error, ErrorKind};
 use serde::Deserialize;
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Failing instances that an overview explains.
@@ -297,31 +300,51 @@ pub(crate) async fn settings(State(api): State<Api>) -> ApiResult<axum::Json<Set
     }))
 }
 
+/// The part of them that the engine's own socket has without a console too.
+#[rustfmt::skip]
+pub(crate) fn add_tasks<S>(t: &mut Table<S>)
+where
+    S: Clone + Send + Sync + 'static,
+    Arc<Tasks>: FromRef<S>,
+{
+    t.add::<(), Vec<Task>, _, _>(Method::GET, "/tasks", SOME_VIEWER, "", "Long actions: those that run and the newest that ended", tasks);
+    t.add::<(), Task, _, _>(Method::GET, "/tasks/{id}", SOME_VIEWER, "", "One long action", task);
+    t.add::<(), Done, _, _>(Method::DELETE, "/tasks/{id}", SOME_OPERATOR, "task.cancel", "Cancels a long action", cancel);
+}
+
 /// One's own, or all for whoever sees everything.
 fn sees(who: &Who, task: &Task) -> bool {
     who.sees_all() || task.who == who.user
 }
 
-pub(crate) async fn tasks(State(api): State<Api>, who: Who) -> axum::Json<Vec<Task>> {
-    axum::Json(api.tasks.list().into_iter().filter(|task| sees(&who, task)).collect())
+pub(crate) async fn tasks(State(tasks): State<Arc<Tasks>>, who: Who) -> axum::Json<Vec<Task>> {
+    axum::Json(tasks.list().into_iter().filter(|task| sees(&who, task)).collect())
 }
 
-pub(crate) async fn task(State(api): State<Api>, who: Who, Path(id): Path<u64>) -> ApiResult<axum::Json<Task>> {
-    let task = api.tasks.get(id)?;
+pub(crate) async fn task(
+    State(tasks): State<Arc<Tasks>>,
+    who: Who,
+    Path(id): Path<u64>,
+) -> ApiResult<axum::Json<Task>> {
+    let task = tasks.get(id)?;
     match sees(&who, &task) {
         true => Ok(axum::Json(task)),
         false => Err(Error::not_found(format!("there is no task {id}")).into()),
     }
 }
 
-pub(crate) async fn cancel(State(api): State<Api>, who: Who, Path(id): Path<u64>) -> ApiResult<axum::Json<Done>> {
-    let task = api.tasks.get(id)?;
+pub(crate) async fn cancel(
+    State(tasks): State<Arc<Tasks>>,
+    who: Who,
+    Path(id): Path<u64>,
+) -> ApiResult<axum::Json<Done>> {
+    let task = tasks.get(id)?;
     if !sees(&who, &task) {
         return Err(Error::not_found(format!("there is no task {id}")).into());
     }
     if task.who != who.user && who.role < crate::identity::Role::Operator {
         return Err(crate::error::ApiError::forbidden(format!("task {id} is {}'s", task.who)));
     }
-    api.tasks.cancel(id)?;
+    tasks.cancel(id)?;
     Ok(Done::plainly())
 }

@@ -20,8 +20,10 @@ use std::collections::BTreeMap;
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::Mutex;
+use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use tokio::process::Command;
 
 pub(super) const IMAGE: &str = "vmlinux";
 /// Debian's for virtual machines: everything that a guest has is built in or a module of it.
@@ -47,8 +49,10 @@ const WANTED: [&str; 13] = [
 ];
 const FILE_BYTES_MAX: u64 = 512 << 20;
 
-/// One change at a time.
+/// One change of what is installed at a time.
 static CHANGING: Mutex<()> = Mutex::new(());
+/// One installation at a time: they have one folder to work in.
+static INSTALLING: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 /// Which kernel to install.
 #[derive(Debug, Clone, Default)]
@@ -94,10 +98,11 @@ impl Kernels {
         words
     }
 
-    /// Answers the version.
-    pub async fn install(&self, wish: InstallKernel) -> Result<String> {
-        let engine = self.engine.clone();
-        crate::containers::blocking(move || install(&engine, &wish)).await
+    /// Answers the version; `tell` hears of each step. Whoever does not wait for the answer ends it: what was started
+    /// is killed, and nothing is installed.
+    pub async fn install(&self, wish: InstallKernel, tell: impl Fn(&str)) -> Result<String> {
+        let root = root(&self.engine);
+        install(root, wish, &tell).await.map_err(|error| error.context("cannot install a kernel for machines"))
     }
 }
 
@@ -206,31 +211,64 @@ pub(super) fn ready(engine: &Engine, mut kernel: Kernel) -> Result<Kernel> {
     Ok(kernel)
 }
 
-/// Installs a kernel; the version. One that is there already is replaced: machines that run keep what they have open.
-fn install(engine: &Engine, wish: &InstallKernel) -> Result<String> {
-    let _one = CHANGING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let root = root(engine);
-    std::fs::create_dir_all(&root).map_err(unwritten(&root))?;
-    let work = root.join(format!("{NEW}package"));
-    // Of an engine that was killed meanwhile.
-    std::fs::remove_dir_all(&work).ok();
-    std::fs::create_dir(&work).map_err(unwritten(&work))?;
-    let done = fetch_and_take(wish, &work, &root);
-    std::fs::remove_dir_all(&work).ok();
-    done.map_err(|error| error.context("cannot install a kernel for machines"))
+/// Where a package is unpacked; gone with whoever has it last, which may be a thread that nobody waits for any more.
+struct Work {
+    folder: PathBuf,
+    _turn: tokio::sync::MutexGuard<'static, ()>,
 }
 
-fn fetch_and_take(wish: &InstallKernel, work: &Path, root: &Path) -> Result<String> {
-    let packages = match &wish.package {
-        Some(file) => vec![file.clone()],
-        None => fetch(work)?,
-    };
-    let unpacked = work.join("unpacked");
-    for package in &packages {
-        run(Command::new("dpkg-deb").arg("-x").arg(package).arg(&unpacked), "apt-get install dpkg")?;
+impl Work {
+    fn new(root: &Path, turn: tokio::sync::MutexGuard<'static, ()>) -> Result<Work> {
+        std::fs::create_dir_all(root).map_err(unwritten(root))?;
+        let work = Work { folder: root.join(format!("{NEW}package")), _turn: turn };
+        // Of an engine that was killed meanwhile.
+        std::fs::remove_dir_all(&work.folder).ok();
+        std::fs::create_dir(&work.folder).map_err(unwritten(&work.folder))?;
+        Ok(work)
     }
+}
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        std::fs::remove_dir_all(&self.folder).ok();
+    }
+}
+
+/// Whoever waits has gone.
+struct Gone(Arc<AtomicBool>);
+
+impl Drop for Gone {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Installs a kernel; the version. One that is there already is replaced: machines that run keep what they have open.
+async fn install(root: PathBuf, wish: InstallKernel, tell: &impl Fn(&str)) -> Result<String> {
+    let turn = INSTALLING.lock().await;
+    let place = root.clone();
+    let work = crate::containers::blocking(move || Work::new(&place, turn)).await?;
+    let packages = match wish.package {
+        Some(file) => vec![file],
+        None => fetch(&work.folder, tell).await?,
+    };
+    let unpacked = work.folder.join("unpacked");
+    for package in &packages {
+        let name = package.file_name().unwrap_or(package.as_os_str()).to_string_lossy();
+        tell(&format!("unpacking {name}"));
+        run(Command::new("dpkg-deb").arg("-x").arg(package).arg(&unpacked), "apt-get install dpkg").await?;
+    }
+    tell("taking the kernel and the modules that a guest needs");
+    let gone = Gone(Arc::default());
+    let unwanted = gone.0.clone();
+    crate::containers::blocking(move || take(&work, &root, &unwanted)).await
+}
+
+/// Of what was unpacked only files with the expected names.
+fn take(work: &Work, root: &Path, unwanted: &AtomicBool) -> Result<String> {
+    let unpacked = work.folder.join("unpacked");
     let (version, image) = find_image(&unpacked)?;
-    let made = work.join("made");
+    let made = work.folder.join("made");
     let modules = made.join(MODULES);
     std::fs::create_dir_all(&modules).map_err(unwritten(&modules))?;
     let bytes = read_bounded(&image)?;
@@ -244,6 +282,10 @@ fn fetch_and_take(wish: &InstallKernel, work: &Path, root: &Path) -> Result<Stri
         order.push_str(&format!("{name}.ko\n"));
     }
     std::fs::write(modules.join(ORDER), order).map_err(unwritten(&modules))?;
+    let _one = CHANGING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    if unwanted.load(Ordering::Relaxed) {
+        return Err(Error::conflict("the installation was cancelled"));
+    }
     let target = root.join(&version);
     match std::fs::remove_dir_all(&target) {
         Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => return Err(unwritten(&target)(cause)),
@@ -253,9 +295,10 @@ fn fetch_and_take(wish: &InstallKernel, work: &Path, root: &Path) -> Result<Stri
     Ok(version)
 }
 
-fn run(command: &mut Command, hint: &str) -> Result<String> {
-    let name = command.get_program().to_string_lossy().into_owned();
-    let output = command.env("LC_ALL", "C").output().map_err(|cause| {
+async fn run(command: &mut Command, hint: &str) -> Result<String> {
+    let name = command.as_std().get_program().to_string_lossy().into_owned();
+    let command = command.env("LC_ALL", "C").stdin(Stdio::null()).kill_on_drop(true);
+    let output = command.output().await.map_err(|cause| {
         Error::because(ErrorKind::Unavailable, format!("cannot start {name}"), &cause).with_hint(hint)
     })?;
     match output.status.success() {
@@ -268,15 +311,16 @@ fn run(command: &mut Command, hint: &str) -> Result<String> {
 }
 
 /// The newest package of the configured sources, whose signatures apt checks.
-fn fetch(work: &Path) -> Result<Vec<PathBuf>> {
+async fn fetch(work: &Path, tell: &impl Fn(&str)) -> Result<Vec<PathBuf>> {
     const HINT: &str = "elsewhere: berth vm kernel install FILE.deb";
-    let text = run(Command::new("apt-cache").args(["depends", "--no-recommends", PACKAGE]), HINT)?;
+    tell(&format!("asking apt for {PACKAGE}"));
+    let text = run(Command::new("apt-cache").args(["depends", "--no-recommends", PACKAGE]), HINT).await?;
     let named: Vec<&str> = text.lines().filter_map(|line| line.trim().strip_prefix("Depends: ")).collect();
     // Newer ones keep kernel and modules in packages of their own, which the first depends on.
     let mut wanted: Vec<String> =
         named.iter().filter(|name| name.starts_with("linux-")).map(|name| (*name).to_owned()).collect();
     for name in wanted.clone() {
-        let text = run(Command::new("apt-cache").args(["depends", "--no-recommends", &name]), HINT)?;
+        let text = run(Command::new("apt-cache").args(["depends", "--no-recommends", &name]), HINT).await?;
         let more = text.lines().filter_map(|line| line.trim().strip_prefix("Depends: "));
         wanted.extend(
             more.filter(|n| n.starts_with("linux-binary") || n.starts_with("linux-modules")).map(str::to_owned),
@@ -285,7 +329,8 @@ fn fetch(work: &Path) -> Result<Vec<PathBuf>> {
     if wanted.is_empty() {
         return Err(Error::new(ErrorKind::Unavailable, format!("apt knows no {PACKAGE}")).with_hint("apt-get update"));
     }
-    run(Command::new("apt-get").args(["-q", "download"]).args(&wanted).current_dir(work), HINT)?;
+    tell(&format!("downloading {}", wanted.join(", ")));
+    run(Command::new("apt-get").args(["-q", "download"]).args(&wanted).current_dir(work), HINT).await?;
     let files = std::fs::read_dir(work).map_err(unread(work))?.flatten().map(|entry| entry.path());
     Ok(files.filter(|path| path.extension().is_some_and(|ending| ending == "deb")).collect())
 }
