@@ -94,10 +94,11 @@ export class Engine {
       if (name && name !== 'busybox') symlinkSync('busybox', join(tree, 'bin', name));
     }
     writeFileSync(join(tree, 'etc/passwd'), 'root:x:0:0:root:/root:/bin/sh\n');
-    const archive = join(this.root, 'tiny.tar');
-    execFileSync('tar', ['-C', tree, '-cf', archive, '.']);
-    this.berth('import', '--change', 'CMD ["/bin/sh"]', archive, 'tiny');
+    execFileSync('tar', ['-C', tree, '-cf', join(this.root, 'tiny.tar'), '.']);
+    this.importTiny();
   }
+
+  importTiny() { this.berth('import', '--change', 'CMD ["/bin/sh"]', join(this.root, 'tiny.tar'), 'tiny'); }
 
   /** Removes everything it made, then itself. */
   async clear() {

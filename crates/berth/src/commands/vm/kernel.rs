@@ -27,8 +27,7 @@ pub(crate) async fn install(app: &'static App, args: Args) -> Result<u8> {
 /// Until the task has ended, saying its steps; an interrupt cancels it.
 async fn wait(app: &'static App, task: &Value) -> Result<()> {
     let path = format!("/api/v1/tasks/{}", task.get("id").int());
-    let mut interrupts =
-        signal(SignalKind::interrupt()).map_err(|cause| CliError::io("cannot watch SIGINT", cause))?;
+    let mut interrupts = signal(SignalKind::interrupt()).map_err(|cause| CliError::io("cannot watch SIGINT", cause))?;
     let mut said = 0;
     loop {
         let now = app.client.get_value(&path).await?;
