@@ -283,7 +283,11 @@ impl Engine {
         let file = format!("/proc/{}/status", self.pid_of(container));
         let bit = 1 << (signal.as_raw() - 1);
         crate::wait_until(&format!("{container} has a handler for {signal:?}"), || {
-            let text = std::fs::read_to_string(&file).unwrap_or_default();
+            // In a machine the guest's kernel knows.
+            let text = match crate::in_machines() {
+                true => self.docker(["exec", container, "cat", "/proc/1/status"]).stdout,
+                false => std::fs::read_to_string(&file).unwrap_or_default(),
+            };
             let caught = text.lines().find_map(|line| line.strip_prefix("SigCgt:"));
             caught.is_some_and(|mask| u64::from_str_radix(mask.trim(), 16).is_ok_and(|mask| mask & bit != 0))
         });

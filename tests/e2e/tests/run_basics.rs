@@ -160,8 +160,10 @@ fn pause_holds_everything_still() {
 #[test]
 fn restart_is_a_new_run_of_the_same_container() {
     let Some(engine) = Engine::start("run-restart") else { return };
-    engine.docker(["run", "-d", "--name", "box", "tiny", "sh", "-c", "echo run >> /runs; exec sleep 1000"]).success();
-    wait_until("the first run", || engine.docker(["exec", "box", "test", "-s", "/runs"]).code == 0);
+    // To the disk: in a machine an end without a grace is a pulled plug.
+    let script = "echo run >> /runs; sync; echo said; exec sleep 1000";
+    engine.docker(["run", "-d", "--name", "box", "tiny", "sh", "-c", script]).success();
+    wait_until("the first run", || engine.docker(["logs", "box"]).stdout.contains("said"));
     let before = engine.inspect("box")["State"]["Pid"].clone();
     engine.docker(["restart", "-t", "0", "box"]).success();
     let after = engine.inspect("box");
@@ -272,6 +274,10 @@ fn a_privileged_one_has_the_hosts_devices_and_its_own_terminals() {
     let Some(engine) = Engine::start("run-privileged") else { return };
     let look = "readlink /dev/ptmx; ls /dev; mount -t tmpfs none /tmp && echo mounted";
     for (berth, words) in [(false, &["--privileged"][..]), (true, &["--privileged", "--device", "/dev/ptmx"])] {
+        if berth_testkit::in_machines() && words.contains(&"--device") {
+            // Refused there: what it sees of devices is its guest's.
+            continue;
+        }
         let run: Vec<&str> = ["run", "--rm"].iter().chain(words).chain(&["tiny", "sh", "-c", look]).copied().collect();
         let said = if berth { engine.berth(run) } else { engine.docker(run) }.success();
         let lines: Vec<&str> = said.lines().collect();
