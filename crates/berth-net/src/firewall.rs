@@ -147,7 +147,8 @@ impl Firewall {
 
     /// A hook runs the old table's chain and the new one's one after the other, and each looks for itself which
     /// transaction was the last (`nft_do_chain`): a packet between the two may find neither's rules. So while one table
-    /// replaces another, a third with the same contents stands beside them.
+    /// replaces another, a third with the same contents stands beside them: before it is needed and until it is not for
+    /// every packet that is on its way through the hooks, also one whose processor stood still.
     fn replace(&mut self) -> Result<(), NetlinkError> {
         let next = format!("{}{NEXT}", self.table);
         let there = look::all_tables(&mut self.socket)?;
@@ -155,7 +156,9 @@ impl Firewall {
             return self.restore();
         }
         self.write(&next)?;
+        wait_for_packets();
         self.restore()?;
+        wait_for_packets();
         self.delete(&next)
     }
 
@@ -330,6 +333,13 @@ impl Firewall {
         }
         change.commit(&mut self.socket)
     }
+}
+
+/// Waits until every packet that was in the hooks has left them. They are walked under RCU, and membarrier(2)'s first
+/// command is `synchronize_rcu` (kernel/sched/membarrier.c); some ten milliseconds. Kernels that refuse it (without
+/// CONFIG_MEMBARRIER, with nohz_full) keep that small gap.
+fn wait_for_packets() {
+    rustix::thread::membarrier(rustix::thread::MembarrierCommand::Global).ok();
 }
 
 fn skeleton(change: &mut Transaction, doors: &[u16], loopback_ipv6: bool) {
