@@ -8,7 +8,7 @@
 //! fits in the nearest memory, and the first that matches is taken; and a token is written without asking what it is: a
 //! second literal stands where a match has its distance, and nothing where there is neither.
 
-const HASH_BITS: u32 = 14;
+const HASH_BITS: u32 = 13;
 /// A match shorter than this is hardly shorter than its literals.
 const MATCH_MIN: u32 = 4;
 const MATCH_MAX: usize = 258;
