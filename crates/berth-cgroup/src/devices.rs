@@ -11,6 +11,7 @@
 
 use crate::CgroupError;
 use crate::files::{read, write};
+use berth_sys::bpf;
 use rustix::fs::{Mode, OFlags};
 use std::fmt::Write as _;
 use std::os::fd::AsFd as _;
@@ -225,15 +226,15 @@ impl Policy {
         }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let cgroup = rustix::fs::open(dir, flags, Mode::empty()).map_err(failed("open"))?;
-        let program = berth_sys::bpf::load_device_program(&self.program()).map_err(failed("load"))?;
-        let old =
-            if fresh { Vec::new() } else { berth_sys::bpf::device_programs(cgroup.as_fd()).map_err(failed("list"))? };
+        let (cgroup, question) = (cgroup.as_fd(), bpf::Question::Device);
+        let program = bpf::load(question, "berth_devices", &self.program()).map_err(failed("load"))?;
+        let old = if fresh { Vec::new() } else { bpf::attached(cgroup, question).map_err(failed("list"))? };
         // One of ours is replaced in one step; a second one could only come from somebody else's hand.
         let replaced = if let [only] = old.as_slice() { Some(only.as_fd()) } else { None };
-        berth_sys::bpf::attach_device_program(cgroup.as_fd(), program.as_fd(), replaced).map_err(failed("attach"))?;
+        bpf::attach(cgroup, question, program.as_fd(), replaced).map_err(failed("attach"))?;
         if replaced.is_none() {
             for program in &old {
-                berth_sys::bpf::detach_device_program(cgroup.as_fd(), program.as_fd()).map_err(failed("detach"))?;
+                bpf::detach(cgroup, question, program.as_fd()).map_err(failed("detach"))?;
             }
         }
         Ok(())
@@ -241,7 +242,7 @@ impl Policy {
 
     /// The policy as a program over `struct bpf_cgroup_dev_ctx`, <linux/bpf.h>.
     fn program(&self) -> Vec<u64> {
-        use berth_sys::bpf::insn;
+        use bpf::insn;
         let mut code = vec![
             insn::load_word(2, 1, 0), // access << 16 | kind
             insn::load_word(4, 1, 4), // major

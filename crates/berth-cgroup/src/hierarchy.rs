@@ -170,6 +170,13 @@ impl Hierarchy {
     }
 }
 
+/// Where the v2 tree is mounted, with or without controllers.
+pub fn v2_mount() -> Option<PathBuf> {
+    let mounts = try_read(Path::new("/proc/self"), "mountinfo").ok()?;
+    let line = mounts.lines().find(|line| line.contains(" - cgroup2 "))?;
+    line.split(' ').nth(4).map(unescape)
+}
+
 /// Octal escapes of proc_pid_mountinfo(5).
 fn unescape(text: &str) -> PathBuf {
     if !text.contains('\\') {

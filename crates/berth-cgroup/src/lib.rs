@@ -39,7 +39,7 @@ pub use cgroup::{Cgroup, Entry};
 pub use devices::{Access, DeviceKind, DeviceRule, default_rules};
 pub use error::CgroupError;
 pub use gauge::{Gauge, GaugeReader};
-pub use hierarchy::{Controller, Hierarchy, Version};
+pub use hierarchy::{Controller, Hierarchy, Version, v2_mount};
 pub use limits::{
     CpuLimits, HugetlbLimit, IoLimits, IoWeight, Limits, MemoryLimits, NetworkClass, RdmaLimit, Throttle,
 };

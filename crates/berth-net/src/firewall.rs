@@ -37,6 +37,7 @@
 //! nothing that comes in on a bridge may carry a loopback address, and nothing from any other wire may
 //! reach a port that is published on loopback only.
 
+use crate::loopback::Loopback;
 use crate::netlink::{NetlinkError, Socket};
 use crate::nft::expr::{self, Base, ConntrackKey, Expression, MetaKey, REG, Verdict};
 use crate::nft::{self, DataType, Element, Hook, SetShape, Transaction, look};
@@ -45,9 +46,11 @@ use crate::publication::{by_map, openings_by_set};
 pub use crate::zone::{Access, Zone};
 use crate::{conntrack, foreign, guard, zone};
 use berth_types::spec::Protocol;
+use rustix::fd::AsFd as _;
 use rustix::io::Errno;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 /// A container's port of a bridge, and what it may send as.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,8 +70,19 @@ pub struct Contents {
     pub guards: Vec<PortGuard>,
     /// TCP ports of the host that no container may reach, whatever address it asks.
     pub doors: Vec<u16>,
-    /// Published ports answer on ::1 as well.
-    pub loopback_ipv6: bool,
+    pub loopback_ipv6: LoopbackIpv6,
+}
+
+/// How published ports answer on ::1.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum LoopbackIpv6 {
+    /// Refused at once, so that clients go on to 127.0.0.1.
+    #[default]
+    No,
+    /// As on any other address.
+    Translated,
+    /// By a program on the root of the v2 cgroups, which is there: bridged packets are filtered (see `loopback`).
+    Led(PathBuf),
 }
 
 /// One engine's table.
@@ -81,7 +95,10 @@ pub struct Firewall {
     openings: BTreeSet<Opening>,
     guards: BTreeMap<String, PortGuard>,
     doors: Vec<u16>,
-    loopback_ipv6: bool,
+    loopback_ipv6: LoopbackIpv6,
+    led: Option<Loopback>,
+    /// Why ports are not led on ::1, until somebody asked.
+    not_led: Option<Errno>,
     /// Whether the kernel filters on bridges at all.
     guarding: bool,
 }
@@ -117,6 +134,8 @@ impl Firewall {
             guards: contents.guards.into_iter().map(|guard| (guard.port.clone(), guard)).collect(),
             doors: contents.doors,
             loopback_ipv6: contents.loopback_ipv6,
+            led: None,
+            not_led: None,
             guarding: true,
         };
         match firewall.replace() {
@@ -128,7 +147,25 @@ impl Firewall {
             other => other?,
         }
         firewall.pass_foreign_chains()?;
+        firewall.lead();
         Ok(firewall)
+    }
+
+    fn lead(&mut self) {
+        let LoopbackIpv6::Led(cgroups) = &self.loopback_ipv6 else { return };
+        match Loopback::open(cgroups, &self.table, self.socket.as_fd(), &self.all()) {
+            Ok(led) => self.led = Some(led),
+            Err(errno) => self.not_led = Some(errno),
+        }
+    }
+
+    fn all(&self) -> Vec<Publication> {
+        self.publications.values().copied().collect()
+    }
+
+    /// Why the newest ports are refused on ::1 although they were to be led; told once.
+    pub fn not_led(&mut self) -> Option<Errno> {
+        self.not_led.take()
     }
 
     /// Whether this kernel has nf_tables, without touching anything.
@@ -173,7 +210,7 @@ impl Firewall {
         change.table();
         change.delete_table();
         change.table();
-        skeleton(&mut change, &self.doors, self.loopback_ipv6);
+        skeleton(&mut change, &self.doors, self.loopback_ipv6 == LoopbackIpv6::Translated);
         if self.guarding {
             guard::skeleton(&mut change);
             let guards: Vec<PortGuard> = self.guards.values().cloned().collect();
@@ -183,8 +220,7 @@ impl Firewall {
             zone::add(&mut change, zone);
             self.add_gateways(&mut change, zone);
         }
-        let all: Vec<Publication> = self.publications.values().copied().collect();
-        for (map, elements) in by_map(&all) {
+        for (map, elements) in by_map(&self.all()) {
             change.add_elements(map, &elements);
         }
         for (set, elements) in openings_by_set(&self.openings) {
@@ -287,6 +323,9 @@ impl Firewall {
         change.commit(&mut self.socket)?;
         self.openings.extend(openings);
         self.publications.extend(publications.iter().map(|p| ((p.protocol, p.host, p.host_port), *p)));
+        if let Some(Err(errno)) = self.led.as_mut().map(|led| led.add(publications)) {
+            self.not_led = Some(errno);
+        }
         conntrack::forget(&mut self.socket, &conntrack::ports(publications))
     }
 
@@ -312,6 +351,9 @@ impl Firewall {
         for p in &there {
             self.publications.remove(&(p.protocol, p.host, p.host_port));
         }
+        if let Some(led) = &mut self.led {
+            led.remove(&there).map_err(NetlinkError::Led)?;
+        }
         conntrack::forget(&mut self.socket, &conntrack::ports(&there))
     }
 
@@ -319,6 +361,9 @@ impl Firewall {
     pub fn remove(mut self) -> Result<(), NetlinkError> {
         self.zones.clear();
         self.pass_foreign_chains()?;
+        if let Some(led) = &mut self.led {
+            led.detach().map_err(NetlinkError::Led)?;
+        }
         self.delete(&self.table.clone())
     }
 

@@ -7,6 +7,7 @@
 //!  firewall  our one table: what it holds and how it changes
 //!  publication  ports that lead to containers: as elements of its maps, and in tables of other engines
 //!  guard     what a container's port may not pretend, on the bridge itself
+//!  loopback  published ports on ::1, where translation cannot
 //!  conntrack UDP flows that outlive a change of ports
 //!  foreign   two rules per bridge in chains of others that drop what they do not know
 //!  slot      a network namespace with its interface, made ahead of time
@@ -26,6 +27,7 @@ pub mod firewall;
 mod foreign;
 mod guard;
 pub mod holder;
+mod loopback;
 pub mod machine;
 pub mod names;
 pub mod netlink;

@@ -13,7 +13,7 @@
 //! Formats: netlink(7), rtnetlink(7). What the kernel sends is parsed with bounds checks all the same.
 
 use berth_sys::netns::{NetlinkOption, set_netlink_option};
-use rustix::fd::{AsFd, OwnedFd};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::{self, AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink};
 
@@ -57,6 +57,8 @@ pub enum NetlinkError {
     },
     #[error("the kernel sent a message that cannot be read")]
     Malformed,
+    #[error("cannot change where ports on ::1 lead")]
+    Led(#[source] Errno),
 }
 
 impl NetlinkError {
@@ -64,7 +66,7 @@ impl NetlinkError {
     pub fn errno(&self) -> Option<Errno> {
         match self {
             NetlinkError::Open(errno) | NetlinkError::Send(errno) | NetlinkError::Receive(errno) => Some(*errno),
-            NetlinkError::Refused { errno, .. } => Some(*errno),
+            NetlinkError::Refused { errno, .. } | NetlinkError::Led(errno) => Some(*errno),
             NetlinkError::Malformed => None,
         }
     }
@@ -217,6 +219,12 @@ pub struct Socket {
     fd: OwnedFd,
     sequence: u32,
     buffer: Vec<u8>,
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
 }
 
 impl Socket {

@@ -1,18 +1,50 @@
-//! BPF programs that decide about devices: bpf(2), only the commands for cgroups' device programs.
+//! BPF programs on cgroups and the maps they read: bpf(2), only the commands that these need.
 
 use rustix::io::Errno;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 /// <linux/bpf.h>
+const MAP_CREATE: i32 = 0;
+const MAP_UPDATE_ELEM: i32 = 2;
+const MAP_DELETE_ELEM: i32 = 3;
 const PROG_LOAD: i32 = 5;
 const PROG_ATTACH: i32 = 8;
 const PROG_DETACH: i32 = 9;
 const PROG_GET_FD_BY_ID: i32 = 13;
+const OBJ_GET_INFO_BY_FD: i32 = 15;
 const PROG_QUERY: i32 = 16;
-const PROG_TYPE_CGROUP_DEVICE: u32 = 15;
-const CGROUP_DEVICE: u32 = 6;
+const MAP_TYPE_HASH: u32 = 1;
+/// Memory for an element when it comes, not for all of them.
+const MAP_NO_PREALLOC: u32 = 1;
 const F_ALLOW_MULTI: u32 = 1 << 1;
 const F_REPLACE: u32 = 1 << 2;
+/// Programs and maps have names of at most 15 letters, digits, `_` and `.` (`BPF_OBJ_NAME_LEN`).
+const NAME_BYTES: usize = 16;
+
+/// What a program is asked about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Question {
+    /// Each use of a device (`struct bpf_cgroup_dev_ctx`); 0 refuses.
+    Device,
+    /// Each connect(2) of an IPv6 socket (`struct bpf_sock_addr`), whose destination may be changed; 0 refuses.
+    ConnectIpv6,
+}
+
+impl Question {
+    fn program_type(self) -> u32 {
+        match self {
+            Question::Device => 15,
+            Question::ConnectIpv6 => 18,
+        }
+    }
+
+    fn attach_type(self) -> u32 {
+        match self {
+            Question::Device => 6,
+            Question::ConnectIpv6 => 11,
+        }
+    }
+}
 
 /// Instructions, encoded as in the kernel's Documentation/bpf/standardization/instruction-set.rst.
 pub mod insn {
@@ -52,6 +84,54 @@ pub mod insn {
         encode(0x56, dst, 0, offset, value)
     }
 
+    /// dst = src, all 64 bits
+    pub const fn copy(dst: u8, src: u8) -> u64 {
+        encode(0xbf, dst, src, 0, 0)
+    }
+
+    /// dst += value, all 64 bits
+    pub const fn add(dst: u8, value: i32) -> u64 {
+        encode(0x07, dst, 0, 0, value)
+    }
+
+    /// 32 bits at dst + offset = src
+    pub const fn store_word(dst: u8, src: u8, offset: i16) -> u64 {
+        encode(0x63, dst, src, offset, 0)
+    }
+
+    /// Compares 64 bits of two registers.
+    pub const fn jump_unless_same(dst: u8, src: u8, offset: i16) -> u64 {
+        encode(0x5d, dst, src, offset, 0)
+    }
+
+    /// Compares 64 bits with nothing, as what a map answers.
+    pub const fn jump_if_null(dst: u8, offset: i16) -> u64 {
+        encode(0x15, dst, 0, offset, 0)
+    }
+
+    /// dst = value, in two instructions
+    pub const fn constant(dst: u8, value: u64) -> [u64; 2] {
+        [encode(0x18, dst, 0, 0, value as i32), encode(0, 0, 0, 0, (value >> 32) as i32)]
+    }
+
+    /// dst = the map behind a descriptor of this process, in two instructions
+    pub const fn map(dst: u8, descriptor: i32) -> [u64; 2] {
+        [encode(0x18, dst, 1, 0, descriptor), encode(0, 0, 0, 0, 0)]
+    }
+
+    /// Registers 1 to 5 are what the kernel's function takes, 0 what it answers; 1 to 5 are lost.
+    pub const fn call(function: Function) -> u64 {
+        encode(0x85, 0, 0, 0, function as i32)
+    }
+
+    /// `enum bpf_func_id`, <linux/bpf.h>.
+    #[derive(Clone, Copy)]
+    #[repr(i32)]
+    pub enum Function {
+        MapLookup = 1,
+        NetnsCookie = 122,
+    }
+
     /// Ends with register 0 as the answer.
     pub const fn exit() -> u64 {
         encode(0x95, 0, 0, 0, 0)
@@ -71,7 +151,9 @@ struct Load {
     log_buf: u64,
     kern_version: u32,
     prog_flags: u32,
-    prog_name: [u8; 16],
+    prog_name: [u8; NAME_BYTES],
+    prog_ifindex: u32,
+    expected_attach_type: u32,
 }
 
 /// For `BPF_PROG_ATTACH` and `BPF_PROG_DETACH`.
@@ -107,31 +189,90 @@ struct ById {
     open_flags: u32,
 }
 
-/// Loads a program that is asked about each use of a device (`struct bpf_cgroup_dev_ctx`); 0 refuses.
-pub fn load_device_program(instructions: &[u64]) -> Result<OwnedFd, Errno> {
+/// For `BPF_OBJ_GET_INFO_BY_FD`.
+#[repr(C)]
+#[derive(Default)]
+struct InfoOf {
+    descriptor: u32,
+    length: u32,
+    info: u64,
+}
+
+/// The first fields of `struct bpf_prog_info`.
+#[repr(C)]
+#[derive(Default)]
+struct ProgramInfo {
+    kind: u32,
+    id: u32,
+    tag: [u8; 8],
+    lengths: [u32; 2],
+    instructions: [u64; 2],
+    load_time: u64,
+    created_by_uid: u32,
+    map_count: u32,
+    map_ids: u64,
+    name: [u8; NAME_BYTES],
+}
+
+/// The first fields for `BPF_MAP_CREATE`.
+#[repr(C)]
+#[derive(Default)]
+struct NewMap {
+    map_type: u32,
+    key_size: u32,
+    value_size: u32,
+    max_entries: u32,
+    map_flags: u32,
+    inner_map_fd: u32,
+    numa_node: u32,
+    map_name: [u8; NAME_BYTES],
+}
+
+/// For `BPF_MAP_UPDATE_ELEM` and `BPF_MAP_DELETE_ELEM`.
+#[repr(C)]
+#[derive(Default)]
+struct MapElement {
+    map_fd: u32,
+    padding: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+fn name_field(name: &str) -> [u8; NAME_BYTES] {
+    let mut field = [0; NAME_BYTES];
+    let length = name.len().min(NAME_BYTES - 1);
+    field[..length].copy_from_slice(&name.as_bytes()[..length]);
+    field
+}
+
+/// Loads a program; the kernel refuses one that could do harm.
+pub fn load(question: Question, name: &str, instructions: &[u64]) -> Result<OwnedFd, Errno> {
     let mut attributes = Load {
-        prog_type: PROG_TYPE_CGROUP_DEVICE,
+        prog_type: question.program_type(),
         insn_cnt: instructions.len() as u32,
         insns: instructions.as_ptr() as u64,
         license: c"Apache".as_ptr() as u64,
+        prog_name: name_field(name),
+        expected_attach_type: question.attach_type(),
         ..Load::default()
     };
-    attributes.prog_name[..13].copy_from_slice(b"berth_devices");
     // SAFETY: the kernel reads the instructions, the licence and the attributes, all of which outlive the
     // call, and keeps copies.
     unsafe { bpf_fd(PROG_LOAD, &mut attributes) }
 }
 
-/// Adds `program` to the cgroup's, or puts it in the place of `replaced` in one step.
-pub fn attach_device_program(
+/// Adds `program` to the cgroup's, or puts it in the place of `replaced` in one step. It stays when this process ends.
+pub fn attach(
     cgroup: BorrowedFd<'_>,
+    question: Question,
     program: BorrowedFd<'_>,
     replaced: Option<BorrowedFd<'_>>,
 ) -> Result<(), Errno> {
     let mut attributes = Attach {
         target_fd: cgroup.as_raw_fd() as u32,
         attach_bpf_fd: program.as_raw_fd() as u32,
-        attach_type: CGROUP_DEVICE,
+        attach_type: question.attach_type(),
         attach_flags: F_ALLOW_MULTI | replaced.map_or(0, |_| F_REPLACE),
         replace_bpf_fd: replaced.map_or(0, |old| old.as_raw_fd() as u32),
     };
@@ -139,23 +280,23 @@ pub fn attach_device_program(
     unsafe { bpf(PROG_ATTACH, &mut attributes) }.map(drop)
 }
 
-pub fn detach_device_program(cgroup: BorrowedFd<'_>, program: BorrowedFd<'_>) -> Result<(), Errno> {
+pub fn detach(cgroup: BorrowedFd<'_>, question: Question, program: BorrowedFd<'_>) -> Result<(), Errno> {
     let mut attributes = Attach {
         target_fd: cgroup.as_raw_fd() as u32,
         attach_bpf_fd: program.as_raw_fd() as u32,
-        attach_type: CGROUP_DEVICE,
+        attach_type: question.attach_type(),
         ..Attach::default()
     };
     // SAFETY: the attributes hold no pointers; the borrows keep both descriptors open.
     unsafe { bpf(PROG_DETACH, &mut attributes) }.map(drop)
 }
 
-/// The device programs attached to this cgroup itself; at most 64, the kernel's own bound.
-pub fn device_programs(cgroup: BorrowedFd<'_>) -> Result<Vec<OwnedFd>, Errno> {
+/// The programs attached to this cgroup itself; at most 64, the kernel's own bound.
+pub fn attached(cgroup: BorrowedFd<'_>, question: Question) -> Result<Vec<OwnedFd>, Errno> {
     let mut ids = [0_u32; 64];
     let mut attributes = Query {
         target_fd: cgroup.as_raw_fd() as u32,
-        attach_type: CGROUP_DEVICE,
+        attach_type: question.attach_type(),
         prog_ids: ids.as_mut_ptr() as u64,
         prog_cnt: ids.len() as u32,
         ..Query::default()
@@ -174,6 +315,70 @@ pub fn device_programs(cgroup: BorrowedFd<'_>) -> Result<Vec<OwnedFd>, Errno> {
         }
     }
     Ok(programs)
+}
+
+/// The name that a program was loaded with.
+pub fn name_of(program: BorrowedFd<'_>) -> Result<String, Errno> {
+    let mut info = ProgramInfo::default();
+    let mut attributes = InfoOf {
+        descriptor: program.as_raw_fd() as u32,
+        length: size_of::<ProgramInfo>() as u32,
+        info: (&raw mut info) as u64,
+    };
+    // SAFETY: the kernel writes at most `length` bytes to `info`, which outlives the call; the pointers and counts in
+    // it are zero, so that nothing else is written.
+    unsafe { bpf(OBJ_GET_INFO_BY_FD, &mut attributes) }?;
+    let end = info.name.iter().position(|byte| *byte == 0).unwrap_or(NAME_BYTES);
+    Ok(String::from_utf8_lossy(&info.name[..end]).into_owned())
+}
+
+/// A table in the kernel that programs look into, with keys and values of these sizes.
+#[derive(Debug)]
+pub struct Map<const KEY: usize, const VALUE: usize> {
+    descriptor: OwnedFd,
+}
+
+impl<const KEY: usize, const VALUE: usize> Map<KEY, VALUE> {
+    /// For at most `most` elements.
+    pub fn new(name: &str, most: u32) -> Result<Map<KEY, VALUE>, Errno> {
+        let mut attributes = NewMap {
+            map_type: MAP_TYPE_HASH,
+            key_size: KEY as u32,
+            value_size: VALUE as u32,
+            max_entries: most,
+            map_flags: MAP_NO_PREALLOC,
+            map_name: name_field(name),
+            ..NewMap::default()
+        };
+        // SAFETY: the attributes hold no pointers.
+        Ok(Map { descriptor: unsafe { bpf_fd(MAP_CREATE, &mut attributes) }? })
+    }
+
+    /// For [`insn::map`].
+    pub fn number(&self) -> i32 {
+        self.descriptor.as_raw_fd()
+    }
+
+    /// Adds an element or puts another value in its place.
+    pub fn set(&self, key: &[u8; KEY], value: &[u8; VALUE]) -> Result<(), Errno> {
+        let mut attributes = self.element(key);
+        attributes.value = value.as_ptr() as u64;
+        // SAFETY: the kernel reads as many bytes of key and value as the map was made for, and both are that long.
+        unsafe { bpf(MAP_UPDATE_ELEM, &mut attributes) }.map(drop)
+    }
+
+    /// One that is not there is done.
+    pub fn remove(&self, key: &[u8; KEY]) -> Result<(), Errno> {
+        // SAFETY: the kernel reads as many bytes of the key as the map was made for, and it is that long.
+        match unsafe { bpf(MAP_DELETE_ELEM, &mut self.element(key)) } {
+            Ok(_) | Err(Errno::NOENT) => Ok(()),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    fn element(&self, key: &[u8; KEY]) -> MapElement {
+        MapElement { map_fd: self.descriptor.as_raw_fd() as u32, key: key.as_ptr() as u64, ..MapElement::default() }
+    }
 }
 
 /// # Safety

@@ -12,6 +12,22 @@ pub fn unshare_network() -> Result<(), Errno> {
     unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }
 }
 
+/// The number that the kernel gives a network namespace for as long as it runs, and no other: that of the socket's.
+pub fn cookie(socket: BorrowedFd<'_>) -> Result<u64, Errno> {
+    let mut cookie = 0_u64;
+    let mut length = size_of::<u64>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes to `cookie`, which lives until the call returns; the borrow keeps
+    // the descriptor open.
+    let ret = unsafe {
+        let value = (&raw mut cookie).cast();
+        libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_NETNS_COOKIE, value, &raw mut length)
+    };
+    if ret == 0 {
+        return Ok(cookie);
+    }
+    Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::INVAL))
+}
+
 /// `setsockopt(fd, SOL_NETLINK, option, value)` for the options that take an integer.
 pub fn set_netlink_option(fd: BorrowedFd<'_>, option: NetlinkOption, value: bool) -> Result<(), Errno> {
     let value: libc::c_int = value.into();

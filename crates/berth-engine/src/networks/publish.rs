@@ -2,6 +2,7 @@
 
 use super::attach::Planned;
 use super::refusal::{REFUSALS_TOLD, Refusal, Why};
+use super::setup::tell_not_led;
 use super::state::{State, host_error};
 use super::types::{Driver, Endpoint, Network};
 use berth_net::firewall::{Opening, Others, Publication};
@@ -163,6 +164,7 @@ pub(super) fn publish(
     all.openings = openings.into_iter().collect();
     if let (false, Some(ready)) = (all.publications.is_empty() && all.openings.is_empty(), &mut state.ready) {
         ready.firewall.publish(&all.publications, &all.openings).map_err(|error| host_error(prefix, &error))?;
+        tell_not_led(&mut ready.firewall);
     }
     Ok(all)
 }

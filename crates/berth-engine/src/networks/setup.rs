@@ -11,7 +11,7 @@ use super::state::{Held, Live, Ready, Shared, State, host_error, host_name, rand
 use super::types::{AddressBlock, Attachment, Driver, Network};
 use crate::events::now_unix_nanos;
 use berth_net::addresses::{Subnet, free_subnet, mac_of};
-use berth_net::firewall::{Contents, Firewall, Opening, Publication};
+use berth_net::firewall::{Contents, Firewall, LoopbackIpv6, Opening, Publication};
 use berth_net::netlink::{Batch, NetlinkError};
 use berth_net::ports;
 use berth_net::route::{self, Link, Range, Route};
@@ -86,15 +86,16 @@ impl Shared {
             openings: state.held.values().flat_map(|held| held.openings.iter().copied()).collect(),
             guards: endpoints.filter_map(|endpoint| state.guard_of(endpoint)).collect(),
             doors: self.doors.clone(),
-            loopback_ipv6: !bridged_ipv6_is_filtered(),
+            loopback_ipv6: loopback_ipv6(),
         };
-        let firewall = Firewall::open_with(&self.table(), contents)
+        let mut firewall = Firewall::open_with(&self.table(), contents)
             .map_err(|error| host_error("cannot set up the firewall table", &error).with_hint(NEEDS_NF_TABLES))?;
         if !firewall.is_guarding() {
             tracing::warn!(
                 "this kernel does not filter on bridges (NF_TABLES_BRIDGE): containers of one network can pretend to be each other"
             );
         }
+        tell_not_led(&mut firewall);
         state.ready = Some(Ready { route, firewall });
         drop(state);
         if let Err(error) = self.restore_names() {
@@ -424,6 +425,21 @@ fn make_room_for_descriptors() {
 /// the bridge, and then dropped by the kernel as loopback addresses from a wire (ip6_rcv_core).
 fn bridged_ipv6_is_filtered() -> bool {
     std::fs::read_to_string("/proc/sys/net/bridge/bridge-nf-call-ip6tables").is_ok_and(|text| text.trim_end() == "1")
+}
+
+fn loopback_ipv6() -> LoopbackIpv6 {
+    match berth_cgroup::v2_mount() {
+        _ if !bridged_ipv6_is_filtered() => LoopbackIpv6::Translated,
+        Some(root) => LoopbackIpv6::Led(root),
+        None => LoopbackIpv6::No,
+    }
+}
+
+/// Says why ports are refused on ::1 that were to be led; clients go on to 127.0.0.1.
+pub(super) fn tell_not_led(firewall: &mut Firewall) {
+    if let Some(error) = firewall.not_led() {
+        tracing::warn!(%error, "published ports do not answer on ::1");
+    }
 }
 
 /// Whether interfaces of this host may have IPv6 addresses.

@@ -399,9 +399,15 @@ fn a_network_with_ipv6_is_published_on_both_families_and_goes_out() {
             let attached = vec![(id(1), Attachment { netns: inside(&web).path(), ..web })];
             let second = Shared::open(&config(&folder)).unwrap();
             second.recover(attached).unwrap();
-            // At once, so that whoever asks for `localhost` goes on to 127.0.0.1.
-            let refused = ask("[::1]:8080".parse().unwrap(), DEADLINE).unwrap_err();
-            assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+            // The kernel would drop the answers: the client is led to the container before there is a packet.
+            match berth_cgroup::v2_mount() {
+                Some(_) => assert_eq!(ask("[::1]:8080".parse().unwrap(), DEADLINE).unwrap(), gateway),
+                // At once, so that whoever asks for `localhost` goes on to 127.0.0.1.
+                None => {
+                    let refused = ask("[::1]:8080".parse().unwrap(), DEADLINE).unwrap_err();
+                    assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+                }
+            }
             let v4 = second.lock().held[&id(1)].attachment.endpoints["six"].gateway.unwrap().to_string();
             assert_eq!(ask("127.0.0.1:8080".parse().unwrap(), DEADLINE).unwrap(), v4);
             second.close();
