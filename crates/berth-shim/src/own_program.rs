@@ -3,7 +3,9 @@
 //! A process that is about to become a container's program can be looked at from inside for a moment, and a program
 //! of the image may name `/proc/self/exe` as its interpreter: both give the container a way to this program's file.
 //! So it runs from a read-only mount of that file which nobody else has: whatever is opened through
-//! `/proc/<pid>/exe` cannot be written. The mount is detached, and ends with the process.
+//! `/proc/<pid>/exe` cannot be written. The mount is detached, and ends with the process. Its descriptor is closed by
+//! then: while one is open, root of any user namespace may make the mount writable (`mount_setattr(2)` asks nothing more
+//! of a detached one).
 //!
 //! A program that is static changes to that mount as it runs ([`berth_sys::own_file`]); where that cannot be, it
 //! executes itself again from there, which costs a start most of a millisecond more.

@@ -1,7 +1,8 @@
 //! Flaws that other engines had, tried through the engine's doors, each by its number. (Those of the runtime alone
 //! are in `crates/berth-shim/tests/runtime/security.rs`.)
 
-use berth_testkit::{Engine, wait_until};
+use berth_testkit::{Engine, parent_of, programs, wait_until};
+use std::os::unix::fs::MetadataExt as _;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -93,6 +94,19 @@ fn ghsa_vp62_88p7_qqf5_a_mount_behind_an_absolute_link_is_found_inside() {
     // Neither the mount's target nor the copies came out of the container.
     let left: Vec<_> = std::fs::read_dir(&host).unwrap().flatten().map(|entry| entry.file_name()).collect();
     assert_eq!(left, ["secret"]);
+}
+
+#[test]
+fn cve_2019_5736_the_program_beside_a_container_cannot_be_written() {
+    let Some(engine) = Engine::start("cve-5736") else { return };
+    engine.docker(["run", "-d", "--name", "box", "tiny", "sleep", "1000"]).success();
+    let first: i32 = engine.docker(["inspect", "-f", "{{.State.Pid}}", "box"]).success().parse().unwrap();
+    // As a file it is everybody's; what a container could get at is this one's link to it.
+    let program = format!("/proc/{}/exe", parent_of(first));
+    let inode = |path: &std::path::Path| std::fs::metadata(path).unwrap().ino();
+    assert_eq!(inode(program.as_ref()), inode(&programs().join("berth-shim")), "{program}");
+    let flags = rustix::fs::statvfs(&program).unwrap().f_flag;
+    assert!(flags.contains(rustix::fs::StatVfsMountFlags::RDONLY), "{flags:?}");
 }
 
 #[test]

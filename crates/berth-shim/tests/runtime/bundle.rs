@@ -176,13 +176,6 @@ impl Bundle {
         self.run().success()
     }
 
-    /// The same where failing is as good an answer; all that was said.
-    pub(crate) fn prints_or_fails(&mut self, script: &str) -> String {
-        self.script(script);
-        let said = self.run();
-        said.out + &said.err
-    }
-
     #[track_caller]
     pub(crate) fn create(&self) {
         self.call(&["create", &self.id]).success();

@@ -16,7 +16,10 @@
 //! | GHSA-m8cg-xc2p-r3fc | a writable cgroup mount in a user namespace |
 
 use crate::bundle::{Bundle, ours};
+use berth_sys::mounts::{MountChange, attributes, change_mount};
+use rustix::fs::{Mode, OFlags};
 use serde_json::json;
+use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
@@ -57,6 +60,11 @@ fn cve_2019_5736_the_program_runs_from_a_mount_that_nobody_can_write() {
             if std::fs::metadata(&program).unwrap().ino() == inode {
                 let flags = rustix::fs::statvfs(&program).unwrap().f_flag;
                 assert!(flags.contains(rustix::fs::StatVfsMountFlags::RDONLY), "{}: {flags:?}", program.display());
+                // Nor made writable: root of any user namespace may change a mount that a descriptor holds detached.
+                let change = MountChange { clear: attributes::RDONLY, ..MountChange::default() };
+                let opened = rustix::fs::open(&program, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).unwrap();
+                let refused = change_mount(opened.as_fd(), change, None, false);
+                assert_eq!(refused, Err(rustix::io::Errno::INVAL), "{}", program.display());
                 seen += 1;
             }
         }
@@ -238,11 +246,16 @@ fn cve_2025_31133_masks_are_not_made_of_what_the_image_calls_null() {
         .as_array_mut()
         .unwrap()
         .retain(|mount| !mount["destination"].as_str().unwrap().starts_with("/dev"));
-    std::fs::write(b.rootfs().join("secret"), "content of the image\n").unwrap();
-    symlink("/secret", b.rootfs().join("dev/null")).unwrap();
+    std::fs::write(b.rootfs().join("secret"), "not of the host's device\n").unwrap();
+    std::fs::write(b.path.join("secret"), "not of the host's device\n").unwrap();
     b.config["linux"]["maskedPaths"] = json!(["/proc/keys"]);
-    let said = b.prints_or_fails("cat /proc/keys");
-    assert!(!said.contains("content of the image"), "{said}");
+    // As the image has it, and as it is on the host.
+    let outside = b.path.join("secret");
+    for target in [Path::new("/secret"), Path::new("../secret"), &outside] {
+        symlink(target, b.rootfs().join("dev/null")).unwrap();
+        assert_eq!(b.prints("cat /proc/keys"), "", "{}", target.display());
+        std::fs::remove_file(b.rootfs().join("dev/null")).unwrap();
+    }
 }
 
 #[test]
@@ -305,22 +318,47 @@ fn cve_2025_52881_sysctls_are_written_to_a_real_procfs() {
     b.sleeping();
     assert_eq!(std::fs::read_to_string(&fake).unwrap(), "untouched");
     // And it came to where it belongs.
-    let file = rustix::fs::open(
-        format!("/proc/{}/ns/ipc", b.pid()),
-        rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC,
-        rustix::fs::Mode::empty(),
-    )
-    .unwrap();
+    let file =
+        rustix::fs::open(format!("/proc/{}/ns/ipc", b.pid()), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).unwrap();
     let inside = std::thread::spawn(move || {
         // This thread's only: it ends with it.
         rustix::thread::move_into_link_name_space(
-            std::os::fd::AsFd::as_fd(&file),
+            file.as_fd(),
             Some(rustix::thread::LinkNameSpaceType::InterProcessCommunication),
         )
         .unwrap();
         std::fs::read_to_string("/proc/sys/kernel/msgmax").unwrap()
     });
     assert_eq!(inside.join().unwrap(), "4322\n");
+}
+
+#[test]
+fn cve_2025_52881_labels_are_written_to_a_real_procfs() {
+    let Some(mut b) = Bundle::new("c52881a") else { return };
+    if !ours() {
+        return;
+    }
+    b.config["mounts"].as_array_mut().unwrap().retain(|mount| mount["destination"] != "/proc");
+    let fakes = ["attr/exec", "attr/apparmor/exec"].map(|name| b.rootfs().join("proc/self").join(name));
+    std::fs::create_dir_all(fakes[1].parent().unwrap()).unwrap();
+    let untouched = |b: &Bundle| {
+        for fake in &fakes {
+            assert_eq!(std::fs::read_to_string(fake).unwrap(), "untouched", "{}", b.id);
+        }
+    };
+    fakes.iter().for_each(|fake| std::fs::write(fake, "untouched").unwrap());
+    b.sleeping();
+    // Whether the host takes such labels does not matter here, only where they were written.
+    b.call(&["exec", "--apparmor", "unconfined", &b.id, "true"]);
+    untouched(&b);
+    b.call(&["delete", "--force", &b.id]).success();
+    b.args(&["true"]);
+    for label in ["apparmorProfile", "selinuxLabel"] {
+        b.config["process"][label] = json!("unconfined");
+        b.run();
+        untouched(&b);
+        b.config["process"].as_object_mut().unwrap().remove(label);
+    }
 }
 
 #[test]
