@@ -143,6 +143,21 @@ fn folders_and_files_replace_each_other_only_where_allowed() {
     assert_eq!(std::fs::read_to_string(place.inside.join("data/b")).unwrap(), "z");
 }
 
+/// CVE-2017-14992, through `cp`.
+#[test]
+fn what_an_archive_says_is_zeros_takes_no_disk() {
+    const ZEROS: usize = 8 << 20;
+    let place = place();
+    let zeros = "\0".repeat(ZEROS);
+    for (name, text) in [("end", zeros.clone()), ("middle", format!("a{zeros}b"))] {
+        put(&place, "/data", &[(name, Kind::File(&text))]).unwrap();
+        let path = place.inside.join("data").join(name);
+        let blocks = std::fs::metadata(&path).unwrap().blocks() * 512;
+        assert!(blocks < ZEROS as u64 / 8, "{name}: {blocks} bytes on the disk");
+        assert!(std::fs::read(&path).unwrap() == text.as_bytes(), "{name}: another content");
+    }
+}
+
 #[test]
 fn a_truncated_archive_is_an_error() {
     let place = place();
