@@ -323,7 +323,7 @@ impl Firewall {
         change.commit(&mut self.socket)?;
         self.openings.extend(openings);
         self.publications.extend(publications.iter().map(|p| ((p.protocol, p.host, p.host_port), *p)));
-        if let Some(Err(errno)) = self.led.as_mut().map(|led| led.add(publications)) {
+        if let Some(Err(errno)) = self.led.as_ref().map(|led| led.add(publications)) {
             self.not_led = Some(errno);
         }
         conntrack::forget(&mut self.socket, &conntrack::ports(publications))
@@ -351,7 +351,7 @@ impl Firewall {
         for p in &there {
             self.publications.remove(&(p.protocol, p.host, p.host_port));
         }
-        if let Some(led) = &mut self.led {
+        if let Some(led) = &self.led {
             led.remove(&there).map_err(NetlinkError::Led)?;
         }
         conntrack::forget(&mut self.socket, &conntrack::ports(&there))
@@ -361,8 +361,8 @@ impl Firewall {
     pub fn remove(mut self) -> Result<(), NetlinkError> {
         self.zones.clear();
         self.pass_foreign_chains()?;
-        if let Some(led) = &mut self.led {
-            led.detach().map_err(NetlinkError::Led)?;
+        if let Some(led) = &self.led {
+            led.close().map_err(NetlinkError::Led)?;
         }
         self.delete(&self.table.clone())
     }

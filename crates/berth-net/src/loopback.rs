@@ -9,73 +9,56 @@
 //! before there is a packet. Clients of datagrams that do not connect their sockets are not led, and neither is a socket
 //! that was bound to ::1 before.
 //!
-//! The program stays when the engine ends, as the table does, and the next one replaces it. It is there only while a port
-//! is, and asks for the network namespace first: ::1 of containers and of others is theirs.
+//! One program and one map serve all engines of the host (a cgroup takes 64 programs at most). They stay when an engine
+//! ends, as its table does: an element says whose it is, and the next engine with that table takes over. They are there
+//! only while an element is. A key begins with the network namespace: ::1 of containers and of others is theirs.
 
 use crate::publication::{Publication, protocol_number};
 use berth_sys::bpf::{self, Map, Question, insn};
 use berth_types::spec::Protocol;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv6Addr};
 use std::path::Path;
 
-/// Protocol and port, each as the program finds them in `struct bpf_sock_addr`.
-type Key = [u8; 8];
-/// Address and port.
-type Target = [u8; 20];
+/// What the program and its map are called; another layout has another name.
+const NAME: &str = "berth6_1";
+/// Network namespace, protocol and port, the latter as the program finds them in `struct bpf_sock_addr`.
+type Key = [u8; 16];
+/// Address, port, and whose it is.
+type Target = [u8; 24];
+type Ports = Map<16, 24>;
 /// An instruction that still wants its distance.
 type Jump = Box<dyn Fn(i16) -> u64>;
-/// TCP and UDP, each port.
-const ELEMENTS_MAX: u32 = 2 << 16;
+/// Of all engines; the kernel takes 16 bytes for each place.
+const ELEMENTS_MAX: u32 = 1 << 16;
 
 #[derive(Debug)]
 pub(crate) struct Loopback {
     cgroup: OwnedFd,
-    map: Map<8, 20>,
-    program: OwnedFd,
-    ports: BTreeSet<Key>,
-    attached: bool,
+    namespace: u64,
+    owner: u32,
 }
 
-fn key(protocol: Protocol, port: u16) -> Key {
-    let mut key = [0; 8];
-    key[..4].copy_from_slice(&u32::from(protocol_number(protocol)).to_ne_bytes());
-    key[4..].copy_from_slice(&u32::from(port.to_be()).to_ne_bytes());
-    key
-}
+/// Held until dropped: no other engine attaches or detaches meanwhile.
+struct Locked<'a>(BorrowedFd<'a>);
 
-fn target(address: Ipv6Addr, port: u16) -> Target {
-    let mut target = [0; 20];
-    target[..16].copy_from_slice(&address.octets());
-    target[16..].copy_from_slice(&u32::from(port.to_be()).to_ne_bytes());
-    target
-}
-
-/// What of it is reached on ::1, by key; the kernel asks programs about no other protocols.
-fn elements(publication: &Publication) -> impl Iterator<Item = (Key, Target)> + use<> {
-    let Publication { protocol, host, container, container_port: first, .. } = *publication;
-    let led = [IpAddr::V6(Ipv6Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::LOCALHOST)].contains(&host)
-        && matches!(protocol, Protocol::Tcp | Protocol::Udp);
-    let to = match container {
-        IpAddr::V6(address) if led => Some(address),
-        _ => None,
-    };
-    let ports = publication.host_ports().zip(first..=u16::MAX);
-    ports.filter_map(move |(host, at)| Some((key(protocol, host), target(to?, at))))
+impl Drop for Locked<'_> {
+    fn drop(&mut self) {
+        // A descriptor that is locked can be unlocked.
+        rustix::fs::flock(self.0, FlockOperation::Unlock).ok();
+    }
 }
 
 /// FNV-1a: the same for every build of ours, so that a later engine knows its own.
-fn name(table: &str, namespace: u64) -> String {
-    let bytes = table.bytes().chain(namespace.to_ne_bytes());
-    let hash = bytes.fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
-    format!("berth6_{hash:08x}")
+fn owner(table: &str) -> u32 {
+    table.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
 }
 
 /// Over `struct bpf_sock_addr`, <linux/bpf.h>: 8 to 20 are the address, 24 the port, 36 the protocol.
-fn program(namespace: u64, map: i32) -> Vec<u64> {
+fn program(map: i32) -> Vec<u64> {
     const CONTEXT: u8 = 6;
     const FRAME: u8 = 10;
     let mut code = vec![insn::copy(CONTEXT, 1)];
@@ -86,15 +69,12 @@ fn program(namespace: u64, map: i32) -> Vec<u64> {
         leave.push((code.len(), Box::new(move |far| insn::jump_unless_equal(2, word, far))));
         code.push(0);
     }
-    code.extend([insn::copy(1, CONTEXT), insn::call(insn::Function::NetnsCookie)]);
-    code.extend(insn::constant(2, namespace));
-    leave.push((code.len(), Box::new(|far| insn::jump_unless_same(0, 2, far))));
-    code.push(0);
+    code.extend([insn::copy(1, CONTEXT), insn::call(insn::Function::NetnsCookie), insn::store_double(FRAME, 0, -16)]);
     for (from, to) in [(36, -8), (24, -4)] {
         code.extend([insn::load_word(2, CONTEXT, from), insn::store_word(FRAME, 2, to)]);
     }
     code.extend(insn::map(1, map));
-    code.extend([insn::copy(2, FRAME), insn::add(2, -8), insn::call(insn::Function::MapLookup)]);
+    code.extend([insn::copy(2, FRAME), insn::add(2, -16), insn::call(insn::Function::MapLookup)]);
     leave.push((code.len(), Box::new(|far| insn::jump_if_null(0, far))));
     code.push(0);
     for (from, to) in [(0, 8), (4, 12), (8, 16), (12, 20), (16, 24)] {
@@ -109,8 +89,8 @@ fn program(namespace: u64, map: i32) -> Vec<u64> {
 }
 
 impl Loopback {
-    /// In place of what an earlier engine with that table left: a port that stays is led at every moment. `cgroups` is the
-    /// root of the v2 tree, `socket` one of the network namespace whose ports these are.
+    /// With exactly these ports, whatever an earlier engine with that table left. `cgroups` is the root of the v2 tree,
+    /// `socket` one of the network namespace whose ports these are.
     pub(crate) fn open(
         cgroups: &Path,
         table: &str,
@@ -120,65 +100,119 @@ impl Loopback {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let cgroup = rustix::fs::open(cgroups, flags, Mode::empty())?;
         let namespace = berth_sys::netns::cookie(socket)?;
-        let name = name(table, namespace);
-        let map = Map::new(&name, ELEMENTS_MAX)?;
-        let program = bpf::load(Question::ConnectIpv6, &name, &program(namespace, map.number()))?;
-        let mut opened = Loopback { cgroup, map, program, ports: BTreeSet::new(), attached: false };
-        opened.fill(publications)?;
-        let mut old = Vec::new();
-        for there in bpf::attached(opened.cgroup.as_fd(), Question::ConnectIpv6)? {
-            if bpf::name_of(there.as_fd())? == name {
-                old.push(there);
-            }
-        }
-        if !opened.ports.is_empty() {
-            opened.attach(old.pop())?;
-        }
-        for left in old {
-            bpf::detach(opened.cgroup.as_fd(), Question::ConnectIpv6, left.as_fd())?;
-        }
+        let opened = Loopback { cgroup, namespace, owner: owner(table) };
+        opened.add(publications)?;
+        let wanted: BTreeSet<Key> = publications.iter().flat_map(|p| opened.elements(p)).map(|(key, _)| key).collect();
+        opened.remove_if(|key| !wanted.contains(key))?;
         Ok(opened)
     }
 
-    fn attach(&mut self, replaced: Option<OwnedFd>) -> Result<(), Errno> {
-        let replaced = replaced.as_ref().map(OwnedFd::as_fd);
-        bpf::attach(self.cgroup.as_fd(), Question::ConnectIpv6, self.program.as_fd(), replaced)?;
-        self.attached = true;
-        Ok(())
+    /// What of it is reached on ::1, by key; the kernel asks programs about no other protocols.
+    fn elements(&self, publication: &Publication) -> impl Iterator<Item = (Key, Target)> + use<> {
+        let Publication { protocol, host, container, container_port: first, .. } = *publication;
+        let led = [IpAddr::V6(Ipv6Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::LOCALHOST)].contains(&host)
+            && matches!(protocol, Protocol::Tcp | Protocol::Udp);
+        let to = match container {
+            IpAddr::V6(address) if led => Some(address.octets()),
+            _ => None,
+        };
+        let (namespace, owner) = (self.namespace.to_ne_bytes(), self.owner.to_ne_bytes());
+        publication.host_ports().zip(first..=u16::MAX).filter_map(move |(port, at)| {
+            let word = |port: u16| u32::from(port.to_be()).to_ne_bytes();
+            let protocol = u32::from(protocol_number(protocol)).to_ne_bytes();
+            let (mut key, mut target) = ([0; 16], [0; 24]);
+            key[..8].copy_from_slice(&namespace);
+            key[8..12].copy_from_slice(&protocol);
+            key[12..].copy_from_slice(&word(port));
+            target[..16].copy_from_slice(&to?);
+            target[16..20].copy_from_slice(&word(at));
+            target[20..].copy_from_slice(&owner);
+            Some((key, target))
+        })
     }
 
-    fn fill(&mut self, publications: &[Publication]) -> Result<(), Errno> {
-        for (key, target) in publications.iter().flat_map(elements) {
-            self.map.set(&key, &target)?;
-            self.ports.insert(key);
+    fn lock(&self) -> Result<Locked<'_>, Errno> {
+        let cgroup = self.cgroup.as_fd();
+        rustix::io::retry_on_intr(|| rustix::fs::flock(cgroup, FlockOperation::LockExclusive))?;
+        Ok(Locked(cgroup))
+    }
+
+    /// The program that is attached, and its map.
+    fn find(&self, locked: &Locked<'_>) -> Result<Option<(OwnedFd, Ports)>, Errno> {
+        for program in bpf::attached(locked.0, Question::ConnectIpv6)? {
+            if let (name, Some(map)) = bpf::describe(program.as_fd())?
+                && name == NAME
+            {
+                return Ok(Some((program, Ports::by_number(map)?)));
+            }
         }
-        Ok(())
+        Ok(None)
     }
 
-    pub(crate) fn add(&mut self, publications: &[Publication]) -> Result<(), Errno> {
-        self.fill(publications)?;
-        if self.ports.is_empty() || self.attached {
+    pub(crate) fn add(&self, publications: &[Publication]) -> Result<(), Errno> {
+        let mut elements = publications.iter().flat_map(|publication| self.elements(publication)).peekable();
+        if elements.peek().is_none() {
             return Ok(());
         }
-        self.attach(None)
+        let locked = self.lock()?;
+        let (map, fresh) = match self.find(&locked)? {
+            Some((_, map)) => (map, None),
+            None => {
+                let map = Ports::new(NAME, ELEMENTS_MAX)?;
+                let program = bpf::load(Question::ConnectIpv6, NAME, &program(map.number()))?;
+                (map, Some(program))
+            }
+        };
+        for (key, target) in elements {
+            map.set(&key, &target)?;
+        }
+        fresh.map_or(Ok(()), |program| bpf::attach(locked.0, Question::ConnectIpv6, program.as_fd(), None))
     }
 
-    pub(crate) fn remove(&mut self, publications: &[Publication]) -> Result<(), Errno> {
-        for (key, _) in publications.iter().flat_map(elements) {
-            self.map.remove(&key)?;
-            self.ports.remove(&key);
+    pub(crate) fn remove(&self, publications: &[Publication]) -> Result<(), Errno> {
+        let keys: Vec<Key> = publications.iter().flat_map(|p| self.elements(p)).map(|(key, _)| key).collect();
+        if keys.is_empty() {
+            return Ok(());
         }
-        if self.ports.is_empty() { self.detach() } else { Ok(()) }
+        let locked = self.lock()?;
+        let Some((program, map)) = self.find(&locked)? else { return Ok(()) };
+        for key in &keys {
+            map.remove(key)?;
+        }
+        detach_if_idle(&locked, &program, &map)
     }
 
-    /// Nothing is led any more.
-    pub(crate) fn detach(&mut self) -> Result<(), Errno> {
-        if self.attached {
-            bpf::detach(self.cgroup.as_fd(), Question::ConnectIpv6, self.program.as_fd())?;
-            self.attached = false;
-        }
-        Ok(())
+    /// Nothing of this engine is led any more.
+    pub(crate) fn close(&self) -> Result<(), Errno> {
+        self.remove_if(|_| true)
     }
+
+    fn remove_if(&self, unwanted: impl Fn(&Key) -> bool) -> Result<(), Errno> {
+        let locked = self.lock()?;
+        let Some((program, map)) = self.find(&locked)? else { return Ok(()) };
+        let mut gone = Vec::new();
+        let mut at = map.next(None)?;
+        while let Some(key) = at {
+            if key[..8] == self.namespace.to_ne_bytes()
+                && unwanted(&key)
+                && map.get(&key)?.is_some_and(|target| target[20..] == self.owner.to_ne_bytes())
+            {
+                gone.push(key);
+            }
+            at = map.next(Some(&key))?;
+        }
+        for key in &gone {
+            map.remove(key)?;
+        }
+        detach_if_idle(&locked, &program, &map)
+    }
+}
+
+fn detach_if_idle(locked: &Locked<'_>, program: &OwnedFd, map: &Ports) -> Result<(), Errno> {
+    if map.next(None)?.is_some() {
+        return Ok(());
+    }
+    bpf::detach(locked.0, Question::ConnectIpv6, program.as_fd())
 }
 
 #[cfg(test)]
@@ -236,17 +270,17 @@ mod tests {
             let socket = Socket::netfilter().unwrap();
             let open = |all: &[Publication]| Loopback::open(cgroups, "berth_led", socket.as_fd(), all).unwrap();
             let reached = |port: u16| TcpStream::connect(("::1", port)).is_ok();
-            let ours = || {
-                let cgroup = rustix::fs::open(cgroups, OFlags::RDONLY, Mode::empty()).unwrap();
-                let all = bpf::attached(cgroup.as_fd(), Question::ConnectIpv6).unwrap();
-                let name = name("berth_led", berth_sys::netns::cookie(socket.as_fd()).unwrap());
-                all.iter().filter(|one| bpf::name_of(one.as_fd()).is_ok_and(|found| found == name)).count()
+            let ours = |of: &Loopback| {
+                let locked = of.lock().unwrap();
+                let Some((_, map)) = of.find(&locked).unwrap() else { return 0 };
+                let mut keys = std::iter::successors(map.next(None).unwrap(), |key| map.next(Some(key)).unwrap());
+                keys.by_ref().filter(|key| key[..8] == of.namespace.to_ne_bytes()).count()
             };
 
-            let mut first = open(&[]);
-            assert!(!reached(80) && ours() == 0);
+            let first = open(&[]);
+            assert!(!reached(80) && ours(&first) == 0);
             first.add(&[web, names, other]).unwrap();
-            assert!(reached(80) && !reached(81) && !reached(8000) && ours() == 1);
+            assert!(reached(80) && !reached(81) && !reached(8000) && ours(&first) == 2);
             assert_eq!(server.accept().unwrap().0.local_addr().unwrap().to_string(), "[fd00::5]:8000");
             let client = UdpSocket::bind("[::]:0").unwrap();
             client.connect("[::1]:53").unwrap();
@@ -257,15 +291,21 @@ mod tests {
 
             drop(first);
             assert!(reached(80), "without the engine");
-            let mut second = open(&[web]);
-            assert!(reached(80) && ours() == 1);
+            let second = open(&[web]);
+            assert!(reached(80) && ours(&second) == 1);
             second.remove(&[web, names]).unwrap();
-            assert!(!reached(80) && ours() == 0);
+            assert!(!reached(80) && ours(&second) == 0);
             second.add(&[web]).unwrap();
             assert!(reached(80));
+            let other = Loopback::open(cgroups, "berth_other", socket.as_fd(), &[]).unwrap();
+            assert!(reached(80), "another engine's is left alone");
             drop(second);
-            drop(open(&[]));
-            assert!(!reached(80) && ours() == 0, "what a crash left is gone");
+            let third = open(&[]);
+            assert!(!reached(80) && ours(&third) == 0, "what a crash left is gone");
+            other.add(&[web]).unwrap();
+            assert!(reached(80));
+            other.close().unwrap();
+            assert!(!reached(80) && ours(&other) == 0);
         });
     }
 }

@@ -5,12 +5,15 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 /// <linux/bpf.h>
 const MAP_CREATE: i32 = 0;
+const MAP_LOOKUP_ELEM: i32 = 1;
 const MAP_UPDATE_ELEM: i32 = 2;
 const MAP_DELETE_ELEM: i32 = 3;
+const MAP_GET_NEXT_KEY: i32 = 4;
 const PROG_LOAD: i32 = 5;
 const PROG_ATTACH: i32 = 8;
 const PROG_DETACH: i32 = 9;
 const PROG_GET_FD_BY_ID: i32 = 13;
+const MAP_GET_FD_BY_ID: i32 = 14;
 const OBJ_GET_INFO_BY_FD: i32 = 15;
 const PROG_QUERY: i32 = 16;
 const MAP_TYPE_HASH: u32 = 1;
@@ -99,19 +102,14 @@ pub mod insn {
         encode(0x63, dst, src, offset, 0)
     }
 
-    /// Compares 64 bits of two registers.
-    pub const fn jump_unless_same(dst: u8, src: u8, offset: i16) -> u64 {
-        encode(0x5d, dst, src, offset, 0)
+    /// 64 bits at dst + offset = src
+    pub const fn store_double(dst: u8, src: u8, offset: i16) -> u64 {
+        encode(0x7b, dst, src, offset, 0)
     }
 
     /// Compares 64 bits with nothing, as what a map answers.
     pub const fn jump_if_null(dst: u8, offset: i16) -> u64 {
         encode(0x15, dst, 0, offset, 0)
-    }
-
-    /// dst = value, in two instructions
-    pub const fn constant(dst: u8, value: u64) -> [u64; 2] {
-        [encode(0x18, dst, 0, 0, value as i32), encode(0, 0, 0, 0, (value >> 32) as i32)]
     }
 
     /// dst = the map behind a descriptor of this process, in two instructions
@@ -180,7 +178,7 @@ struct Query {
     padding: u32,
 }
 
-/// For `BPF_PROG_GET_FD_BY_ID`.
+/// For `BPF_PROG_GET_FD_BY_ID` and `BPF_MAP_GET_FD_BY_ID`.
 #[repr(C)]
 #[derive(Default)]
 struct ById {
@@ -214,6 +212,16 @@ struct ProgramInfo {
     name: [u8; NAME_BYTES],
 }
 
+/// The first fields of `struct bpf_map_info`.
+#[repr(C)]
+#[derive(Default)]
+struct MapInfo {
+    kind: u32,
+    id: u32,
+    key_size: u32,
+    value_size: u32,
+}
+
 /// The first fields for `BPF_MAP_CREATE`.
 #[repr(C)]
 #[derive(Default)]
@@ -228,7 +236,7 @@ struct NewMap {
     map_name: [u8; NAME_BYTES],
 }
 
-/// For `BPF_MAP_UPDATE_ELEM` and `BPF_MAP_DELETE_ELEM`.
+/// For the commands on elements; `value` is the next key for `BPF_MAP_GET_NEXT_KEY`.
 #[repr(C)]
 #[derive(Default)]
 struct MapElement {
@@ -317,19 +325,20 @@ pub fn attached(cgroup: BorrowedFd<'_>, question: Question) -> Result<Vec<OwnedF
     Ok(programs)
 }
 
-/// The name that a program was loaded with.
-pub fn name_of(program: BorrowedFd<'_>) -> Result<String, Errno> {
-    let mut info = ProgramInfo::default();
+/// The name that a program was loaded with, and the number of the first map that it looks into.
+pub fn describe(program: BorrowedFd<'_>) -> Result<(String, Option<u32>), Errno> {
+    let mut map = 0_u32;
+    let mut info = ProgramInfo { map_count: 1, map_ids: (&raw mut map) as u64, ..ProgramInfo::default() };
     let mut attributes = InfoOf {
         descriptor: program.as_raw_fd() as u32,
         length: size_of::<ProgramInfo>() as u32,
         info: (&raw mut info) as u64,
     };
-    // SAFETY: the kernel writes at most `length` bytes to `info`, which outlives the call; the pointers and counts in
-    // it are zero, so that nothing else is written.
+    // SAFETY: the kernel writes at most `length` bytes to `info` and at most `map_count` numbers to `map`, which both
+    // outlive the call; the other pointers and counts are zero, so that nothing else is written.
     unsafe { bpf(OBJ_GET_INFO_BY_FD, &mut attributes) }?;
     let end = info.name.iter().position(|byte| *byte == 0).unwrap_or(NAME_BYTES);
-    Ok(String::from_utf8_lossy(&info.name[..end]).into_owned())
+    Ok((String::from_utf8_lossy(&info.name[..end]).into_owned(), (info.map_count > 0).then_some(map)))
 }
 
 /// A table in the kernel that programs look into, with keys and values of these sizes.
@@ -354,6 +363,25 @@ impl<const KEY: usize, const VALUE: usize> Map<KEY, VALUE> {
         Ok(Map { descriptor: unsafe { bpf_fd(MAP_CREATE, &mut attributes) }? })
     }
 
+    /// One that is there; `EINVAL` if its keys or values have other sizes.
+    pub fn by_number(id: u32) -> Result<Map<KEY, VALUE>, Errno> {
+        let mut attributes = ById { id, ..ById::default() };
+        // SAFETY: the attributes hold no pointers.
+        let descriptor = unsafe { bpf_fd(MAP_GET_FD_BY_ID, &mut attributes) }?;
+        let mut info = MapInfo::default();
+        let mut attributes = InfoOf {
+            descriptor: descriptor.as_raw_fd() as u32,
+            length: size_of::<MapInfo>() as u32,
+            info: (&raw mut info) as u64,
+        };
+        // SAFETY: the kernel writes at most `length` bytes to `info`, which outlives the call.
+        unsafe { bpf(OBJ_GET_INFO_BY_FD, &mut attributes) }?;
+        if (info.key_size as usize, info.value_size as usize) != (KEY, VALUE) {
+            return Err(Errno::INVAL);
+        }
+        Ok(Map { descriptor })
+    }
+
     /// For [`insn::map`].
     pub fn number(&self) -> i32 {
         self.descriptor.as_raw_fd()
@@ -372,6 +400,37 @@ impl<const KEY: usize, const VALUE: usize> Map<KEY, VALUE> {
         // SAFETY: the kernel reads as many bytes of the key as the map was made for, and it is that long.
         match unsafe { bpf(MAP_DELETE_ELEM, &mut self.element(key)) } {
             Ok(_) | Err(Errno::NOENT) => Ok(()),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    pub fn get(&self, key: &[u8; KEY]) -> Result<Option<[u8; VALUE]>, Errno> {
+        let mut value = [0; VALUE];
+        let mut attributes = self.element(key);
+        attributes.value = value.as_mut_ptr() as u64;
+        // SAFETY: the kernel reads as many bytes of the key and writes as many of the value as the map was made for, and
+        // both are that long.
+        match unsafe { bpf(MAP_LOOKUP_ELEM, &mut attributes) } {
+            Ok(_) => Ok(Some(value)),
+            Err(Errno::NOENT) => Ok(None),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    /// The key after `key`, or the first one. After one that is gone comes the first again.
+    pub fn next(&self, key: Option<&[u8; KEY]>) -> Result<Option<[u8; KEY]>, Errno> {
+        let mut next = [0; KEY];
+        let mut attributes = MapElement {
+            map_fd: self.descriptor.as_raw_fd() as u32,
+            key: key.map_or(0, |key| key.as_ptr() as u64),
+            value: next.as_mut_ptr() as u64,
+            ..MapElement::default()
+        };
+        // SAFETY: the kernel reads as many bytes of a key that is there and writes as many of `next` as the map's keys
+        // have, and both are that long.
+        match unsafe { bpf(MAP_GET_NEXT_KEY, &mut attributes) } {
+            Ok(_) => Ok(Some(next)),
+            Err(Errno::NOENT) => Ok(None),
             Err(errno) => Err(errno),
         }
     }
