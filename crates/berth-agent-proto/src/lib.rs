@@ -4,6 +4,7 @@
 //!  host                                        guest
 //!  zeros, Reset (nonce)          ───────────►  forgets all streams
 //!                                ◄───────────  zeros, Hello (nonce, version)
+//!                                ◄───────────  the same with no nonce: it has just begun, and knows nobody
 //!  Request on a new stream       ───────────►
 //!                                ◄───────────  Answer: done, or Failure; a process or archive goes on:
 //!  Data, Eof, Window, Signal ... ◄──────────►  Data, Eof, Window

@@ -83,6 +83,9 @@ pub enum Request {
     Statistics,
     /// The host's side answers this itself: waits until the container has started. The guest refuses it.
     AwaitStart,
+    /// The host's side turns this into the signal and a question whether the guest is there: its container is killed, and ends
+    /// once everything is on the disk. The guest refuses it.
+    Kill,
 }
 
 impl Request {

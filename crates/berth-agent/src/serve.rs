@@ -57,6 +57,10 @@ pub(crate) fn run(init: bool) -> Result<(), StartError> {
         dns: None,
         off: false,
     };
+    if !init {
+        // A host that knew another service here learns that it is gone, with all that it did.
+        agent.greet("");
+    }
     loop {
         agent.wait().map_err(init::step("wait"))?;
         agent.round();
@@ -116,7 +120,8 @@ impl Agent {
             self.streams.remove(&stream);
             self.let_go(stream);
             if self.main == Some(stream) {
-                // Whoever hears the end may pull the plug.
+                // Whoever hears the end may pull the plug; what else was asked is answered before that takes its time.
+                self.port.flush();
                 rustix::fs::sync();
             }
             self.say(Kind::End, stream, &ended);
@@ -218,9 +223,14 @@ impl Agent {
             self.let_go(stream);
         }
         self.streams.retain(|stream, _| self.main == Some(*stream));
+        let nonce: String = nonce.iter().map(|byte| format!("{byte:02x}")).collect();
+        self.greet(&nonce);
+    }
+
+    fn greet(&mut self, nonce: &str) {
         self.port.send_raw(&berth_agent_proto::padding());
         let hello = Hello {
-            nonce: nonce.iter().map(|byte| format!("{byte:02x}")).collect(),
+            nonce: nonce.to_owned(),
             version: VERSION,
             kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
             init: self.init,
@@ -346,7 +356,7 @@ impl Agent {
                 }
                 self.begin(stream, begun?)
             }
-            Request::Grow { .. } | Request::AwaitStart => {
+            Request::Grow { .. } | Request::AwaitStart | Request::Kill => {
                 Err(Failure::new(FailureKind::Unsupported, "this agent cannot do that"))
             }
         }

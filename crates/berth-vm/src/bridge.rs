@@ -8,8 +8,11 @@
 //!
 //! Streams are renumbered, so no client can reach another's. Windows pass through from end to end: what is held
 //! here is what the two ends allow each other. A guest that says what makes no sense is cut off.
+//!
+//! Nobody waits for good: whose agent began anew, is gone or does not answer any more (`pulse`), and whose machine ends, is told.
 
 use crate::names::Names;
+use crate::pulse::{self, Pulse, Sign};
 use crate::relay::Relay;
 use crate::spec::{AGENT_SOCKET, CONTROL_SOCKET, RUN, Workload};
 use crate::wire::{WAITING_BYTES_MAX, Wire};
@@ -17,7 +20,7 @@ use berth_agent_proto::{
     Answer, Ended, Event, Failure, FailureKind, Frame, FrameError, Hello, Kind, QUERIES_BEGIN, Request, STREAMS_MAX,
     Say, VERSION, padding,
 };
-use rustix::event::{PollFd, PollFlags};
+use rustix::event::{PollFd, PollFlags, Timespec};
 use std::collections::BTreeMap;
 use std::io::{PipeReader, Read};
 use std::os::fd::AsFd;
@@ -39,11 +42,18 @@ const TAIL_BYTES_MAX: usize = 8 << 10;
 const CONFIGURE: u32 = 1;
 const MAIN: u32 = 2;
 const POWER_OFF: u32 = 3;
+const PULSE: u32 = 4;
+const SIGKILL: i32 = 9;
 const FIRST_OF_CLIENTS: u32 = 16;
 /// Where the engine finds that the container ran out of memory.
 pub const OUT_OF_MEMORY: &str = "out-of-memory";
 /// How soon it is tried again to reach the agent's socket, which QEMU makes.
 const RETRY: Duration = Duration::from_millis(20);
+
+/// How soon those who wait for an agent that has fallen silent are thought of.
+const LISTEN: Duration = Duration::from_secs(1);
+/// Whoever is told that the machine has ended has heard it by then.
+const FAREWELL: Duration = Duration::from_secs(2);
 
 /// What came of the container's start.
 enum Start {
@@ -98,6 +108,7 @@ pub(crate) struct Bridge {
     tail: Vec<u8>,
     heard: bool,
     power_off: PowerOff,
+    pulse: Pulse,
 }
 
 fn failure(kind: FailureKind, text: impl Into<String>) -> Failure {
@@ -163,6 +174,7 @@ impl Bridge {
             tail: Vec::new(),
             heard: false,
             power_off: PowerOff::NotAsked,
+            pulse: Pulse::default(),
         })
     }
 
@@ -220,7 +232,8 @@ impl Bridge {
     pub(crate) fn patience(&self) -> Option<Duration> {
         let retry = self.agent.is_none().then_some(RETRY);
         let deadline = self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        [retry, deadline].into_iter().flatten().min()
+        let listen = (!self.routes.is_empty()).then_some(LISTEN);
+        [retry, deadline, listen].into_iter().flatten().min()
     }
 
     /// Moves everything that can be moved; the code to end with, once the container has ended and been told of.
@@ -231,6 +244,7 @@ impl Bridge {
         self.hear_agent(AGENT_READS_MAX);
         self.hear_clients();
         self.answer_names();
+        self.feel_pulse();
         if let (Some(relay), Some(agent)) = (&mut self.relay, &mut self.agent) {
             relay.pump(&mut agent.out);
         }
@@ -246,10 +260,11 @@ impl Bridge {
         self.ended.filter(|_| drained)
     }
 
-    /// QEMU is gone: whoever waits for a start hears so.
+    /// QEMU is gone: whoever waits for a start, or for anything else of the guest, hears so.
     pub(crate) fn machine_ended(&mut self, code: u8) -> u8 {
         self.read_console();
         self.hear_agent(LAST_READS_MAX);
+        self.lose_routes(&failure(FailureKind::Internal, "the machine has ended"));
         if let Some(relay) = &mut self.relay {
             relay.pump(&mut Vec::new());
         }
@@ -260,6 +275,24 @@ impl Bridge {
             ));
         }
         self.ended.unwrap_or(code)
+    }
+
+    /// Until those who were told of the machine's end have heard it: they end with us.
+    pub(crate) fn farewell(&mut self) {
+        let deadline = Instant::now() + FAREWELL;
+        while self.clients.values().any(|client| client.told) && Instant::now() < deadline {
+            self.clients.values_mut().for_each(|client| {
+                client.flush();
+                client.receive();
+            });
+            self.clients.retain(|_, client| !client.gone);
+            let watched = self.clients.values().map(|client| client.watched(true));
+            let mut watched: Vec<_> = watched.map(|(fd, flags)| PollFd::from_borrowed_fd(fd, flags)).collect();
+            let patience = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
+            if rustix::event::poll(&mut watched, Some(&patience)).is_err() {
+                return;
+            }
+        }
     }
 
     pub(crate) fn signal(&mut self, number: i32) {
@@ -395,17 +428,62 @@ impl Bridge {
             self.power_off = PowerOff::Refused;
         }
         let lost = failure(FailureKind::Internal, format!("the guest's agent cannot be understood: {why}"));
-        for route in std::mem::take(&mut self.routes).into_values() {
-            if let Some(client) = self.clients.get_mut(&route.client) {
-                client.send(Kind::End, route.theirs, &Ended::Failed(lost.clone()).to_json());
-            }
-        }
+        self.lose_routes(&lost);
         if self.workload.is_some() && self.ended.is_none() {
             self.fail(lost);
         }
     }
 
+    /// Nothing more comes for those who wait.
+    fn lose_routes(&mut self, lost: &Failure) {
+        for route in std::mem::take(&mut self.routes).into_values() {
+            if let Some(client) = self.clients.get_mut(&route.client) {
+                client.send(Kind::End, route.theirs, &Ended::Failed(lost.clone()).to_json());
+                client.told = true;
+            }
+        }
+    }
+
+    /// The agent of a whole system that is not there any more, or is another process: it knows nothing of who waits. The next
+    /// one finds our reset where the port keeps it.
+    fn agent_lost(&mut self, why: &str) {
+        self.lose_routes(&failure(FailureKind::Internal, why));
+        if self.workload.is_some() {
+            return;
+        }
+        if self.power_off == PowerOff::Asked {
+            self.power_off = PowerOff::Refused;
+        }
+        self.hello = None;
+        let Some(agent) = &mut self.agent else { return };
+        if agent.out.len() > WAITING_BYTES_MAX {
+            // It is reached anew.
+            self.agent = None;
+            return;
+        }
+        agent.out.extend(padding());
+        agent.send(Kind::Reset, 0, &self.nonce);
+    }
+
+    fn feel_pulse(&mut self) {
+        let waited_for = !self.routes.is_empty() && self.hello.is_some();
+        match self.pulse.feel(Instant::now(), waited_for, || pulse::look(&self.run)) {
+            Sign::Well => {}
+            Sign::Ask => {
+                if let Some(agent) = &mut self.agent {
+                    agent.send(Kind::Request, PULSE, &Request::Ping.to_json());
+                }
+            }
+            Sign::Gone => self.agent_lost("the guest's agent is gone"),
+            Sign::Silent => {
+                let seconds = pulse::SILENT.as_secs();
+                self.agent_lost(&format!("the guest's agent has not answered for {seconds} seconds"));
+            }
+        }
+    }
+
     fn agent_frame(&mut self, frame: Frame) {
+        self.pulse.beat();
         let Some(hello) = &self.hello else {
             if frame.kind == Kind::Hello {
                 self.greeted(&frame.payload);
@@ -424,6 +502,12 @@ impl Bridge {
                 // A mark for the engine; that it cannot be made hides nothing but the reason.
                 std::fs::write(self.run.join(OUT_OF_MEMORY), b"").ok();
                 self.marked = true;
+            }
+            // One that has just begun says so, and does not know us.
+            (Kind::Hello, _) if is_greeting_of_a_new_one(&frame.payload) => {
+                if self.workload.is_none() {
+                    self.agent_lost("the guest's agent began anew");
+                }
             }
             (Kind::Answer, CONFIGURE) => self.configured(&frame.payload),
             (kind, MAIN) => self.main_frame(kind, &frame.payload),
@@ -604,6 +688,13 @@ impl Bridge {
         if self.hello.is_none() || self.agent.is_none() {
             return refuse(self, failure(FailureKind::Conflict, "the guest's agent does not answer (yet)"));
         }
+        let killed = matches!(request, Request::Kill);
+        if killed {
+            let (Some(relay), Some(agent)) = (&self.relay, &mut self.agent) else {
+                return refuse(self, failure(FailureKind::Conflict, "the machine runs no container"));
+            };
+            relay.signal(SIGKILL, &mut agent.out);
+        }
         let taken = self.routes.values().any(|route| route.client == client && route.theirs == frame.stream);
         if taken || self.routes.len() + 2 >= STREAMS_MAX {
             return refuse(self, failure(FailureKind::Conflict, "the stream is in use, or there are too many"));
@@ -613,7 +704,11 @@ impl Bridge {
         let streams = request.streams();
         self.routes.insert(stream, Route { client, theirs: frame.stream, streams });
         if let Some(agent) = &mut self.agent {
-            agent.send(Kind::Request, stream, &frame.payload);
+            match killed {
+                // It answers behind the signal.
+                true => agent.send(Kind::Request, stream, &Request::Ping.to_json()),
+                false => agent.send(Kind::Request, stream, &frame.payload),
+            }
         }
     }
 
@@ -632,6 +727,10 @@ impl Bridge {
             Start::Pending | Start::Started { .. } => None,
         }
     }
+}
+
+fn is_greeting_of_a_new_one(payload: &[u8]) -> bool {
+    serde_json::from_slice::<Hello>(payload).is_ok_and(|hello| hello.nonce.is_empty())
 }
 
 fn read_answer(payload: &[u8]) -> Result<Answer, Failure> {
@@ -715,5 +814,185 @@ mod tests {
         stop.store(true, Ordering::Relaxed);
         drop(bridge);
         guest.join().unwrap();
+    }
+
+    /// The other end of a socket, of a guest's agent or of a client.
+    struct End {
+        stream: UnixStream,
+        decoder: berth_agent_proto::Decoder,
+    }
+
+    impl End {
+        fn new(stream: UnixStream) -> End {
+            stream.set_nonblocking(true).unwrap();
+            End { stream, decoder: berth_agent_proto::Decoder::default() }
+        }
+
+        fn say(&mut self, bridge: &mut Bridge, kind: Kind, stream: u32, payload: &[u8]) {
+            let mut bytes = Vec::new();
+            encode(kind, stream, payload, &mut bytes).unwrap();
+            self.send(bridge, &bytes);
+        }
+
+        /// The bridge reads meanwhile: a socket holds less than a reset is long.
+        fn send(&mut self, bridge: &mut Bridge, mut bytes: &[u8]) {
+            while !bytes.is_empty() {
+                match self.stream.write(bytes) {
+                    Ok(count) => bytes = &bytes[count..],
+                    Err(cause) => assert_eq!(cause.kind(), std::io::ErrorKind::WouldBlock),
+                }
+                bridge.round();
+            }
+        }
+
+        /// The next frame that the bridge sends here.
+        fn hears(&mut self, bridge: &mut Bridge) -> Frame {
+            let begun = Instant::now();
+            while begun.elapsed() < Duration::from_secs(60) {
+                if let Some(frame) = self.decoder.next_frame().unwrap() {
+                    return frame;
+                }
+                bridge.round();
+                self.read();
+            }
+            panic!("nothing came");
+        }
+
+        fn read(&mut self) {
+            let mut bytes = vec![0; 64 << 10];
+            if let Ok(count) = self.stream.read(&mut bytes) {
+                self.decoder.push(&bytes[..count]);
+            }
+        }
+
+        /// An agent's answer to a reset.
+        fn greets(&mut self, bridge: &mut Bridge) {
+            let reset = self.hears(bridge);
+            assert_eq!(reset.kind, Kind::Reset);
+            let nonce: String = reset.payload.iter().map(|byte| format!("{byte:02x}")).collect();
+            self.send(bridge, &hello(&nonce));
+        }
+    }
+
+    fn hello(nonce: &str) -> Vec<u8> {
+        let hello =
+            Hello { nonce: nonce.to_owned(), version: VERSION, kernel: "6".to_owned(), init: false, uptime_millis: 1 };
+        let mut bytes = padding();
+        encode(Kind::Hello, 0, &hello.to_json(), &mut bytes).unwrap();
+        bytes
+    }
+
+    /// A machine whose agent has begun a process for a client, who waits for its end.
+    fn waiting(folder: &Path) -> (Bridge, UnixListener, End, End) {
+        let listener = UnixListener::bind(folder.join(AGENT_SOCKET)).unwrap();
+        let mut bridge = Bridge::at(folder, None).unwrap();
+        bridge.round();
+        let mut agent = End::new(listener.accept().unwrap().0);
+        agent.greets(&mut bridge);
+        while bridge.hello.is_none() {
+            bridge.round();
+        }
+        let mut client = End::new(UnixStream::connect(folder.join(CONTROL_SOCKET)).unwrap());
+        let stream = begun(&mut bridge, &mut agent, &mut client, 7);
+        assert!(stream >= FIRST_OF_CLIENTS);
+        (bridge, listener, agent, client)
+    }
+
+    /// The number that the agent hears for a process of the client's.
+    fn begun(bridge: &mut Bridge, agent: &mut End, client: &mut End, theirs: u32) -> u32 {
+        let request = Request::Stat { path: "/".to_owned() };
+        client.say(bridge, Kind::Request, theirs, &request.to_json());
+        let asked = agent.hears(bridge);
+        assert_eq!((asked.kind, asked.payload), (Kind::Request, request.to_json()));
+        let answer: Result<Answer, Failure> = Ok(Answer::Started { pid: 9 });
+        agent.say(bridge, Kind::Answer, asked.stream, &answer.to_json());
+        assert_eq!(client.hears(bridge).kind, Kind::Answer);
+        asked.stream
+    }
+
+    #[track_caller]
+    fn is_told(end: &Frame, stream: u32, text: &str) {
+        assert_eq!((end.kind, end.stream), (Kind::End, stream));
+        let ended: Ended = serde_json::from_slice(&end.payload).unwrap();
+        assert!(matches!(&ended, Ended::Failed(failure) if failure.text.contains(text)), "{ended:?}");
+    }
+
+    #[test]
+    fn who_waits_hears_that_the_agent_began_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut bridge, _listener, mut agent, mut client) = waiting(folder.path());
+        // The one before was in the middle of a frame when it was killed.
+        let mut words = Vec::new();
+        encode(Kind::Data, 999, &[berth_agent_proto::STDOUT; 100], &mut words).unwrap();
+        words.truncate(50);
+        words.extend(hello(""));
+        agent.send(&mut bridge, &words);
+        is_told(&client.hears(&mut bridge), 7, "began anew");
+        // The new one is asked as the first was.
+        agent.greets(&mut bridge);
+        while bridge.hello.is_none() {
+            bridge.round();
+        }
+        begun(&mut bridge, &mut agent, &mut client, 8);
+    }
+
+    /// What QEMU's monitor answers to everything.
+    fn monitor(folder: &Path, open: bool) -> std::thread::JoinHandle<()> {
+        let listener = UnixListener::bind(folder.join(crate::spec::EVENTS_SOCKET)).unwrap();
+        std::thread::spawn(move || {
+            use std::io::BufRead;
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.write_all(b"{\"QMP\": {}}\n").unwrap();
+            let lines = std::io::BufReader::new(stream.try_clone().unwrap()).lines();
+            for line in lines.map_while(Result::ok) {
+                let answer = match line.contains("query-chardev") {
+                    true => format!("[{{\"label\": \"agent\", \"frontend-open\": {open}}}]"),
+                    false => "{\"running\": true}".to_owned(),
+                };
+                stream.write_all(format!("{{\"return\": {answer}}}\n").as_bytes()).unwrap();
+            }
+        })
+    }
+
+    #[test]
+    fn who_waits_hears_that_the_agent_is_gone() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut bridge, _listener, mut agent, mut client) = waiting(folder.path());
+        let monitor = monitor(folder.path(), false);
+        bridge.pulse.was_silent(pulse::SILENT / 2);
+        is_told(&client.hears(&mut bridge), 7, "is gone");
+        // The next one finds the reset in its port.
+        agent.greets(&mut bridge);
+        monitor.join().unwrap();
+    }
+
+    #[test]
+    fn who_waits_hears_that_the_guest_hangs() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut bridge, _listener, mut agent, mut client) = waiting(folder.path());
+        let monitor = monitor(folder.path(), true);
+        bridge.pulse.was_silent(pulse::SILENT);
+        is_told(&client.hears(&mut bridge), 7, "has not answered for 120 seconds");
+        agent.greets(&mut bridge);
+        monitor.join().unwrap();
+    }
+
+    #[test]
+    fn who_waits_hears_that_the_machine_has_ended() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut bridge, _listener, _agent, mut client) = waiting(folder.path());
+        assert_eq!(bridge.machine_ended(3), 3);
+        let heard = std::thread::spawn(move || {
+            client.stream.set_nonblocking(false).unwrap();
+            while client.decoder.next_frame().unwrap().is_none_or(|frame| {
+                is_told(&frame, 7, "the machine has ended");
+                false
+            }) {
+                client.read();
+            }
+        });
+        bridge.farewell();
+        heard.join().unwrap();
+        assert!(bridge.clients.is_empty(), "it was waited for");
     }
 }

@@ -37,6 +37,7 @@ pub(crate) fn supervise(machine: &Machine, workload: &Workload) -> Result<u8, Su
     };
     bridge.watch_console(console).map_err(|source| SuperviseError::Agent { source })?;
     let code = watch(&mut bridge, &signals, Pid::from_child(&qemu), server.as_ref().map(Pid::from_child))?;
+    bridge.farewell();
     if bridge.complaint().is_some() {
         linger(&mut bridge);
     }
@@ -133,10 +134,7 @@ fn watch(
         if let Some(code) = bridge.round() {
             return Ok(code);
         }
-        let patience = bridge.patience().map(|time| Timespec {
-            tv_sec: i64::try_from(time.as_secs()).unwrap_or(i64::MAX),
-            tv_nsec: i64::from(time.subsec_nanos()),
-        });
+        let patience = bridge.patience().map(crate::supervise::timespec);
         let mut watched = bridge.watched();
         watched.push(PollFd::from_borrowed_fd(signals.as_fd(), PollFlags::IN));
         match rustix::event::poll(&mut watched, patience.as_ref()) {

@@ -41,8 +41,13 @@ fn execute(wish: &str) -> Result<u8, String> {
             relay.pump(&mut wire.out);
         }
         wire.flush();
-        if let Some(code) = ended.filter(|_| relay.as_ref().is_none_or(Relay::is_drained)) {
-            return Ok(code);
+        if let Some(how) = ended.take_if(|_| relay.as_ref().is_none_or(Relay::is_drained)) {
+            // Before anything is said the terminal is as it was.
+            drop(relay);
+            if let Ended::Failed(failure) = &how {
+                rustix::io::write(rustix::stdio::stderr(), format!("{failure}\n").as_bytes()).ok();
+            }
+            return Ok(code_of(&how));
         }
         if wire.gone {
             return Err("the machine's agent is gone".to_owned());
@@ -85,8 +90,7 @@ fn execute(wish: &str) -> Result<u8, String> {
                     }
                 }
                 Kind::End => {
-                    let how = serde_json::from_slice(&frame.payload).unwrap_or(Ended::Code(u8::MAX));
-                    ended = Some(code_of(&how));
+                    ended = Some(serde_json::from_slice(&frame.payload).unwrap_or(Ended::Code(u8::MAX)));
                 }
                 _ => {}
             }

@@ -25,6 +25,7 @@ pub mod kernel;
 mod names;
 pub mod ova;
 pub mod probe;
+mod pulse;
 pub mod qmp;
 mod relay;
 pub mod restore;

@@ -104,8 +104,7 @@ fn supervise(path: &Path) -> Result<u8, SuperviseError> {
         let mut patience = (cards.waiting() || end.since.is_some()).then_some(CARD_WAIT);
         if let Some(bridge) = &bridge {
             watched.extend(bridge.watched());
-            let soon = bridge.patience().map(|_| CARD_WAIT);
-            patience = patience.or(soon);
+            patience = patience.or_else(|| bridge.patience().map(timespec));
         }
         match rustix::event::poll(&mut watched, patience.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
@@ -119,6 +118,10 @@ fn supervise(path: &Path) -> Result<u8, SuperviseError> {
         // Signals of one kind merge: everything that has ended is collected, whatever was read.
         while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
             if pid == qemu {
+                if let Some(bridge) = &mut bridge {
+                    bridge.machine_ended(code_of(status));
+                    bridge.farewell();
+                }
                 return Ok(code_of(status));
             }
         }
@@ -206,6 +209,10 @@ impl Cards {
 /// The console is the only place that anybody looks at.
 fn say(text: &str) {
     rustix::io::write(rustix::stdio::stderr(), format!("berth-vmm: {text}\n").as_bytes()).ok();
+}
+
+pub(crate) fn timespec(time: Duration) -> Timespec {
+    Timespec { tv_sec: i64::try_from(time.as_secs()).unwrap_or(i64::MAX), tv_nsec: i64::from(time.subsec_nanos()) }
 }
 
 /// As a shell counts them.

@@ -17,12 +17,14 @@ pub(crate) struct Wire {
     pub(crate) decoder: Decoder,
     pub(crate) out: Vec<u8>,
     pub(crate) gone: bool,
+    /// It waited for something and knows that nothing comes any more.
+    pub(crate) told: bool,
 }
 
 impl Wire {
     pub(crate) fn new(stream: UnixStream) -> std::io::Result<Wire> {
         stream.set_nonblocking(true)?;
-        Ok(Wire { stream, decoder: Decoder::default(), out: Vec::new(), gone: false })
+        Ok(Wire { stream, decoder: Decoder::default(), out: Vec::new(), gone: false, told: false })
     }
 
     pub(crate) fn watched(&self, reads: bool) -> (BorrowedFd<'_>, PollFlags) {

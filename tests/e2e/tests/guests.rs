@@ -110,6 +110,13 @@ fn it_is_used_like_any_container() {
     engine.docker(["start", "web"]).success();
     let count = || engine.docker(["exec", "web", "cat", "/count"]).success();
     wait_until("both starts are in its file", || count() == "started\nstarted");
+    // Killed at once: what it has just written is there all the same.
+    engine.docker(["exec", "web", "sh", "-c", "echo late > /late"]).success();
+    engine.docker(["restart", "-t", "0", "web"]).success();
+    assert_eq!(engine.docker(["exec", "web", "cat", "/late"]).success(), "late");
+    wait_until("the third start is in its file", || count() == "started\nstarted\nstarted");
+    engine.docker(["kill", "web"]).success();
+    assert_eq!(engine.inspect("web")["State"]["ExitCode"], 137);
     engine.docker(["rm", "-f", "web", "peer"]).success();
 }
 

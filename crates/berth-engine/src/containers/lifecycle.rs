@@ -70,23 +70,46 @@ impl Containers {
         if matches!(container.phase(), Phase::Paused { .. }) {
             shim.tell(Body::Resume).await?;
         }
-        let send = |signal: i32| shim.tell(Body::Signal { target: Target::Init, signal });
         self.tell(container, "kill", &[("signal", signal.to_string())]);
         // An end between looking and asking is what was wanted.
-        send(signal).await.ok();
+        self.send(container, &shim, signal).await.ok();
         let over = match u64::try_from(grace) {
             Ok(seconds) => tokio::time::timeout(Duration::from_secs(seconds), exits.changed()).await.is_ok(),
             Err(_) => exits.changed().await.is_ok(),
         };
         if !over {
             self.tell(container, "kill", &[("signal", SIGKILL.to_string())]);
-            send(SIGKILL).await.ok();
+            self.send(container, &shim, SIGKILL).await.ok();
             if tokio::time::timeout(Duration::from_secs(KILLED_SECONDS_MAX), exits.changed()).await.is_err() {
                 return Err(Error::internal(format!("container {} did not end after SIGKILL", record.id)));
             }
         }
         self.tell(container, "stop", &[]);
         Ok(Outcome::Done)
+    }
+
+    /// A signal to its first process. SIGKILL is the guest's affair where it has one: then it has ended when this returns.
+    pub(super) async fn send(&self, container: &Arc<Container>, shim: &Shim, signal: i32) -> Result<()> {
+        if signal == SIGKILL && self.killed_by_guest(container, shim).await {
+            return Ok(());
+        }
+        shim.tell(Body::Signal { target: Target::Init, signal }).await
+    }
+
+    /// What is removed anyway has nothing to write.
+    async fn killed_by_guest(&self, container: &Arc<Container>, shim: &Shim) -> bool {
+        let (mut exits, paused) = {
+            let live = container.live();
+            if live.removing || !live.is_running() || !crate::guests::is_guest(&live.record.spec) {
+                return false;
+            }
+            (live.exits.subscribe(), matches!(live.run.phase, Phase::Paused { .. }))
+        };
+        if paused && shim.tell(Body::Resume).await.is_err() {
+            return false;
+        }
+        crate::guests::kill(&self.engine, &container.id).await
+            && tokio::time::timeout(crate::guests::WRITES, exits.changed()).await.is_ok()
     }
 
     /// Asks it to stop, and kills it after the grace.
@@ -128,8 +151,16 @@ impl Containers {
             live.run.stopped_by_user = true;
             drop(self.save(&live));
         }
-        shim.tell(Body::Signal { target: Target::Init, signal: number }).await.map_err(refuse)?;
-        self.tell(&found, "kill", &[("signal", number.to_string())]);
+        let tell = || self.tell(&found, "kill", &[("signal", number.to_string())]);
+        // Its end is told of while its guest is waited for.
+        let guest = number == SIGKILL && crate::guests::is_guest(&found.record().spec);
+        if guest {
+            tell();
+        }
+        self.send(&found, &shim, number).await.map_err(refuse)?;
+        if !guest {
+            tell();
+        }
         Ok(())
     }
 

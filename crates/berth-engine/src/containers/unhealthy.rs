@@ -2,7 +2,7 @@
 
 use super::record::Container;
 use super::{Containers, StopOptions};
-use berth_shim_proto::{Body, HealthStatus, Target};
+use berth_shim_proto::HealthStatus;
 use berth_types::spec::ContainerSpec;
 use berth_types::{Error, Result};
 use std::sync::Arc;
@@ -67,7 +67,10 @@ impl Containers {
         tracing::info!(container = container.id.short(), "unhealthy");
         match action {
             Action::None => Ok(()),
-            Action::Kill => container.shim()?.tell(Body::Signal { target: Target::Init, signal: SIGKILL }).await,
+            Action::Kill => {
+                let shim = container.shim()?;
+                self.send(container, &shim, SIGKILL).await
+            }
             Action::Restart => self.restart_locked(container, &StopOptions::default()).await,
             Action::Stop => {
                 self.stop_inner(container, &StopOptions::default()).await?;

@@ -15,6 +15,7 @@
 //! `exec` and a health probe are `berth-vmm exec` in the jail. What differs for users: `docs/machines.md`.
 
 mod agent;
+mod end;
 mod files;
 mod jail;
 mod kernels;
@@ -28,6 +29,7 @@ pub use kernels::{InstallKernel, KernelView, Kernels};
 pub use start::DISK_BYTES;
 
 pub(crate) use agent::Agent;
+pub(crate) use end::{WRITES, kill};
 pub(crate) use files::{archive_get, archive_put, archive_stat, changes, export, layer};
 pub(crate) use jail::wrapped;
 pub(crate) use limits::update;

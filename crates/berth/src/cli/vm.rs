@@ -27,7 +27,9 @@ pub(super) const COMMANDS: &[Command] = &[
     --ssh-key list  Public key for the image's user, or a file of such keys (cloud-init)
     --start  Start it at once
     --uefi  UEFI firmware instead of a BIOS
-    --user-data string  File for cloud-init to follow"#,
+    --user-data string  File for cloud-init to follow
+    --wait  With --start: return when the agent of its guest answers
+    --wait-timeout int  Seconds for that (default 300); then its console's last lines are the error"#,
         examples: "berth vm create --disk debian-12-generic-amd64.qcow2,size=20G -m 1g --start web\n\
                    berth vm create --disk size=20G --cdrom installer.iso --display vnc desk",
         min: 1,
@@ -39,8 +41,9 @@ pub(super) const COMMANDS: &[Command] = &[
     Command {
         paths: &["vm ls", "vm list"],
         usage: "[OPTIONS]",
-        about: "List virtual machines",
-        flags: r#"    --format string  Print 'json' or a Go template for each line
+        about: "List virtual machines, running or not",
+        flags: r#"-a, --all  As they always are: for who is used to it from 'ps'
+    --format string  Print 'json' or a Go template for each line
 -q, --quiet  Only display names"#,
         examples: "berth vm ls",
         min: 0,
@@ -77,9 +80,9 @@ pub(super) const COMMANDS: &[Command] = &[
     },
     Command {
         paths: &["vm start"],
-        usage: "MACHINE [MACHINE...]",
+        usage: "[OPTIONS] MACHINE [MACHINE...]",
         about: "Start one or more virtual machines",
-        flags: NO_FLAGS,
+        flags: "    --wait  Return when the agent of its guest answers\n    --wait-timeout int  Seconds for that (default 300); then its console's last lines are the error",
         examples: "berth vm start web",
         min: 1,
         max: MANY,

@@ -83,6 +83,15 @@ fn said(engine: &Engine, machine: &str, script: &str) -> String {
     engine.berth(["vm", "exec", machine, "/bin/sh", "-c", script]).success()
 }
 
+/// What is said of a process that does not end, where the script does its work as soon as that runs.
+fn waits_in_vain(engine: &Engine, machine: &str, program: &[&str], script: &str) -> String {
+    let script = format!("until pidof {}; do sleep 1; done; {script}", program[0]);
+    engine.berth(["vm", "exec", "-d", machine, "/bin/sh", "-c", &script]).success();
+    let output = engine.berth([&["vm", "exec", machine], program].concat());
+    assert_eq!((output.code, output.stdout.as_str()), (125, ""), "{output:?}");
+    output.stderr
+}
+
 fn wait_for_agent(engine: &Engine, machine: &str) {
     let begun = std::time::Instant::now();
     while engine.berth(["vm", "exec", machine, "/bin/true"]).code != 0 {
@@ -243,12 +252,25 @@ fn a_machine_is_stopped_in_order_by_its_agent() {
     assert!(log.contains("ends in order"), "{log}");
     let refused = engine.berth(["vm", "stats", "--no-stream", "one"]).failure(1);
     assert!(refused.contains("machine one is not running"), "{refused}");
+    assert!(engine.berth(["vm", "ls", "-a"]).success().contains("one "));
 
     engine.berth(["vm", "start", "one"]).success();
     wait_for_agent(&engine, "one");
     assert_eq!(said(&engine, "one", "cat /data/ended"), "in order");
+    // One that does not run is no error for those that do.
+    engine.berth(["vm", "create", "--disk", "size=1M", "-m", "64m", "--network", "none", "off"]).success();
+    let rows =
+        engine.berth(["vm", "stats", "--no-stream", "--format", "{{.Name}} {{.CPUPerc}}", "one", "off"]).success();
+    assert!(rows.starts_with("off --\none ") && rows.ends_with('%'), "{rows}");
+
+    // Its agent is killed, and then there is another one: whoever waits for a process of the first is told.
+    let again = "killall -9 berth-agent; sleep 1; /bin/berth-agent --service &";
+    let told = waits_in_vain(&engine, "one", &["tail", "-f", "/dev/null"], again);
+    assert!(told.contains("began anew") || told.contains("is gone"), "{told}");
+    wait_for_agent(&engine, "one");
     // Without its agent: the balloon's driver knows of the memory, and the plug is pulled after the grace.
-    engine.berth(["vm", "exec", "-d", "one", "/bin/sh", "-c", "sleep 1; killall berth-agent"]).success();
+    let told = waits_in_vain(&engine, "one", &["usleep", "4000000000"], "killall berth-agent");
+    assert!(told.contains("the guest's agent is gone"), "{told}");
     let guest = || view(&engine, "one?guest=true")["guest"].clone();
     wait_until("the balloon tells", || guest()["source"] == "balloon");
     let seen = guest();
@@ -302,8 +324,7 @@ fn an_image_with_a_kernel_becomes_a_machine() {
     let left = std::fs::read_dir(engine.root().join("data/machines")).unwrap();
     let left = left.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with("from-image")).count();
     assert_eq!(left, 0, "what it was made of is gone");
-    engine.berth(["vm", "start", "other"]).success();
-    wait_for_agent(&engine, "other");
+    engine.berth(["vm", "start", "--wait", "other"]).success();
     assert_eq!(said(&engine, "other", "cat /etc/owned"), "by somebody");
     clear(&engine);
 }

@@ -25,6 +25,8 @@ fn a_machine_lives_from_create_to_rm() {
     assert!(!engine.docker(["ps", "-aq", "--no-trunc"]).success().contains(seen["id"].as_str().unwrap()));
     let refused = engine.docker(["exec", "one", "true"]);
     assert!(refused.code != 0 && refused.stderr.contains("the guest's agent does not answer"), "{refused:?}");
+    let silent = engine.berth(["vm", "start", "--wait", "--wait-timeout", "1", "one"]).failure(1);
+    assert!(silent.contains("no agent of its guest has answered") && silent.contains("boot A"), "{silent}");
     engine.docker(["cp", "one:/etc/passwd", "-"]).failure(1);
     engine.docker(["commit", "one"]).failure(1);
 

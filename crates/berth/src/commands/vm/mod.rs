@@ -4,6 +4,7 @@ pub(crate) mod console;
 pub(crate) mod kernel;
 pub(crate) mod stats;
 pub(crate) mod vnc;
+mod wait;
 
 use crate::app::App;
 use crate::cli::Args;
@@ -113,9 +114,16 @@ pub(crate) async fn create(app: &'static App, args: Args) -> Result<u8> {
             }
         }
     }
+    let wait = wait::asked(&args)?;
+    if wait.is_some() && !args.on("start") {
+        return Err(CliError::failed("--wait belongs to --start"));
+    }
     let answer = app.client.post_json("/api/v1/machines", &body).await?;
     for warning in answer.get("warnings").list() {
         app.note(&format!("WARNING: {}", warning.str()));
+    }
+    if let Some(time) = wait {
+        wait::until_it_answers(app, &args.words[0], time).await?;
     }
     app.line(&args.words[0])?;
     Ok(0)
@@ -221,7 +229,15 @@ async fn with_timeout(app: &App, args: &Args, verb: &str) -> Result<u8> {
 }
 
 pub(crate) async fn start(app: &'static App, args: Args) -> Result<u8> {
-    post_each(app, &args.words, "start", &[]).await
+    let wait = wait::asked(&args)?;
+    app.together(&args.words, async |name: String| {
+        app.client.post(&format!("{}/start", path_of(&name))).await?;
+        if let Some(time) = wait {
+            wait::until_it_answers(app, &name, time).await?;
+        }
+        Ok(Some(name))
+    })
+    .await
 }
 
 pub(crate) async fn stop(app: &'static App, args: Args) -> Result<u8> {

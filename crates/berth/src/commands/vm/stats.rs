@@ -20,28 +20,40 @@ const HEADERS: &[(&str, &str)] = &[
 ];
 const TABLE: &str = "{{.Name}}\t{{.CPUPerc}}\t{{.GuestMem}}\t{{.HostMem}}\t{{.NetIO}}\t{{.BlockIO}}";
 const BETWEEN: Duration = Duration::from_secs(1);
-/// Where a guest says nothing.
+/// Where a guest says nothing, or a machine does not run.
 const UNKNOWN: &str = "--";
+const CONFLICT: u16 = 409;
+
+/// By name; `None`: one that was named and does not run (any more).
+type Readings = BTreeMap<String, Option<Value>>;
 
 pub(crate) async fn stats(app: &'static App, args: Args) -> Result<u8> {
     let listing = Listing::new(args.text("format"), TABLE, None, HEADERS)?.failing("template parsing error: ");
     let once = args.on("no-stream");
     let clear = if crate::tty::stdout_is_terminal() && !once { "\x1b[H\x1b[J" } else { "" };
-    let mut before = read(app, &args.words).await?;
+    let (mut before, refused) = read(app, &args.words).await?;
+    if let Some(error) = refused.filter(|_| before.values().all(Option::is_none)) {
+        return Err(error);
+    }
     loop {
         tokio::time::sleep(BETWEEN).await;
-        let now = read(app, &args.words).await?;
-        let rows: Vec<Value> = now.iter().map(|(name, one)| row(name, one, before.get(name))).collect();
+        let (now, _) = read(app, &args.words).await?;
+        let reading = |name| before.get(name).and_then(Option::as_ref);
+        let rows = now.iter().map(|(name, one)| match one {
+            Some(one) => row(name, one, reading(name)),
+            None => idle(name),
+        });
+        let rows: Vec<Value> = rows.collect();
         app.print(&format!("{clear}{}", listing.render(&rows)?))?;
-        if once || (now.is_empty() && !args.words.is_empty()) {
+        if once || (!args.words.is_empty() && now.values().all(Option::is_none)) {
             return Ok(0);
         }
         before = now;
     }
 }
 
-/// Of those that were named, which must run, or of all that run; asked side by side.
-async fn read(app: &'static App, named: &[String]) -> Result<BTreeMap<String, Value>> {
+/// Of those that were named, or of all that run; asked side by side. Beside them why one that was named has none.
+async fn read(app: &'static App, named: &[String]) -> Result<(Readings, Option<CliError>)> {
     let names = match named {
         [] => {
             let all = app.client.get_value("/api/v1/machines").await?;
@@ -51,17 +63,28 @@ async fn read(app: &'static App, named: &[String]) -> Result<BTreeMap<String, Va
         names => names.to_vec(),
     };
     let ask = |name: String| async move { app.client.get_value(&format!("{}/stats", path_of(&name))).await };
-    let tasks: Vec<_> = names.into_iter().map(|name| tokio::task::spawn_local(ask(name))).collect();
-    let mut readings = BTreeMap::new();
-    for task in tasks {
+    let tasks: Vec<_> = names.into_iter().map(|name| (name.clone(), tokio::task::spawn_local(ask(name)))).collect();
+    let (mut readings, mut refused) = (BTreeMap::new(), None);
+    for (name, task) in tasks {
         match task.await.map_err(|_| CliError::failed("a reading was cancelled"))? {
-            Ok(one) => drop(readings.insert(one.text("name").to_owned(), one)),
+            Ok(one) => drop(readings.insert(one.text("name").to_owned(), Some(one))),
             // It ended since the list was made.
             Err(_) if named.is_empty() => {}
+            // The others are read all the same.
+            Err(error) if error.status() == Some(CONFLICT) => {
+                readings.insert(name, None);
+                refused = refused.or(Some(error));
+            }
             Err(error) => return Err(error),
         }
     }
-    Ok(readings)
+    Ok((readings, refused))
+}
+
+/// One that does not run.
+fn idle(name: &str) -> Value {
+    let fields = HEADERS.iter().map(|(field, _)| if *field == "Name" { name } else { UNKNOWN });
+    Value::Map(HEADERS.iter().zip(fields).map(|((field, _), text)| ((*field).into(), text.into())).collect())
 }
 
 fn row(name: &str, now: &Value, before: Option<&Value>) -> Value {
@@ -123,6 +146,12 @@ mod tests {
         ] {
             assert_eq!(row.text(key), expected, "{key}");
         }
+    }
+
+    #[test]
+    fn a_machine_that_does_not_run_has_a_row() {
+        let row = idle("off");
+        assert_eq!((row.text("Name"), row.text("HostMem"), row.text("BlockIO")), ("off", UNKNOWN, UNKNOWN));
     }
 
     #[test]
