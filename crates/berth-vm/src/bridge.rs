@@ -504,10 +504,8 @@ impl Bridge {
                 self.marked = true;
             }
             // One that has just begun says so, and does not know us.
-            (Kind::Hello, _) if is_greeting_of_a_new_one(&frame.payload) => {
-                if self.workload.is_none() {
-                    self.agent_lost("the guest's agent began anew");
-                }
+            (Kind::Hello, _) if self.workload.is_none() && is_greeting_of_a_new_one(&frame.payload) => {
+                self.agent_lost("the guest's agent began anew");
             }
             (Kind::Answer, CONFIGURE) => self.configured(&frame.payload),
             (kind, MAIN) => self.main_frame(kind, &frame.payload),

@@ -116,7 +116,7 @@ fn it_is_used_like_any_container() {
     assert_eq!(engine.docker(["exec", "web", "cat", "/late"]).success(), "late");
     wait_until("the third start is in its file", || count() == "started\nstarted\nstarted");
     engine.docker(["kill", "web"]).success();
-    assert_eq!(engine.inspect("web")["State"]["ExitCode"], 137);
+    wait_until("it was killed", || engine.inspect("web")["State"]["ExitCode"] == 137);
     engine.docker(["rm", "-f", "web", "peer"]).success();
 }
 
