@@ -11,9 +11,10 @@
 
 mod challenge;
 
+use crate::RegistryError;
 use crate::http::{Call, Http, Payload};
+use crate::retry::Tries;
 use crate::url::{self, Origin};
-use crate::{RegistryError, retry};
 use base64::Engine as _;
 use bytes::Bytes;
 use challenge::Challenge;
@@ -126,6 +127,7 @@ impl Auth {
         origin: &Origin,
         credentials: &Credentials,
         scopes: &Scopes,
+        tries: Tries,
     ) -> Result<Option<String>, RegistryError> {
         if let Credentials::Bearer(token) = credentials {
             return Ok(Some(format!("Bearer {token}")));
@@ -145,7 +147,8 @@ impl Auth {
                 let token = match kept {
                     Some(token) => token,
                     None => {
-                        let (token, _) = self.fetch(http, origin, &realm, &service, credentials, scopes, false).await?;
+                        let call = token_call(http, origin, &realm, &service, credentials, scopes, false);
+                        let (token, _) = self.fetch(http, &realm, call, tries).await?;
                         let mut tokens = lock(&self.tokens);
                         if tokens.len() >= TOKENS_MAX {
                             tokens.clear();
@@ -157,6 +160,11 @@ impl Auth {
                 Ok(Some(format!("Bearer {}", token.value)))
             }
         }
+    }
+
+    /// Forgets what `origin` asked for: it may ask for something else now.
+    pub(crate) fn forget(&self, origin: &Origin) {
+        lock(&self.challenges).remove(origin);
     }
 
     /// Learns from a 401 of `origin`; false where it asks for nothing that we understand. `scopes` grows by what it
@@ -191,24 +199,20 @@ impl Auth {
     ) -> Result<Option<String>, RegistryError> {
         let challenge = lock(&self.challenges).get(origin).cloned();
         let Some(Challenge::Bearer { realm, service, .. }) = challenge else { return Ok(None) };
-        let (_, refresh) = self.fetch(http, origin, &realm, &service, credentials, &Scopes::new(), true).await?;
+        let call = token_call(http, origin, &realm, &service, credentials, &Scopes::new(), true);
+        let (_, refresh) = self.fetch(http, &realm, call, Tries::new(http.config())).await?;
         Ok(Some(refresh).filter(|token| !token.is_empty()))
     }
 
-    #[allow(clippy::too_many_arguments)]
     async fn fetch(
         &self,
         http: &Http,
-        origin: &Origin,
         realm: &str,
-        service: &str,
-        credentials: &Credentials,
-        scopes: &Scopes,
-        offline: bool,
+        call: Result<Call, RegistryError>,
+        mut tries: Tries,
     ) -> Result<(Token, String), RegistryError> {
         let failed = |cause| RegistryError::Token { realm: realm.to_owned(), cause: Box::new(cause) };
-        let call = token_call(http, origin, realm, service, credentials, scopes, offline).map_err(failed)?;
-        let mut tries = retry::Tries::new(http.config());
+        let call = call.map_err(failed)?;
         loop {
             match self.fetch_once(http, call.clone()).await {
                 Ok(answer) => return Ok(answer),

@@ -170,7 +170,8 @@ impl BlobReader {
             self.tries.refill();
             return Ok(());
         }
-        self.tries.again(cause).await
+        let BlobReader { repository, tries, .. } = self;
+        repository.again(tries, cause).await
     }
 }
 

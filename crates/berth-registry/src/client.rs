@@ -2,7 +2,7 @@
 
 use crate::auth::{Auth, Credentials, Scopes};
 use crate::config::{Config, Endpoint};
-use crate::http::{Answer, Call, Http};
+use crate::http::{Answer, Call, Http, Payload};
 use crate::manifest::{MANIFEST_BYTES_MAX, Manifest, digest_of};
 use crate::retry::Tries;
 use crate::url::{self, Origin};
@@ -12,6 +12,7 @@ use bytes::Bytes;
 use hyper::header;
 use hyper::{Method, StatusCode, Uri};
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Tags of one repository, and pages that list them.
@@ -46,6 +47,8 @@ pub struct Repository {
     pub(crate) endpoints: Arc<Vec<Endpoint>>,
     /// Mirrors that failed; not asked again by this value.
     failed: Arc<Mutex<BTreeSet<usize>>>,
+    /// Somebody has answered.
+    met: Arc<AtomicBool>,
 }
 
 /// Makes a request from an endpoint's base URL.
@@ -93,6 +96,7 @@ impl Client {
             scopes: [format!("repository:{}:{actions}", name.path())].into(),
             endpoints: Arc::new(self.config().endpoints(name.domain(), access == Access::Pull)),
             failed: Arc::default(),
+            met: Arc::default(),
         }
     }
 
@@ -128,7 +132,18 @@ impl Client {
         })?;
         let mut scopes = scopes.clone();
         for last in [false, true] {
-            let authorization = self.inner.auth.header(self.http(), &origin, credentials, &scopes).await?;
+            // What the registry asked for long ago need not be what it asks for now: where that comes to nothing, it is
+            // asked itself. A body is not sent to hear that.
+            let doubtful = !last && matches!(call.payload, Payload::Empty);
+            let tries = if doubtful { Tries::once(self.config()) } else { Tries::new(self.config()) };
+            let authorization = match self.inner.auth.header(self.http(), &origin, credentials, &scopes, tries).await {
+                Err(cause @ RegistryError::Token { .. }) if doubtful && !cause.is_denied() => {
+                    tracing::debug!(%cause, registry = origin.shown(), "asked anew where its tokens are");
+                    self.inner.auth.forget(&origin);
+                    None
+                }
+                other => other?,
+            };
             let with = match &authorization {
                 Some(value) => call.clone().with(header::AUTHORIZATION, value),
                 None => call.clone(),
@@ -207,7 +222,16 @@ impl Repository {
             }
             other => other?,
         };
+        self.met.store(true, Ordering::Relaxed);
         if answer.status.is_success() { Ok(answer) } else { Err(answer.refusal().await) }
+    }
+
+    /// Waits before another try, as [`Tries::again`] says. Where nobody was ever at home, nobody is waited for.
+    pub(crate) async fn again(&self, tries: &mut Tries, cause: RegistryError) -> Result<(), RegistryError> {
+        if cause.is_nobody_at_home() && !self.met.load(Ordering::Relaxed) {
+            return Err(cause);
+        }
+        tries.again(cause).await
     }
 
     /// Asks with a scope of more than this repository.
@@ -246,7 +270,7 @@ impl Repository {
                         self.skip(at, &cause);
                         break;
                     }
-                    Err(cause) => tries.again(cause).await?,
+                    Err(cause) => self.again(&mut tries, cause).await?,
                 }
             }
         }

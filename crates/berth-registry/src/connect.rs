@@ -91,7 +91,7 @@ async fn encrypt(
     let mut names = vec![to.shown(), to.authority()];
     names.dedup();
     let config = tls.config(&names, insecure)?;
-    let failed = |cause| ConnectError::Tls(to.shown(), cause);
+    let failed = |cause| ConnectError::Tls(to.shown(), tls.explain(&names, &to.host, cause));
     let name = ServerName::try_from(to.host.clone()).map_err(|cause| failed(std::io::Error::other(cause)))?;
     let connector = TlsConnector::from(Arc::clone(&config));
     Ok(Box::new(connector.connect(name, stream).await.map_err(failed)?))

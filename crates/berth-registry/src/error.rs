@@ -1,5 +1,6 @@
 //! What can go wrong with a registry, with the registry's own reason kept.
 
+use crate::tls::TlsError;
 use berth_types::Digest;
 use serde::Deserialize;
 use std::io;
@@ -70,7 +71,7 @@ pub enum ConnectError {
     #[error("no connection within {0} s")]
     Timeout(u64),
     #[error("TLS with {0} failed")]
-    Tls(String, #[source] io::Error),
+    Tls(String, #[source] TlsError),
     #[error("proxy {proxy} refused: {why}")]
     Proxy { proxy: String, why: String },
     #[error("cannot use {file}")]
@@ -180,22 +181,32 @@ fn clean(text: &str) -> String {
     text[..end.unwrap_or(0)].chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
+/// Whether a look-up found that there is no such name, rather than nobody to ask. Only the C library's words say so.
+fn is_nobodys_name(cause: &io::Error) -> bool {
+    let text = cause.to_string();
+    ["Name or service not known", "No address associated", "Name does not resolve"].iter().any(|no| text.contains(no))
+}
+
 impl RegistryError {
     /// Asking again may help.
     pub fn is_transient(&self) -> bool {
         match self {
-            RegistryError::Connect { cause, .. } => matches!(
-                cause,
-                ConnectError::Tcp(..)
-                    | ConnectError::Timeout(_)
-                    | ConnectError::Proxy { .. }
-                    | ConnectError::Resolve(..)
-            ),
+            RegistryError::Connect { cause, .. } => {
+                matches!(cause, ConnectError::Tcp(..) | ConnectError::Timeout(_) | ConnectError::Proxy { .. })
+                    || matches!(cause, ConnectError::Resolve(_, cause) if !is_nobodys_name(cause))
+            }
             RegistryError::Broken { .. } | RegistryError::Silent { .. } => true,
             RegistryError::Refused { status, .. } => matches!(status, 408 | 429 | 500 | 502 | 503 | 504),
-            RegistryError::Token { cause, .. } => cause.is_transient(),
+            // The token server was asked often enough already.
+            RegistryError::Token { .. } => false,
             _ => false,
         }
+    }
+
+    /// The host is there, and nothing listens at that port.
+    pub(crate) fn is_nobody_at_home(&self) -> bool {
+        matches!(self, RegistryError::Connect { cause: ConnectError::Tcp(_, cause), .. }
+            if cause.kind() == io::ErrorKind::ConnectionRefused)
     }
 
     /// The thing is not there.
@@ -237,5 +248,16 @@ mod tests {
         assert_eq!(texts("slow down\x1b[2J"), ["slow down [2J"]);
         assert!(texts("<html>").is_empty() && texts("").is_empty() && texts("{}").is_empty());
         assert_eq!(clean(&"ä".repeat(600)).len(), REASON_BYTES_MAX);
+    }
+
+    #[test]
+    fn a_name_that_nobody_has_is_not_asked_for_again() {
+        let look_up = |text: &str| RegistryError::Connect {
+            host: "x".into(),
+            cause: ConnectError::Resolve("x".into(), io::Error::other(text.to_owned())),
+        };
+        let said = "failed to lookup address information: ";
+        assert!(!look_up(&format!("{said}Name or service not known")).is_transient());
+        assert!(look_up(&format!("{said}Temporary failure in name resolution")).is_transient());
     }
 }

@@ -41,3 +41,4 @@ pub use manifest::{Descriptor, Document, Manifest};
 pub use platform::{Platform, choose};
 pub use push::{BytesSource, FileSource, Positioned, Uploaded};
 pub use search::Found;
+pub use tls::TlsError;

@@ -194,7 +194,7 @@ impl Repository {
                     answer.drain().await;
                     return Ok(Begun::At(location));
                 }
-                Err(cause) => tries.again(cause).await?,
+                Err(cause) => self.again(&mut tries, cause).await?,
             }
         }
     }
@@ -303,7 +303,7 @@ impl Repository {
                 farthest = reached;
                 tries.refill();
             }
-            tries.again(cause).await?;
+            self.again(&mut tries, cause).await?;
         }
     }
 
@@ -398,7 +398,7 @@ impl Repository {
                     answer.drain().await;
                     return Ok(());
                 }
-                Err(cause) => tries.again(cause).await?,
+                Err(cause) => self.again(&mut tries, cause).await?,
             }
         }
     }

@@ -22,6 +22,11 @@ impl Tries {
         Tries { left: all - 1, wait: config.backoff, first_wait: config.backoff, all }
     }
 
+    /// One try and no more.
+    pub(crate) fn once(config: &Config) -> Tries {
+        Tries { left: 0, all: 1, ..Tries::new(config) }
+    }
+
     /// Waits before the next try; gives `error` back where another cannot help or there were enough.
     pub(crate) async fn again(&mut self, error: RegistryError) -> Result<(), RegistryError> {
         if self.left == 0 || !error.is_transient() {

@@ -33,6 +33,30 @@ const BUNDLES: &[&str] = &[
 const FILE_BYTES_MAX: u64 = 4 << 20;
 const FILES_MAX: usize = 256;
 
+/// Why TLS came to nothing, in words for whoever asks a registry and whoever runs it.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    #[error("its certificate is signed by no CA that is trusted here")]
+    Untrusted {
+        /// CAs in the registry's own folders, which do not help.
+        tried: Vec<PathBuf>,
+    },
+    #[error("its certificate is for {}, not for {asked}", list(names))]
+    OtherName { asked: String, names: Vec<String> },
+    #[error("its certificate has expired")]
+    Expired,
+    #[error("its certificate is not valid yet")]
+    NotYet,
+    #[error("it answers, but not in TLS")]
+    Plain,
+    #[error(transparent)]
+    Other(std::io::Error),
+}
+
+fn list(names: &[String]) -> String {
+    if names.is_empty() { "nobody".to_owned() } else { names.join(", ") }
+}
+
 /// Files that were read, and when each was changed last.
 type Stamp = Vec<(PathBuf, Option<SystemTime>)>;
 
@@ -95,6 +119,36 @@ impl Tls {
             }
         };
         Ok(Arc::new(config))
+    }
+
+    /// What lies behind a handshake that failed with `asked`, whose certificates are looked for under `names`.
+    pub(crate) fn explain(&self, names: &[String], asked: &str, cause: std::io::Error) -> TlsError {
+        use rustls::CertificateError as Bad;
+        let inner = cause.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
+        match inner {
+            // A CA of the same name with another key: its signature is what does not fit.
+            Some(rustls::Error::InvalidCertificate(Bad::UnknownIssuer | Bad::BadSignature)) => {
+                let folders = self.folders.iter().flat_map(|folder| names.iter().map(|name| folder.join(name)));
+                let files = folders.flat_map(|folder| sorted(&folder));
+                TlsError::Untrusted {
+                    tried: files.filter(|file| file.extension().is_some_and(|e| e == "crt")).collect(),
+                }
+            }
+            Some(rustls::Error::InvalidCertificate(Bad::NotValidForNameContext { presented, .. })) => {
+                // `DnsName("a.example")`, `IpAddress(10.0.0.1)`
+                let bare = |text: &String| {
+                    let inner = text.split_once('(').map_or(text.as_str(), |(_, inner)| inner);
+                    inner.trim_end_matches(')').trim_matches('"').to_owned()
+                };
+                TlsError::OtherName { asked: asked.to_owned(), names: presented.iter().map(bare).collect() }
+            }
+            Some(rustls::Error::InvalidCertificate(Bad::Expired | Bad::ExpiredContext { .. })) => TlsError::Expired,
+            Some(rustls::Error::InvalidCertificate(Bad::NotValidYet | Bad::NotValidYetContext { .. })) => {
+                TlsError::NotYet
+            }
+            Some(rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType)) => TlsError::Plain,
+            _ => TlsError::Other(cause),
+        }
     }
 
     fn verifier(&self, roots: RootCertStore) -> Result<Arc<WebPkiServerVerifier>, ConnectError> {

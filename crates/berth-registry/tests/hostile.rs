@@ -337,11 +337,69 @@ async fn a_blob_that_cannot_be_made_is_not_the_registrys_fault() {
     assert!(matches!(error, RegistryError::Source(_)), "{error}");
 }
 
+/// Long enough that nobody waits for it twice.
+fn patient() -> Config {
+    Config { backoff: Duration::from_secs(20), ..config() }
+}
+
 #[tokio::test]
-async fn nobody_home_says_where() {
+async fn nobody_home_says_where_and_is_not_waited_for() {
     let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let name = format!("{address}/a").parse().unwrap();
-    let repository = Client::new(config()).unwrap().repository(&name, Access::Pull, None);
-    let error = repository.manifest("1").await.unwrap_err();
-    assert_eq!(error.to_string(), format!("cannot reach {address}"));
+    for (host, words) in [(address.to_string(), "Connection refused"), ("nobody.invalid".to_owned(), "look up")] {
+        let client = Client::new(Config { attempts_max: 20, ..patient() }).unwrap();
+        let repository = client.repository(&format!("{host}/a").parse().unwrap(), Access::Push, None);
+        let asked = async {
+            let error = repository.manifest("1").await.unwrap_err();
+            assert_eq!(error.to_string(), format!("cannot reach {host}"));
+            let bytes = Arc::new(BytesSource(Bytes::from_static(b"x")));
+            let upload = repository.upload(&digest_of(b"x"), 1, bytes, Arc::new(|_| {})).await.unwrap_err();
+            assert!(upload.is_transient() || words == "look up");
+        };
+        // A name server that cannot be asked is another matter than one that knows no such name.
+        let answer = tokio::net::lookup_host("nobody.invalid:1").await.map(drop);
+        if words == "look up" && answer.is_err_and(|cause| cause.to_string().contains("Temporary")) {
+            eprintln!("skipped: no name server says that there is no nobody.invalid");
+            continue;
+        }
+        tokio::time::timeout(Duration::from_secs(60), asked).await.expect(words);
+    }
+}
+
+#[tokio::test]
+async fn a_token_server_that_fails_is_asked_no_more_often_than_others_and_one_that_moved_is_found() {
+    let gone = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let closed = gone.clone();
+    let first = Server::start(move |_| match closed.load(Ordering::Acquire) {
+        true => Reply::new(410, ""),
+        false => Reply::new(200, r#"{"token":"good"}"#),
+    });
+    let second = Server::start(|_| Reply::new(200, r#"{"token":"good"}"#));
+    let broken = Server::start(|_| Reply::new(503, r#"{"details":"vault is sealed"}"#));
+    let realm = Arc::new(Mutex::new(first.address()));
+    let named = realm.clone();
+    let registry = Server::start(move |request| match request.header("authorization") {
+        "Bearer good" => Reply::new(404, r#"{"errors":[{"code":"MANIFEST_UNKNOWN"}]}"#),
+        _ => {
+            let realm = named.lock().unwrap().clone();
+            Reply::new(401, "")
+                .with("WWW-Authenticate", &format!("Bearer realm=\"http://{realm}/token\",service=\"s\""))
+        }
+    });
+    let client = Client::new(config()).unwrap();
+    // A token of its own for each.
+    let ask = async |name: &str| {
+        let name = format!("{}/{name}", registry.address()).parse().unwrap();
+        client.repository(&name, Access::Pull, None).manifest("1").await.unwrap_err()
+    };
+    assert!(ask("a").await.is_not_found());
+    *realm.lock().unwrap() = broken.address();
+    assert!(ask("b").await.is_not_found(), "the first still gives some");
+    assert_eq!(first.requests().len(), 2);
+    gone.store(true, Ordering::Release);
+    let failed = ask("c").await;
+    assert!(failed.to_string().contains(&broken.address()), "{failed}");
+    assert_eq!(broken.requests().len(), usize::try_from(config().attempts_max).unwrap());
+    *realm.lock().unwrap() = second.address();
+    assert!(ask("d").await.is_not_found());
+    assert_eq!(second.requests().len(), 1);
 }

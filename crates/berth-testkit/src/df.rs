@@ -21,6 +21,10 @@ fn sum(list: &Value, size: impl Fn(&Value) -> &Value) -> u64 {
 }
 
 fn of_each(folder: &Path, part: &str) -> u64 {
+    // It is made for the first one.
+    if !folder.exists() {
+        return 0;
+    }
     let entries = std::fs::read_dir(folder).expect("the engine's folder").flatten();
     entries.map(|entry| du(&entry.path().join(part))).sum()
 }

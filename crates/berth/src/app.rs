@@ -117,8 +117,17 @@ impl Config {
 
     pub(crate) fn file(&self) -> &Value {
         self.file.get_or_init(|| {
-            let bytes = std::fs::read(self.folder.join("config.json")).unwrap_or_default();
-            Value::parse(&bytes).unwrap_or_default()
+            let path = self.folder.join("config.json");
+            let read = match std::fs::read(&path) {
+                Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => return Value::default(),
+                Err(cause) => Err(cause.to_string()),
+                Ok(bytes) => Value::parse(&bytes).map_err(|cause| cause.to_string()),
+            };
+            read.unwrap_or_else(|cause| {
+                // Docker's words. Without the file nobody is logged in, which would be a riddle otherwise.
+                drop(writeln!(std::io::stderr(), "WARNING: Error loading config file: {}: {cause}", path.display()));
+                Value::default()
+            })
         })
     }
 

@@ -41,6 +41,8 @@ impl Sum {
                 // How large a layer gets that is packed meanwhile is an estimate.
                 layer.total = number("total").max(layer.current);
             }
+            // All layers are told of before the first arrives: how much is left is right from the beginning.
+            "Pulling fs layer" => layer.total = number("total"),
             "Extracting" => {
                 layer.total = number("total");
                 (layer.current, layer.unpacked) = (layer.total, number("current"));
@@ -58,7 +60,9 @@ impl Sum {
         let sum = |of: fn(&Layer) -> u64| self.layers.values().map(of).sum::<u64>();
         let (current, total, unpacked) = (sum(|l| l.current), sum(|l| l.total), sum(|l| l.unpacked));
         let done = self.layers.values().filter(|layer| layer.done).count();
-        let mut text = amounts(current, Some(total), self.rate.at(now, current));
+        // A layer that is not packed yet may become anything: then nobody knows how much is left.
+        let is_known = self.layers.values().all(|layer| layer.done || layer.total > 0);
+        let mut text = amounts(current, is_known.then_some(total), self.rate.at(now, current));
         if unpacked > 0
             && let Some(percent) = (unpacked * 100).checked_div(total)
         {
@@ -113,16 +117,34 @@ mod tests {
         let mut take = |text: &str| sum.take(&Value::parse(text.as_bytes()).unwrap());
         take(r#"{"status":"Pulling fs layer","progressDetail":{},"id":"a"}"#);
         take(r#"{"status":"Downloading","progressDetail":{"current":500,"total":1000,"unpacked":250},"id":"a"}"#);
+        take(r#"{"status":"Pulling fs layer","progressDetail":{"total":3000},"id":"c"}"#);
         take(r#"{"status":"Already exists","progressDetail":{},"id":"b"}"#);
         take(r#"{"status":"Pulling from x","id":"latest"}"#);
-        assert_eq!(sum.figures(now), "500B / 1kB  50%  unpacked 25%  layers 1/2");
+        // The third one waits for its turn, and is part of what is left.
+        assert_eq!(sum.figures(now), "500B / 4kB  12%  unpacked 6%  layers 1/3");
         sum.take(
             &Value::parse(br#"{"status":"Downloading","progressDetail":{"current":750,"total":1000},"id":"a"}"#)
                 .unwrap(),
         );
         let text = sum.figures(now + Duration::from_secs(3));
-        assert!(text.contains("250B/s  1s left"), "{text}");
-        sum.take(&Value::parse(br#"{"status":"Pull complete","progressDetail":{},"id":"a"}"#).unwrap());
-        assert!(sum.figures(now + Duration::from_secs(4)).ends_with("unpacked 100%  layers 2/2"));
+        assert!(text.contains("250B/s  13s left"), "{text}");
+        for id in ["a", "c"] {
+            let text = format!(r#"{{"status":"Pull complete","progressDetail":{{}},"id":"{id}"}}"#);
+            sum.take(&Value::parse(text.as_bytes()).unwrap());
+        }
+        assert!(sum.figures(now + Duration::from_secs(4)).ends_with("unpacked 100%  layers 3/3"));
+    }
+
+    #[test]
+    fn what_is_not_packed_yet_has_no_size() {
+        let now = Instant::now();
+        let mut sum = Sum { layers: BTreeMap::new(), rate: Rate::new(now) };
+        let mut take = |text: &str| sum.take(&Value::parse(text.as_bytes()).unwrap());
+        take(r#"{"status":"Preparing","progressDetail":{},"id":"a"}"#);
+        take(r#"{"status":"Preparing","progressDetail":{},"id":"b"}"#);
+        take(r#"{"status":"Pushing","progressDetail":{"current":500,"total":1000},"id":"a"}"#);
+        assert_eq!(sum.figures(now), "500B  layers 0/2");
+        sum.take(&Value::parse(br#"{"status":"Layer already exists","progressDetail":{},"id":"b"}"#).unwrap());
+        assert_eq!(sum.figures(now), "500B / 1kB  50%  layers 1/2");
     }
 }

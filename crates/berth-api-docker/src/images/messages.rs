@@ -111,6 +111,10 @@ fn transfer(message: &TransferMessage, extended: bool) -> Bytes {
     line(&match message {
         TransferMessage::Status { id: None, text } => json!({ "status": text }),
         TransferMessage::Status { id: Some(id), text } => json!({"status": text, "id": id}),
+        TransferMessage::Wanted { id, size_bytes } => {
+            let detail = if extended { json!({ "total": size_bytes }) } else { json!({}) };
+            json!({"status": "Pulling fs layer", "progressDetail": detail, "id": id})
+        }
         TransferMessage::Layer { id, status, progress: None } => {
             json!({"status": status, "progressDetail": {}, "id": id})
         }
@@ -197,6 +201,9 @@ mod tests {
         assert_eq!(status(None, "Digest: x"), "{\"status\":\"Digest: x\"}\r\n");
         let layer = |progress| TransferMessage::Layer { id: "a1".into(), status: "Downloading".into(), progress };
         assert_eq!(text(layer(None)), "{\"status\":\"Downloading\",\"progressDetail\":{},\"id\":\"a1\"}\r\n");
+        let wanted = || TransferMessage::Wanted { id: "a1".into(), size_bytes: 7 };
+        assert_eq!(text(wanted()), "{\"status\":\"Pulling fs layer\",\"progressDetail\":{},\"id\":\"a1\"}\r\n");
+        assert!(String::from_utf8(transfer(&wanted(), true).to_vec()).unwrap().contains("{\"total\":7}"));
         let progress = TransferProgress { current_bytes: 1, total_bytes: 2, unpacked_bytes: 0 };
         let shown = text(layer(Some(progress)));
         assert!(shown.starts_with(

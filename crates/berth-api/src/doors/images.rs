@@ -197,6 +197,10 @@ pub(crate) async fn pull(State(api): State<Api>, who: Who, Json(body): Json<Pull
         while let Some(message) = stream.next().await {
             match message? {
                 TransferMessage::Status { text, .. } => progress.line(&text),
+                TransferMessage::Wanted { id, size_bytes } => {
+                    progress.line(&format!("{id}: Pulling fs layer"));
+                    layers.insert(id, (0, size_bytes));
+                }
                 TransferMessage::Layer { id, progress: Some(now), .. } => {
                     layers.insert(id, (now.current_bytes, now.total_bytes));
                     let (there, all) = layers.values().fold((0, 0), |(a, b), (c, d)| (a + c, b + d));

@@ -262,6 +262,12 @@ impl Disk {
         self.blobs.damaged().map_err(|cause| blobs_failed(&cause))
     }
 
+    /// Removes blobs and parts of them that `needed` does not want and nobody uses now; how many bytes that gave back.
+    pub(super) fn prune_blobs(&self, needed: impl Fn(&Digest) -> bool) -> Result<u64> {
+        let pruned = self.blobs.collect(needed, Duration::ZERO).map_err(|cause| blobs_failed(&cause))?;
+        Ok(pruned.bytes)
+    }
+
     pub(super) fn remove_blob(&self, digest: &Digest) -> Result<()> {
         self.blobs.remove(digest).map(drop).map_err(|cause| blobs_failed(&cause))
     }

@@ -75,6 +75,15 @@ impl Shared {
         if batch.is_empty() { Ok(()) } else { self.store.commit(batch).map_err(|cause| failed(&cause)) }
     }
 
+    /// The forms of these layers.
+    pub(super) fn forms_of(&self, layers: impl Iterator<Item = Digest>) -> Result<BTreeSet<Digest>> {
+        let mut forms = BTreeSet::new();
+        for layer in layers {
+            forms.extend(self.known_blobs(&layer)?.iter().map(|blob| blob.digest));
+        }
+        Ok(forms)
+    }
+
     /// Forgets layers that no image has any more.
     pub(super) fn forget_blobs(&self, needed: &BTreeSet<Digest>) -> Result<()> {
         let mut batch = Batch::new();

@@ -128,7 +128,16 @@ impl Images {
             shared.sweep_if_due();
             let after = shared.catalog().all_layers();
             let gone = before.iter().filter(|(layer, _)| !after.contains_key(*layer));
-            let space_reclaimed_bytes: u64 = gone.map(|(_, (bytes, _))| bytes).sum();
+            let mut space_reclaimed_bytes: u64 = gone.map(|(_, (bytes, _))| bytes).sum();
+            // What pulls that ended early left, and layers packed for pushes: those of images that are here spare the
+            // next push its work, and go when all that can be made again is to go.
+            if !["until", "label", "label!"].iter().any(|chosen| filters.contains(chosen)) {
+                let packed = match dangling_only {
+                    true => shared.forms_of(after.keys().copied())?,
+                    false => BTreeSet::new(),
+                };
+                space_reclaimed_bytes += shared.disk.prune_blobs(|blob| packed.contains(blob))?;
+            }
             let attributes = BTreeMap::from([("reclaimed".to_owned(), space_reclaimed_bytes.to_string())]);
             images.engine.events().publish(EventKind::Image, "prune", "", attributes);
             Ok(Pruned { removed, space_reclaimed_bytes })

@@ -3,7 +3,7 @@
 use super::Images;
 use super::pull::LayerJob;
 use crate::EngineConfig;
-use berth_registry::{Access, Client, ConnectError, Document, Manifest, Platform, RegistryError};
+use berth_registry::{Access, Client, ConnectError, Document, Manifest, Platform, RegistryError, TlsError};
 use berth_types::{Digest, Error, ErrorKind, ImageName, Result};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, Weak};
@@ -54,7 +54,7 @@ pub(super) struct Registries {
     /// Layers on their way in, by the digests of their blob and of what is in it: pulls of the same layer share it.
     pub jobs: Mutex<HashMap<(Digest, Digest), Weak<LayerJob>>>,
     /// Held while layers become visible: who shares a layer waits until the other one has made it so.
-    pub committing: tokio::sync::Mutex<()>,
+    pub committing: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Registries {
@@ -74,7 +74,7 @@ impl Registries {
             uploads: Arc::new(Semaphore::new(options.uploads_max.max(1))),
             keeping: Arc::default(),
             jobs: Mutex::default(),
-            committing: tokio::sync::Mutex::default(),
+            committing: Arc::default(),
         })
     }
 }
@@ -84,6 +84,8 @@ impl Registries {
 pub enum TransferMessage {
     /// A line, about the tag or repository `id` where there is one.
     Status { id: Option<String>, text: String },
+    /// Layer `id` will be fetched, so many bytes: told of all layers before the first of them arrives.
+    Wanted { id: String, size_bytes: u64 },
     /// Where layer `id` is.
     Layer { id: String, status: String, progress: Option<TransferProgress> },
     /// What a push ended with.
@@ -204,15 +206,21 @@ fn hint(name: &ImageName, cause: &RegistryError) -> Option<String> {
     let domain = name.domain();
     match cause {
         RegistryError::Connect { cause: ConnectError::Tls(host, cause), .. } => {
-            let text = cause.to_string();
-            Some(match text.contains("InvalidContentType") || text.contains("corrupt message") {
-                true => format!(
-                    "{host} seems to speak plain HTTP: name it with --insecure-registry {host} if that is meant"
-                ),
-                false => format!(
-                    "put the CA of {host} into /etc/berth/certs.d/{host}/ca.crt, or name it with --insecure-registry {host}"
-                ),
-            })
+            let insecure = format!("name it with --insecure-registry {host}");
+            match cause {
+                TlsError::Plain => Some(format!("{host} seems to speak plain HTTP: {insecure} if that is meant")),
+                TlsError::Untrusted { tried } => Some(match tried.as_slice() {
+                    [] => format!("put the CA of {host} into /etc/berth/certs.d/{host}/ca.crt, or {insecure}"),
+                    [.., last] => format!("the CA in {} is another one than that of {host}", last.display()),
+                }),
+                TlsError::OtherName { names, .. } if !names.is_empty() => {
+                    Some(format!("use a name that it has ({}), or have it made for {host} too", names.join(", ")))
+                }
+                TlsError::OtherName { .. } => Some(format!("it needs a certificate that names {host}")),
+                TlsError::Expired => Some(format!("whoever runs {host} must renew it, if this host's clock is right")),
+                TlsError::NotYet => Some("is this host's clock right?".to_owned()),
+                TlsError::Other(_) => Some(insecure + " if its certificate need not be checked"),
+            }
         }
         RegistryError::Connect { cause: ConnectError::Resolve(..) | ConnectError::NoAddress(_), .. }
             if domain.bytes().any(|byte| byte.is_ascii_uppercase()) && !domain.contains(['.', ':']) =>

@@ -140,9 +140,12 @@ pub(super) async fn keep(
     descriptor: Descriptor,
     diff_id: Digest,
     name: ImageName,
+    turn: tokio::sync::OwnedMutexGuard<()>,
 ) -> Result<()> {
     let images = images.clone();
     blocking(move || {
+        // Ends with the work, also where nobody waits for it any more.
+        let _turn = turn;
         let shared = images.shared();
         shared.disk.commit_layers(staged.into_iter().collect())?;
         if shared.disk.layer_bytes(&diff_id)?.is_none() {

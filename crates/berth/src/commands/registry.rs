@@ -53,9 +53,15 @@ fn canonical(name: &str) -> String {
     }
 }
 
+/// Refuses what is no name, before anything is said about it.
+fn is_name(text: &str) -> Result<()> {
+    text.parse::<berth_types::ImageName>().map(drop).map_err(|cause| CliError::failed(cause.to_string()))
+}
+
 pub(crate) async fn pull(app: &'static App, args: Args) -> Result<u8> {
     let name = args.words[0].as_str();
     let all = args.on("all-tags");
+    is_name(name)?;
     let (repository, tag) = if name.contains('@') { (name, "") } else { split_reference(name) };
     if all && (!tag.is_empty() || name.contains('@')) {
         return Err(CliError::failed("tag can't be used with --all-tags/-a"));
@@ -80,6 +86,7 @@ pub(crate) async fn pull(app: &'static App, args: Args) -> Result<u8> {
 
 pub(crate) async fn push(app: &'static App, args: Args) -> Result<u8> {
     let name = args.words[0].as_str();
+    is_name(name)?;
     let (repository, tag) = split_reference(name);
     if args.on("all-tags") && !tag.is_empty() {
         return Err(CliError::failed("tag can't be used with --all-tags/-a"));

@@ -106,3 +106,24 @@ fn tokens_are_asked_for_by_scope() {
     let scopes: Vec<String> = tokens.requests().iter().map(|request| request.target.clone()).collect();
     assert!(scopes.iter().any(|target| target.contains("scope=repository:tok:pull")), "{scopes:#?}");
 }
+
+#[test]
+fn what_is_wrong_with_the_clients_own_file_is_said_and_keeps_nobody_from_what_is_public() {
+    let Some(registry) = Registry::plain() else { return };
+    let Some(engine) = Engine::start("registry-helpless") else { return };
+    let name = format!("{}/public:1", registry.address());
+    make_image(&engine, &name, 0, 4);
+    engine.docker(["push", &name]).success();
+    let file = engine.root().join("client/config.json");
+    std::fs::create_dir_all(engine.root().join("client")).expect("scratch folder");
+    for (text, words) in [
+        (r#"{"credsStore":"of-long-ago"}"#, "cannot run the credential helper docker-credential-of-long-ago"),
+        (r#"{"auths":{"#, "WARNING: Error loading config file: "),
+    ] {
+        engine.docker(["rmi", &name]).success();
+        std::fs::write(&file, text).expect("scratch folder");
+        let pulled = engine.berth(["pull", &name]);
+        std::fs::write(&file, "{}").expect("scratch folder");
+        assert!(pulled.code == 0 && pulled.stderr.contains(words), "{pulled:?}");
+    }
+}

@@ -1,6 +1,6 @@
 //! How far a transfer is, as somebody at a terminal sees it, and that a log has nothing of it.
 
-use crate::common::make_image;
+use crate::common::{forget_packed, make_image};
 use berth_testkit::{Client, Engine, Link, Registry};
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
@@ -39,6 +39,34 @@ fn a_pull_and_a_push_are_one_line_each() {
     let piped = engine.berth(["pull", &name]);
     assert!(!piped.stdout.contains(" left") && piped.stderr.is_empty(), "{piped:?}");
     assert!(piped.success().contains("Pull complete"));
+}
+
+/// The sizes behind the slash of each line that was drawn.
+fn totals(drawn: &str) -> Vec<String> {
+    let sizes = drawn.split(" / ").skip(1).filter_map(|rest| rest.split_whitespace().next());
+    let mut sizes: Vec<String> = sizes.map(str::to_owned).collect();
+    sizes.dedup();
+    sizes
+}
+
+#[test]
+fn how_much_is_left_counts_the_layers_that_wait_for_their_turn() {
+    let Some(registry) = Registry::plain() else { return };
+    let Some(engine) = Engine::start_with("terminal-turns", &["--max-concurrent-downloads", "1"]) else { return };
+    let link = Link::slow(registry.address(), 4);
+    let (base, name) = ("base:1", format!("{}/seen:2", link.address()));
+    make_image(&engine, base, 4, 24);
+    engine
+        .docker(["run", "--name", "more", base, "sh", "-c", "busybox head -c 3000000 /dev/urandom > /more"])
+        .success();
+    engine.docker(["commit", "more", &name]).success();
+    engine.docker(["rm", "more"]).success();
+    engine.docker(["push", "-q", &name]).success();
+    engine.docker(["rmi", &name, base]).success();
+    forget_packed(&engine);
+    let output = engine.berth_on_terminal(["pull", &name]).wait();
+    assert!(output.code == 0 && output.stdout.contains("layers 0/2"), "{output:?}");
+    assert_eq!(totals(&output.stdout).len(), 1, "{output:?}");
 }
 
 #[test]

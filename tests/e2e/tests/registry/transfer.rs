@@ -267,3 +267,57 @@ fn a_mirror_serves_the_public_registrys_names() {
         .success();
     assert!(info.contains(&mirror) && info.contains("10.99.0.0/16"), "{info}");
 }
+
+#[test]
+fn a_client_that_leaves_at_the_last_moment_takes_nothing_from_the_others() {
+    let Some(registry) = Registry::plain() else { return };
+    let Some(engine) = Engine::start("registry-last") else { return };
+    let home = format!("{}/last:1", registry.address());
+    make_image(&engine, &home, 6, 9);
+    engine.docker(["push", &home]).success();
+    let link = Link::slow(registry.address(), 6);
+    let name = format!("{}/last:1", link.address());
+    for _ in 0..5 {
+        engine.docker(["rmi", &home]).success();
+        forget_packed(&engine);
+        let path = format!("/images/create?fromImage={}/last&tag=1", link.address());
+        let mut leaving = engine.exchange("POST", &path, &[], b"");
+        let staying = engine.docker_running(["pull", "-q", &name]);
+        // Right before the layer becomes visible.
+        let mut line = String::new();
+        while !line.contains("Pull complete") {
+            line.clear();
+            assert!(std::io::BufRead::read_line(leaving.stream(), &mut line).expect("it says more") > 0);
+        }
+        drop(leaving);
+        staying.wait().success();
+        assert_eq!(
+            engine.docker(["run", "--rm", &name, "sh", "-c", "busybox wc -c < /noise"]).success(),
+            (6 << 20).to_string()
+        );
+        engine.docker(["tag", &name, &home]).success();
+        engine.docker(["rmi", &name]).success();
+    }
+}
+
+#[test]
+fn what_is_kept_for_pushes_and_pulls_goes_with_what_is_pruned() {
+    let Some(registry) = Registry::plain() else { return };
+    let Some(engine) = Engine::start("registry-prune") else { return };
+    let name = format!("{}/kept:1", registry.address());
+    make_image(&engine, &name, 3, 33);
+    engine.docker(["push", &name]).success();
+    let blobs = || names_in(&engine, "content/blobs/sha256").len();
+    let on_its_way = || names_in(&engine, "content/partial").iter().any(|name| name.starts_with("draft-"));
+    wait_until("what was packed is kept", || !on_its_way() && blobs() == 1);
+    let half = engine.root().join("data/content/partial").join("ab".repeat(32));
+    std::fs::write(&half, [0; 100_000]).expect("scratch folder");
+    // What is unfinished goes at once; the packed layer of an image that is here, with all that can be made again.
+    engine.docker(["image", "prune", "-f"]).success();
+    assert_eq!((blobs(), half.exists()), (1, false));
+    engine.check_df();
+    engine.docker(["rmi", &name]).success();
+    let pruned = engine.docker(["image", "prune", "-af"]).success();
+    assert_eq!(blobs(), 0);
+    assert!(pruned.contains("MB"), "{pruned}");
+}

@@ -16,7 +16,7 @@ pub(super) use layer::LayerJob;
 use super::config::ImageConfig;
 use super::disk::{Layer, Loaded};
 use super::registry::{Credentials, Tell, TransferMessage, TransferProgress, TransferStream, failed, reference, tell};
-use super::shared::Shared;
+use super::shared::{Pins, Shared};
 use super::{Images, blocking};
 use crate::events::{EventKind, now_unix_nanos};
 use berth_registry::{Access, Descriptor, Document, Manifest, Platform, RegistryError, Repository, manifest};
@@ -201,16 +201,7 @@ impl Images {
         futures_util::future::try_join_all(told)
             .await
             .map_err(|error| error.context(format!("cannot pull {}", name.familiar())))?;
-        self.make_visible(name, remote, bytes, &diff_ids, &jobs).await?;
-        let fetched: Vec<Digest> = jobs.iter().map(|(descriptor, _)| descriptor.digest).collect();
-        drop(jobs);
-        blocking(move || {
-            fetched.iter().for_each(|digest| forget_blob(&shared, digest));
-            drop(pins);
-            shared.sweep_if_due();
-            Ok(())
-        })
-        .await
+        self.make_visible(name, remote, bytes, diff_ids, jobs, pins).await
     }
 
     /// Says which layers are here, and has the others fetched.
@@ -235,7 +226,7 @@ impl Images {
             remote.layers.iter().zip(&present).filter(|(_, here)| !**here).map(|(layer, _)| layer.size).sum();
         let free = free_bytes(&self.engine.config().data_root)?;
         if needed.saturating_add(SPARE_BYTES) > free {
-            let why = format!("its layers are {needed} bytes packed, and the disk has {free} left");
+            let why = format!("its layers are {} packed, and the disk has {} left", megabytes(needed), megabytes(free));
             return Err(Error::new(ErrorKind::Unavailable, format!("cannot pull {}: {why}", name.familiar()))
                 .with_hint("make room with docker system prune"));
         }
@@ -249,29 +240,33 @@ impl Images {
             if jobs.iter().any(|(other, _)| other.digest == descriptor.digest) {
                 continue;
             }
-            tell(to, TransferMessage::layer(&id, "Pulling fs layer")).await;
+            tell(to, TransferMessage::Wanted { id, size_bytes: descriptor.size }).await;
             jobs.push((descriptor.clone(), LayerJob::get(&shared, repository, descriptor, *diff_id)));
         }
         Ok(jobs)
     }
 
-    /// Makes all layers and then the image visible.
+    /// Makes all layers and then the image visible. Once begun, it goes on to its end without its client: `pins` and the
+    /// others' turn end with it, not with whoever waits for it.
     async fn make_visible(
         &self,
         name: &ImageName,
         remote: &Remote,
         config: Vec<u8>,
-        diff_ids: &[Digest],
-        jobs: &[(Descriptor, Arc<LayerJob>)],
+        diff_ids: Vec<Digest>,
+        jobs: Vec<(Descriptor, Arc<LayerJob>)>,
+        pins: Pins,
     ) -> Result<()> {
-        let shared = self.shared();
-        let _committing = shared.registries.committing.lock().await;
+        let committing = self.shared().registries.committing.clone().lock_owned().await;
         let staged: Vec<_> = jobs.iter().filter_map(|(_, job)| job.take()).collect();
+        let fetched: Vec<Digest> = jobs.iter().map(|(descriptor, _)| descriptor.digest).collect();
         let sources: Vec<(Digest, Descriptor)> = diff_ids.iter().copied().zip(remote.layers.iter().cloned()).collect();
         let (images, names, id) = (self.clone(), names_of(name, &remote.digest), remote.config.digest);
-        let (diff_ids, name) = (diff_ids.to_vec(), name.clone());
+        let name = name.clone();
         blocking(move || {
             let shared = images.shared();
+            // Whoever shares them finds them visible.
+            let _jobs = jobs;
             shared.disk.commit_layers(staged)?;
             let mut layers = Vec::new();
             for diff_id in diff_ids {
@@ -282,6 +277,10 @@ impl Images {
             shared.remember_blobs(&sources, name.domain(), name.path())?;
             let made = images.add(Loaded { config, layers, names, parent: None }, now_unix_nanos())?;
             debug_assert_eq!(made, id, "an image's id is the digest of its configuration");
+            drop(committing);
+            fetched.iter().for_each(|digest| forget_blob(&shared, digest));
+            drop(pins);
+            shared.sweep_if_due();
             Ok(())
         })
         .await
@@ -331,8 +330,13 @@ pub(super) async fn one_layer(
     // Nobody listens to how far it is.
     let (to, _) = tokio::sync::mpsc::channel(1);
     follow(descriptor, job.clone(), to).await?;
-    let _committing = shared.registries.committing.lock().await;
-    super::remote::keep(images, job.take(), descriptor.clone(), diff_id, name.clone()).await
+    let committing = shared.registries.committing.clone().lock_owned().await;
+    super::remote::keep(images, job.take(), descriptor.clone(), diff_id, name.clone(), committing).await
+}
+
+/// Rounded up.
+fn megabytes(bytes: u64) -> String {
+    format!("{} MB", bytes.div_ceil(1_000_000))
 }
 
 /// What is left on the disk for us.
