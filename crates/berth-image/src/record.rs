@@ -28,13 +28,13 @@ const LEVEL: i32 = 1;
 /// Why an archive cannot be made again.
 #[derive(Debug, thiserror::Error)]
 pub enum RecordError {
-    #[error("cannot read the record of layer {0}")]
+    #[error("cannot read its record")]
     Read(Digest, #[source] io::Error),
-    #[error("the record of layer {0} is damaged")]
+    #[error("layer {} is damaged: its record is another one's", .0.short())]
     Damaged(Digest),
-    #[error("layer {expected} is damaged: its files make an archive with the digest {found}")]
+    #[error("layer {} is damaged: its files make an archive with the digest {found}", expected.short())]
     Digest { expected: Digest, found: Digest },
-    #[error("layer {id} is damaged: {} cannot be read whole", path.display())]
+    #[error("layer {} is damaged: {} cannot be read whole", id.short(), path.display())]
     File {
         id: Digest,
         path: std::path::PathBuf,

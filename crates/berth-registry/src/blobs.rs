@@ -8,7 +8,7 @@
 //! Never more bytes than the descriptor says are passed on, and the end comes exactly there. Whether they are the right
 //! ones is for whoever stores them: they hash them anyway.
 
-use crate::client::Repository;
+use crate::client::{Repository, Sources};
 use crate::http::{Answer, Call};
 use crate::retry::Tries;
 use crate::{Descriptor, RegistryError};
@@ -32,6 +32,7 @@ pub struct BlobReader {
     /// Bytes to drop of an answer that began at 0.
     skip: u64,
     endpoint: usize,
+    sources: Sources,
     tries: Tries,
     began_at: u64,
 }
@@ -46,7 +47,8 @@ impl Repository {
             answer: None,
             skip: 0,
             endpoint: 0,
-            tries: Tries::new(self.client.config()),
+            sources: Sources::default(),
+            tries: self.tries(),
             began_at: offset,
         }
     }
@@ -56,6 +58,21 @@ impl BlobReader {
     /// Where the next bytes belong.
     pub fn position(&self) -> u64 {
         self.position
+    }
+
+    /// How many are still to come.
+    pub fn left(&self) -> u64 {
+        self.descriptor.size - self.position
+    }
+
+    /// Where its bytes came from so far.
+    pub fn sources(&self) -> Sources {
+        self.sources.clone()
+    }
+
+    /// Whether a mirror gave some of them, so that they may be better elsewhere.
+    pub fn is_of_mirror(&self) -> bool {
+        self.sources.0.iter().any(|&endpoint| self.repository.endpoints[endpoint].mirror)
     }
 
     /// The next bytes, never empty; `None` at the end.
@@ -89,6 +106,9 @@ impl BlobReader {
                     return Err(self.damaged(format!("more than the {} bytes of its descriptor", self.descriptor.size)));
                 }
                 self.position += chunk.len() as u64;
+                if !chunk.is_empty() && self.sources.0.last() != Some(&self.endpoint) {
+                    self.sources.0.push(self.endpoint);
+                }
                 Ok(Some(chunk))
             }
             None if self.position == self.descriptor.size => {

@@ -4,9 +4,10 @@ use crate::auth::{Auth, Credentials, Scopes};
 use crate::config::{Config, Endpoint};
 use crate::http::{Answer, Call, Http, Payload};
 use crate::manifest::{MANIFEST_BYTES_MAX, Manifest, digest_of};
+use crate::notice::in_words;
 use crate::retry::Tries;
 use crate::url::{self, Origin};
-use crate::{Descriptor, Document, RegistryError, manifest};
+use crate::{Descriptor, Document, Notice, Notify, RegistryError, manifest};
 use berth_types::{Digest, ImageName};
 use bytes::Bytes;
 use hyper::header;
@@ -49,7 +50,12 @@ pub struct Repository {
     failed: Arc<Mutex<BTreeSet<usize>>>,
     /// Somebody has answered.
     met: Arc<AtomicBool>,
+    notify: Option<Notify>,
 }
+
+/// Which endpoints of its repository the bytes of a blob came from, in their order.
+#[derive(Debug, Clone, Default)]
+pub struct Sources(pub(crate) Vec<usize>);
 
 /// Makes a request from an endpoint's base URL.
 pub(crate) type Make<'a> = &'a (dyn Fn(&str) -> Result<Call, RegistryError> + Send + Sync);
@@ -97,6 +103,7 @@ impl Client {
             endpoints: Arc::new(self.config().endpoints(name.domain(), access == Access::Pull)),
             failed: Arc::default(),
             met: Arc::default(),
+            notify: None,
         }
     }
 
@@ -125,6 +132,7 @@ impl Client {
         call: Call,
         credentials: &Credentials,
         scopes: &Scopes,
+        notify: Option<&Notify>,
     ) -> Result<Answer, RegistryError> {
         let origin = Origin::of(&call.uri).ok_or_else(|| RegistryError::Configuration {
             what: format!("URL {}", call.uri),
@@ -135,7 +143,7 @@ impl Client {
             // What the registry asked for long ago need not be what it asks for now: where that comes to nothing, it is
             // asked itself. A body is not sent to hear that.
             let doubtful = !last && matches!(call.payload, Payload::Empty);
-            let tries = if doubtful { Tries::once(self.config()) } else { Tries::new(self.config()) };
+            let tries = if doubtful { Tries::once(self.config()) } else { Tries::new(self.config()).telling(notify) };
             let authorization = match self.inner.auth.header(self.http(), &origin, credentials, &scopes, tries).await {
                 Err(cause @ RegistryError::Token { .. }) if doubtful && !cause.is_denied() => {
                     tracing::debug!(%cause, registry = origin.shown(), "asked anew where its tokens are");
@@ -173,7 +181,7 @@ impl Client {
         let mut tries = Tries::new(self.config());
         loop {
             let asked = async {
-                let answer = self.ask(Call::new(Method::GET, uri.clone()), credentials, &Scopes::new()).await?;
+                let answer = self.ask(Call::new(Method::GET, uri.clone()), credentials, &Scopes::new(), None).await?;
                 if !answer.status.is_success() {
                     return Err(answer.refusal().await);
                 }
@@ -191,6 +199,17 @@ impl Client {
 impl Repository {
     pub fn name(&self) -> &ImageName {
         &self.name
+    }
+
+    /// The same repository for somebody who wants to be told what happens on the way.
+    #[must_use]
+    pub fn telling(&self, notify: Notify) -> Repository {
+        Repository { notify: Some(notify), ..self.clone() }
+    }
+
+    /// Tries of one request here.
+    pub(crate) fn tries(&self) -> Tries {
+        Tries::new(self.client.config()).telling(self.notify.as_ref())
     }
 
     fn credentials_at(&self, endpoint: &Endpoint) -> Credentials {
@@ -215,13 +234,14 @@ impl Repository {
             // A mirror of several registries must know which one is meant.
             call.uri = url::with_query(&call.uri, &[("ns", self.name.domain())])?;
         }
-        let answer = match self.client.ask(call, &self.credentials_at(endpoint), &self.scopes).await {
-            Err(cause @ RegistryError::Connect { .. }) => {
-                self.client.http().forget(endpoint.host());
-                return Err(cause);
-            }
-            other => other?,
-        };
+        let answer =
+            match self.client.ask(call, &self.credentials_at(endpoint), &self.scopes, self.notify.as_ref()).await {
+                Err(cause @ RegistryError::Connect { .. }) => {
+                    self.client.http().forget(endpoint.host());
+                    return Err(cause);
+                }
+                other => other?,
+            };
         self.met.store(true, Ordering::Relaxed);
         if answer.status.is_success() { Ok(answer) } else { Err(answer.refusal().await) }
     }
@@ -250,22 +270,42 @@ impl Repository {
         self.failed.lock().unwrap_or_else(PoisonError::into_inner).contains(&endpoint)
     }
 
+    /// Passes a mirror over.
     pub(crate) fn skip(&self, endpoint: usize, cause: &RegistryError) {
-        tracing::warn!(mirror = self.endpoints[endpoint].place, name = %self.name, %cause, "a mirror failed");
-        // One that lacks the content may have other content; one that is broken is not asked again.
-        if !cause.is_not_found() {
-            self.failed.lock().unwrap_or_else(PoisonError::into_inner).insert(endpoint);
+        let place = &self.endpoints[endpoint].place;
+        // One that lacks the content may have other content; one that is broken or lies is not asked again.
+        if cause.is_not_found() {
+            tracing::debug!(mirror = place, name = %self.name, %cause, "a mirror does not have it");
+            return;
+        }
+        let why = in_words(cause);
+        tracing::warn!(mirror = place, name = %self.name, cause = why, "a mirror is passed over");
+        let is_new = self.failed.lock().unwrap_or_else(PoisonError::into_inner).insert(endpoint);
+        if let Some(notify) = self.notify.as_ref().filter(|_| is_new) {
+            notify(Notice::Mirror { place: place.clone(), why });
         }
     }
 
-    /// Reads from the first endpoint that answers: mirrors once, the registry itself until there were enough tries.
-    pub(crate) async fn read(&self, make: Make<'_>) -> Result<Answer, RegistryError> {
+    /// Reads from the first endpoint whose answer `take` can use: mirrors once, the registry itself until there were
+    /// enough tries.
+    pub(crate) async fn read<T, F>(
+        &self,
+        make: Make<'_>,
+        take: impl Fn(Answer, bool) -> F + Send + Sync,
+    ) -> Result<T, RegistryError>
+    where
+        F: Future<Output = Result<T, RegistryError>> + Send,
+    {
         let last = self.endpoints.len() - 1;
         for (at, endpoint) in self.endpoints.iter().enumerate().filter(|(at, _)| *at == last || !self.skips(*at)) {
-            let mut tries = Tries::new(self.client.config());
+            let mut tries = self.tries();
             loop {
-                match self.once(endpoint, make).await {
-                    Ok(answer) => return Ok(answer),
+                let taken = match self.once(endpoint, make).await {
+                    Ok(answer) => take(answer, endpoint.mirror).await,
+                    Err(cause) => Err(cause),
+                };
+                match taken {
+                    Ok(taken) => return Ok(taken),
                     Err(cause) if at < last => {
                         self.skip(at, &cause);
                         break;
@@ -277,39 +317,67 @@ impl Repository {
         unreachable!("the last endpoint answers or fails");
     }
 
+    /// Blames the mirrors among `sources` for a blob that was not what its digest says; false where there are none, or
+    /// none that was not blamed before: then another try would bring the same.
+    pub fn blame(&self, sources: &Sources, descriptor: &Descriptor, actual: Digest) -> bool {
+        let last = self.endpoints.len() - 1;
+        let mut is_new = false;
+        for &endpoint in sources.0.iter().filter(|&&endpoint| endpoint < last && !self.skips(endpoint)) {
+            is_new = true;
+            self.skip(endpoint, &self.wrong(endpoint, descriptor, actual));
+        }
+        is_new
+    }
+
+    /// That the blob is not what its digest says, of where the last of it came from.
+    pub fn wrong_blob(&self, sources: &Sources, descriptor: &Descriptor, actual: Digest) -> RegistryError {
+        self.wrong(sources.0.last().copied().unwrap_or(self.endpoints.len() - 1), descriptor, actual)
+    }
+
+    fn wrong(&self, endpoint: usize, descriptor: &Descriptor, actual: Digest) -> RegistryError {
+        let what = format!("blob {}", descriptor.digest.short());
+        let host = self.endpoints[endpoint].host().to_owned();
+        RegistryError::WrongDigest { host, what, expected: descriptor.digest, actual }
+    }
+
     /// Fetches the manifest that `reference`, a tag or a digest, means.
     pub async fn manifest(&self, reference: &str) -> Result<Manifest, RegistryError> {
-        let expected = reference.parse::<Digest>().ok();
+        let wanted = reference.parse::<Digest>().ok();
         let accept = [manifest::OCI_INDEX, manifest::DOCKER_LIST, manifest::OCI_MANIFEST, manifest::DOCKER_MANIFEST];
-        let answer = self
-            .read(&|base| {
-                let uri = self.uri(base, &format!("/manifests/{reference}"))?;
-                Ok(Call::new(Method::GET, uri).with(header::ACCEPT, &accept.join(", ")))
-            })
-            .await?;
-        let content_type = answer.header(&header::CONTENT_TYPE).unwrap_or_default().to_owned();
-        let said = answer.named("docker-content-digest").and_then(|text| text.parse::<Digest>().ok());
-        let bytes = answer.bytes("the manifest", MANIFEST_BYTES_MAX).await?;
-        let manifest = Manifest::new(&content_type, bytes);
-        match expected.or(said) {
-            Some(expected) if expected != manifest.digest => Err(RegistryError::WrongDigest {
-                what: format!("the manifest {reference}"),
-                expected,
-                actual: manifest.digest,
-            }),
-            _ => Ok(manifest),
-        }
+        let make = |base: &str| {
+            let uri = self.uri(base, &format!("/manifests/{reference}"))?;
+            Ok(Call::new(Method::GET, uri).with(header::ACCEPT, &accept.join(", ")))
+        };
+        self.read(&make, async |answer, is_mirror| {
+            let content_type = answer.header(&header::CONTENT_TYPE).unwrap_or_default().to_owned();
+            let said = answer.named("docker-content-digest").and_then(|text| text.parse::<Digest>().ok());
+            let host = answer.host.clone();
+            let bytes = answer.bytes("the manifest", MANIFEST_BYTES_MAX).await?;
+            let manifest = Manifest::new(&content_type, bytes);
+            match wanted.or(said) {
+                Some(expected) if expected != manifest.digest => Err(RegistryError::WrongDigest {
+                    host,
+                    what: format!("the manifest {reference}"),
+                    expected,
+                    actual: manifest.digest,
+                }),
+                // What a mirror says of a tag has no digest to be checked by: it must at least be a manifest. The
+                // registry's own is shown to whoever wants to see it.
+                _ if is_mirror => manifest.parse().map(|_| manifest),
+                _ => Ok(manifest),
+            }
+        })
+        .await
     }
 
     /// The digest that `tag` means now, without fetching the manifest; `None` where the registry does not say.
     pub async fn resolve(&self, tag: &str) -> Result<Option<Descriptor>, RegistryError> {
         let accept = [manifest::OCI_INDEX, manifest::DOCKER_LIST, manifest::OCI_MANIFEST, manifest::DOCKER_MANIFEST];
-        let answer = self
-            .read(&|base| {
-                let uri = self.uri(base, &format!("/manifests/{tag}"))?;
-                Ok(Call::new(Method::HEAD, uri).with(header::ACCEPT, &accept.join(", ")))
-            })
-            .await?;
+        let make = |base: &str| {
+            let uri = self.uri(base, &format!("/manifests/{tag}"))?;
+            Ok(Call::new(Method::HEAD, uri).with(header::ACCEPT, &accept.join(", ")))
+        };
+        let answer = self.read(&make, whole).await?;
         let digest = answer.named("docker-content-digest").and_then(|text| text.parse::<Digest>().ok());
         let kind = answer.header(&header::CONTENT_TYPE).unwrap_or_default().to_owned();
         let found = digest.zip(answer.length()).map(|(digest, size)| Descriptor::new(&kind, digest, size));
@@ -326,15 +394,14 @@ impl Repository {
         let mut tags = Vec::new();
         let mut next: Option<Uri> = None;
         for _ in 0..PAGES_MAX {
-            let answer = self
-                .read(&|base| {
-                    let uri = match &next {
-                        Some(uri) => uri.clone(),
-                        None => self.uri(base, "/tags/list")?,
-                    };
-                    Ok(Call::new(Method::GET, uri))
-                })
-                .await?;
+            let make = |base: &str| {
+                let uri = match &next {
+                    Some(uri) => uri.clone(),
+                    None => self.uri(base, "/tags/list")?,
+                };
+                Ok(Call::new(Method::GET, uri))
+            };
+            let answer = self.read(&make, whole).await?;
             let (host, here) = (answer.host.clone(), answer.uri.clone());
             let link = answer.header(&header::LINK).and_then(next_link).map(str::to_owned);
             let body = answer.bytes("the list of tags", MANIFEST_BYTES_MAX).await?;
@@ -365,13 +432,11 @@ impl Repository {
 
     /// What refers to `digest` (signatures, attestations), also in registries that only know the tag for that.
     pub async fn referrers(&self, digest: &Digest) -> Result<Vec<Descriptor>, RegistryError> {
-        let asked = self
-            .read(&|base| {
-                let uri = self.uri(base, &format!("/referrers/{digest}"))?;
-                Ok(Call::new(Method::GET, uri).with(header::ACCEPT, manifest::OCI_INDEX))
-            })
-            .await;
-        let manifest = match asked {
+        let make = |base: &str| {
+            let uri = self.uri(base, &format!("/referrers/{digest}"))?;
+            Ok(Call::new(Method::GET, uri).with(header::ACCEPT, manifest::OCI_INDEX))
+        };
+        let manifest = match self.read(&make, whole).await {
             Ok(answer) => {
                 let kind = answer.header(&header::CONTENT_TYPE).unwrap_or_default().to_owned();
                 Manifest::new(&kind, answer.bytes("the list of referrers", MANIFEST_BYTES_MAX).await?)
@@ -393,20 +458,31 @@ impl Repository {
 
     /// A small blob, whole and checked.
     pub async fn blob_bytes(&self, descriptor: &Descriptor, limit_bytes: u64) -> Result<Vec<u8>, RegistryError> {
-        let what = format!("blob {}", descriptor.digest.short());
         if descriptor.size > limit_bytes {
+            let what = format!("blob {}", descriptor.digest.short());
             return Err(RegistryError::TooLarge { what, limit_bytes });
         }
-        let mut all = Vec::new();
-        let mut reader = self.blob(descriptor, 0);
-        while let Some(chunk) = reader.next().await? {
-            all.extend_from_slice(&chunk);
-        }
-        match digest_of(&all) {
-            actual if actual == descriptor.digest => Ok(all),
-            actual => Err(RegistryError::WrongDigest { what, expected: descriptor.digest, actual }),
+        loop {
+            let mut all = Vec::new();
+            let mut reader = self.blob(descriptor, 0);
+            while let Some(chunk) = reader.next().await? {
+                all.extend_from_slice(&chunk);
+            }
+            let actual = digest_of(&all);
+            if actual == descriptor.digest {
+                return Ok(all);
+            }
+            let sources = reader.sources();
+            if !self.blame(&sources, descriptor, actual) {
+                return Err(self.wrong_blob(&sources, descriptor, actual));
+            }
         }
     }
+}
+
+/// An answer as it is, whoever gave it.
+async fn whole(answer: Answer, _: bool) -> Result<Answer, RegistryError> {
+    Ok(answer)
 }
 
 /// `<url>; rel="next"`

@@ -41,10 +41,14 @@ pub enum RegistryError {
     /// What came is not what was asked for: never shown to anybody.
     #[error("{host} sent a damaged {what}: {why}")]
     Damaged { host: String, what: String, why: String },
-    #[error("{what} has digest {actual}, not {expected}")]
-    WrongDigest { what: String, expected: Digest, actual: Digest },
-    #[error("no matching manifest for {wanted} in the manifest list entries: there are {}", list(available))]
+    #[error("{what} from {host} has digest {actual}, not {expected}")]
+    WrongDigest { host: String, what: String, expected: Digest, actual: Digest },
+    /// Docker's words, and what it does not say.
+    #[error("no matching manifest for {wanted} in the manifest list entries: it has {}", list(available))]
     NoPlatform { wanted: String, available: Vec<String> },
+    /// The same of a name that means a single image.
+    #[error("the image is for {is}, not for {wanted}")]
+    OtherPlatform { wanted: String, is: String },
     #[error("{0}")]
     Unsupported(String),
     /// A limit of ours.
@@ -92,7 +96,7 @@ pub struct Reason {
 }
 
 fn list(words: &[String]) -> String {
-    if words.is_empty() { "none".to_owned() } else { words.join(", ") }
+    if words.is_empty() { "no image at all".to_owned() } else { words.join(", ") }
 }
 
 /// Docker's form: `code in lower case: message`.

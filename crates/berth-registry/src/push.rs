@@ -10,7 +10,6 @@
 
 use crate::client::Repository;
 use crate::http::{Answer, Call, Payload, Source};
-use crate::retry::Tries;
 use crate::url;
 use crate::{Manifest, RegistryError};
 use berth_types::Digest;
@@ -137,12 +136,13 @@ impl Repository {
 
     /// Whether the repository has this blob.
     pub async fn has_blob(&self, digest: &Digest) -> Result<bool, RegistryError> {
-        let asked = self.read(&|base| Ok(Call::new(Method::HEAD, self.uri(base, &format!("/blobs/{digest}"))?))).await;
-        match asked {
-            Ok(answer) => {
-                answer.drain().await;
-                Ok(true)
-            }
+        let make = |base: &str| Ok(Call::new(Method::HEAD, self.uri(base, &format!("/blobs/{digest}"))?));
+        let asked = self.read(&make, async |answer, _| {
+            answer.drain().await;
+            Ok(())
+        });
+        match asked.await {
+            Ok(()) => Ok(true),
             Err(cause) if cause.is_not_found() => Ok(false),
             Err(cause) => Err(cause),
         }
@@ -170,7 +170,7 @@ impl Repository {
     }
 
     async fn begin(&self, mount: Option<(&Digest, &str)>) -> Result<Begun, RegistryError> {
-        let mut tries = Tries::new(self.client.config());
+        let mut tries = self.tries();
         loop {
             let make = |base: &str| {
                 let uri = self.uri(base, "/blobs/uploads/")?;
@@ -268,7 +268,7 @@ impl Repository {
         source: &Arc<dyn Source>,
         mut failed: Option<(Uri, u64, RegistryError)>,
     ) -> Result<(), RegistryError> {
-        let mut tries = Tries::new(self.client.config());
+        let mut tries = self.tries();
         let mut upload: Option<(Uri, u64)> = None;
         let mut farthest = 0;
         loop {
@@ -380,7 +380,7 @@ impl Repository {
 
     /// Stores a manifest under `reference`, a tag or its digest.
     pub async fn put_manifest(&self, reference: &str, manifest: &Manifest) -> Result<(), RegistryError> {
-        let mut tries = Tries::new(self.client.config());
+        let mut tries = self.tries();
         loop {
             let put = self
                 .once(self.home(), &|base| {
@@ -406,9 +406,12 @@ impl Repository {
 
 fn check_digest(answer: &Answer, expected: &Digest, what: &str) -> Result<(), RegistryError> {
     match answer.header(&DIGEST_HEADER).and_then(|text| text.parse::<Digest>().ok()) {
-        Some(actual) if actual != *expected => {
-            Err(RegistryError::WrongDigest { what: what.to_owned(), expected: *expected, actual })
-        }
+        Some(actual) if actual != *expected => Err(RegistryError::WrongDigest {
+            host: answer.host.clone(),
+            what: what.to_owned(),
+            expected: *expected,
+            actual,
+        }),
         _ => Ok(()),
     }
 }

@@ -91,7 +91,7 @@ impl Client {
         let mut tries = Tries::new(self.config());
         loop {
             let asked = async {
-                let answer = self.ask(Call::new(Method::GET, uri.clone()), credentials, scopes).await?;
+                let answer = self.ask(Call::new(Method::GET, uri.clone()), credentials, scopes, None).await?;
                 if !answer.status.is_success() {
                     return Err(answer.refusal().await);
                 }

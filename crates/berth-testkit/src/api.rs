@@ -143,6 +143,12 @@ impl Remote {
         let headers: &[(&str, &str)] = if body.is_empty() { &[] } else { &[("Content-Type", "application/json")] };
         Exchange::begin(&self.socket, method, path, headers, body.as_bytes(), crate::deadline())?.finish()
     }
+
+    /// The same with an archive as its body.
+    pub fn try_archive(&self, method: &str, path: &str, archive: &[u8]) -> Option<Response> {
+        let headers = [("Content-Type", "application/x-tar")];
+        Exchange::begin(&self.socket, method, path, &headers, archive, crate::deadline())?.finish()
+    }
 }
 
 /// Output of a stream without a terminal: `(stream, bytes)` per frame, until it ends.

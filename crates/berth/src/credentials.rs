@@ -156,6 +156,20 @@ pub(crate) fn or_nobody(app: &App, server: &str) -> Login {
     })
 }
 
+/// All logins, by the servers that the file names.
+pub(crate) fn all(app: &App) -> serde_json::Value {
+    let login = |server: String| {
+        let login = or_nobody(app, &server);
+        (!login.is_empty()).then(|| (server.clone(), login.json(&server)))
+    };
+    serde_json::Value::Object(servers(app).into_iter().filter_map(login).collect())
+}
+
+/// Value of `X-Registry-Config`: all of them, for whatever may be asked.
+pub(crate) fn header_for_all(app: &App) -> String {
+    base64::engine::general_purpose::URL_SAFE.encode(all(app).to_string())
+}
+
 /// Value of `X-Registry-Auth` for an image.
 pub(crate) fn header_for(app: &App, image: &str) -> Result<String> {
     let server = server_of(image);

@@ -18,6 +18,8 @@ struct Layer {
     total: u64,
     unpacked: u64,
     done: bool,
+    /// `Retrying in 25 seconds`
+    waits: String,
 }
 
 /// What is known of one image's transfer.
@@ -34,6 +36,7 @@ impl Sum {
             return;
         }
         let layer = self.layers.entry(id.to_owned()).or_default();
+        layer.waits = if status.starts_with("Retrying in ") { status.to_owned() } else { String::new() };
         let number = |key: &str| u64::try_from(detail.get(key).int()).unwrap_or(0);
         match status {
             "Downloading" | "Pushing" => {
@@ -69,6 +72,9 @@ impl Sum {
             text.push_str(&format!("  unpacked {percent}%"));
         }
         text.push_str(&format!("  layers {done}/{}", self.layers.len()));
+        if let Some(waits) = self.layers.values().map(|layer| &layer.waits).find(|waits| !waits.is_empty()) {
+            text.push_str(&format!("  {}", waits.to_ascii_lowercase()));
+        }
         text
     }
 }
@@ -122,6 +128,8 @@ mod tests {
         take(r#"{"status":"Pulling from x","id":"latest"}"#);
         // The third one waits for its turn, and is part of what is left.
         assert_eq!(sum.figures(now), "500B / 4kB  12%  unpacked 6%  layers 1/3");
+        sum.take(&Value::parse(br#"{"status":"Retrying in 9 seconds","progressDetail":{},"id":"a"}"#).unwrap());
+        assert_eq!(sum.figures(now), "500B / 4kB  12%  unpacked 6%  layers 1/3  retrying in 9 seconds");
         sum.take(
             &Value::parse(br#"{"status":"Downloading","progressDetail":{"current":750,"total":1000},"id":"a"}"#)
                 .unwrap(),

@@ -4,12 +4,12 @@
 //! Every run has another seed, and prints it: `BERTH_SEED` plays one again, as far as time can be. `BERTH_KILLS` sets
 //! the number of kills.
 
-use berth_testkit::{Engine, Remote, wait_until};
+use berth_testkit::{Engine, Random, Remote, setting, wait_until};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 const KILLS: u64 = 200;
 const WORKERS: u64 = 3;
@@ -18,22 +18,6 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 /// How long a worker whose answer is waited for may take: what it asked for may only take time.
 const LULL: Duration = Duration::from_secs(2);
-
-/// xorshift64*: the same numbers for the same seed.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D).checked_rem(limit).unwrap_or(0)
-    }
-}
-
-fn setting(name: &str, default: u64) -> u64 {
-    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
-}
 
 /// One client: containers of its own, one after another.
 struct Worker<'a> {
@@ -253,9 +237,8 @@ fn kill_again_and_again(
 #[test]
 fn two_hundred_random_kills_lose_nothing() {
     let Some(mut engine) = Engine::start("crash-random") else { return };
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(1, |since| since.as_micros());
-    let (seed, kills) = (setting("BERTH_SEED", now as u64), setting("BERTH_KILLS", KILLS));
-    println!("BERTH_SEED={seed} BERTH_KILLS={kills}");
+    let (mut random, kills) = (Random::of_this_run(), setting("BERTH_KILLS", KILLS));
+    let seed = random.0;
     let count = "i=0; while :; do i=$((i+1)); echo line $i; sleep 0.02; done";
     engine.docker(["run", "-d", "--name", "witness", "-p", "127.0.0.1::80", "tiny", "sh", "-c", count]).success();
     let layers_folder = engine.root().join("data/layers");
@@ -275,7 +258,7 @@ fn two_hundred_random_kills_lose_nothing() {
                 }
             });
         }
-        let done = kill_again_and_again(&mut engine, kills, &mut Random(seed), tallies, stop);
+        let done = kill_again_and_again(&mut engine, kills, &mut random, tallies, stop);
         println!("{done} of {kills} kills");
     });
     let total =

@@ -6,7 +6,7 @@ use crate::json::{Fields, JsonBody};
 use crate::params::Params;
 use crate::version::ApiVersion;
 use axum::extract::{Path, State};
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::IntoResponse;
 use axum::{Extension, Json};
 use berth_engine::Engine;
@@ -122,7 +122,8 @@ pub(super) async fn commit(State(engine): State<Engine>, params: Params, JsonBod
 }
 
 /// `POST /api/v1/system/check?repair=1`: layers compared with their digests; answers messages.
-pub(super) async fn check(State(engine): State<Engine>, params: Params) -> ApiResult {
-    let stream = engine.images().check(params.flag("repair")).await?;
+pub(super) async fn check(State(engine): State<Engine>, params: Params, headers: HeaderMap) -> ApiResult {
+    let logins = super::auth::all_from_headers(&headers)?;
+    let stream = engine.images().check(params.flag("repair"), logins).await?;
     Ok(super::messages::answer(stream, false).await?)
 }

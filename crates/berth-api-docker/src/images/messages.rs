@@ -115,6 +115,10 @@ fn transfer(message: &TransferMessage, extended: bool) -> Bytes {
             let detail = if extended { json!({ "total": size_bytes }) } else { json!({}) };
             json!({"status": "Pulling fs layer", "progressDetail": detail, "id": id})
         }
+        TransferMessage::Retrying { id, seconds } => {
+            let status = format!("Retrying in {seconds} second{}", if *seconds == 1 { "" } else { "s" });
+            json!({"status": status, "progressDetail": {}, "id": id})
+        }
         TransferMessage::Layer { id, status, progress: None } => {
             json!({"status": status, "progressDetail": {}, "id": id})
         }

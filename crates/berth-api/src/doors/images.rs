@@ -193,6 +193,7 @@ pub(crate) async fn pull(State(api): State<Api>, who: Who, Json(body): Json<Pull
         let mut stream = images.pull(name, PullOptions::default()).await?;
         // Layer -> bytes there and bytes in all: together they are the task's progress.
         let mut layers: HashMap<String, (u64, u64)> = HashMap::new();
+        let mut waits: HashMap<String, u64> = HashMap::new();
         let mut told = 0;
         while let Some(message) = stream.next().await {
             match message? {
@@ -211,6 +212,12 @@ pub(crate) async fn pull(State(api): State<Api>, who: Who, Json(body): Json<Pull
                     }
                 }
                 TransferMessage::Layer { id, status, progress: None } => progress.line(&format!("{id}: {status}")),
+                TransferMessage::Retrying { id, seconds } => {
+                    // Told once for each wait, not every time that it is counted down.
+                    if waits.insert(id.clone(), seconds).is_none_or(|before| before < seconds) {
+                        progress.line(&format!("{id}: asked again in {seconds} s"));
+                    }
+                }
                 TransferMessage::Pushed { .. } => {}
             }
         }

@@ -9,43 +9,64 @@
 
 use super::known::KnownBlob;
 use super::shared::Shared;
-use super::{Images, Progress, ProgressStream};
-use berth_registry::{Access, Descriptor};
+use super::{Images, Progress, ProgressStream, counted};
+use berth_registry::{Access, Credentials, Descriptor};
 use berth_snapshot::StagedLayer;
 use berth_types::{Digest, Error, ErrorKind, ImageName, Result};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::sync::mpsc;
 
 /// Messages to a slow client.
 const MESSAGES_MAX: usize = 64;
 
+/// What a repair needs beside the disk.
+struct Repairer {
+    runtime: tokio::runtime::Handle,
+    logins: BTreeMap<String, Credentials>,
+}
+
 /// What one check has come to.
 #[derive(Default)]
 struct Outcome {
     bytes: u64,
-    damaged: usize,
+    /// Damaged, and not repaired.
+    layers: usize,
+    images: usize,
+    blobs: usize,
     repaired: usize,
+}
+
+impl Outcome {
+    /// `1 layer and 2 blobs`; empty where all is right.
+    fn damaged(&self) -> String {
+        let counts = [(self.layers, "layer"), (self.images, "image"), (self.blobs, "blob")];
+        let some = counts.iter().filter(|(count, _)| *count > 0);
+        let words: Vec<String> = some.map(|(count, what)| counted(*count, what)).collect();
+        words.join(" and ")
+    }
 }
 
 impl Images {
     /// Reads every layer of every image and says which are not what their names say. With `repair`, a damaged layer
     /// is fetched again from where it came, and nothing else is; containers that stand on it go on. One that no
     /// registry has is set aside where no container stands on it, so that loading its image again makes it anew.
-    /// Ends with an error where something is damaged and stays so.
-    pub async fn check(&self, repair: bool) -> Result<ProgressStream> {
+    /// Ends with an error where something is damaged and stays so. `logins` are by domain, as image names write it.
+    pub async fn check(&self, repair: bool, logins: BTreeMap<String, Credentials>) -> Result<ProgressStream> {
         let (sender, receiver) = mpsc::channel(MESSAGES_MAX);
         let images = self.clone();
         let runtime = tokio::runtime::Handle::current();
         tokio::task::spawn_blocking(move || {
             let tell = |text: String| drop(sender.blocking_send(Ok(Progress::Line(text))));
-            if let Err(error) = images.check_now(repair, &runtime, &tell) {
+            let repairer = repair.then_some(Repairer { runtime, logins });
+            if let Err(error) = images.check_now(repairer.as_ref(), &tell) {
                 drop(sender.blocking_send(Err(error)));
             }
         });
         Ok(ProgressStream { receiver })
     }
 
-    fn check_now(&self, repair: bool, runtime: &tokio::runtime::Handle, tell: &dyn Fn(String)) -> Result<()> {
+    fn check_now(&self, repairer: Option<&Repairer>, tell: &dyn Fn(String)) -> Result<()> {
         let shared = self.shared();
         let layers = shared.catalog().all_layers();
         let mut outcome = Outcome::default();
@@ -59,47 +80,50 @@ impl Images {
             drop(at_work);
             let users = self.users_of(layer).join(", ");
             tell(format!("{error} (of {users})"));
-            match repair && self.repair(layer, &users, runtime, tell)? {
-                true => outcome.repaired += 1,
-                false => outcome.damaged += 1,
+            let is_right = repairer.map_or(Ok(false), |repairer| self.repair(layer, &users, repairer, tell))?;
+            match is_right {
+                true => {
+                    outcome.repaired += 1;
+                    outcome.bytes += shared.disk.check(layer).unwrap_or(0);
+                }
+                false => outcome.layers += 1,
             }
         }
         self.check_configs(&mut outcome, tell);
-        check_blobs(&shared, repair, &mut outcome, tell)?;
+        check_blobs(&shared, repairer.is_some(), &mut outcome, tell)?;
         let repaired = match outcome.repaired {
             0 => String::new(),
             count => format!(", {count} repaired"),
         };
-        if outcome.damaged > 0 {
-            let hint = match repair {
+        let damaged = outcome.damaged();
+        if !damaged.is_empty() {
+            let hint = match repairer.is_some() {
                 true => "remove the containers that stand on what is damaged, then repair again",
                 false => {
                     "berth system check --repair fetches damaged layers again, and sets aside those that no registry has"
                 }
             };
-            let message =
-                format!("{} of {} layers, images and blobs are damaged{repaired}", outcome.damaged, layers.len());
-            return Err(Error::new(ErrorKind::DataLoss, message).with_hint(hint));
+            return Err(Error::new(ErrorKind::DataLoss, format!("damaged: {damaged}{repaired}")).with_hint(hint));
         }
-        tell(format!("{} layers, {} bytes: checked{repaired}", layers.len(), outcome.bytes));
+        tell(format!("{}, {} bytes: checked{repaired}", counted(layers.len(), "layer"), outcome.bytes));
         Ok(())
     }
 
     /// Puts a damaged layer right, or out of the way; whether nothing damaged is left.
-    fn repair(
-        &self,
-        layer: &Digest,
-        users: &str,
-        runtime: &tokio::runtime::Handle,
-        tell: &dyn Fn(String),
-    ) -> Result<bool> {
+    fn repair(&self, layer: &Digest, users: &str, repairer: &Repairer, tell: &dyn Fn(String)) -> Result<bool> {
         let shared = self.shared();
         for blob in shared.known_blobs(layer)? {
             for (domain, path) in &blob.places {
                 let from = format!("{domain}/{path}");
-                match runtime.block_on(fetch_again(&shared, layer, &blob, &from)) {
+                let login = repairer.logins.get(domain).cloned();
+                match repairer.runtime.block_on(fetch_again(&shared, layer, &blob, &from, login)) {
                     Ok(whole) => {
                         shared.mend(layer, whole)?;
+                        // The disk that spoilt it may do so again.
+                        if let Err(error) = shared.disk.check(layer) {
+                            tell(format!("{error}, after its repair"));
+                            return Ok(false);
+                        }
                         tell(format!("layer {} is repaired: {} bytes from {from}", layer.short(), blob.size));
                         return Ok(true);
                     }
@@ -128,7 +152,7 @@ impl Images {
                 Err(_) => !shared.catalog().images.contains_key(&id),
             };
             if !is_right {
-                outcome.damaged += 1;
+                outcome.images += 1;
                 tell(format!(
                     "the configuration of image {} is damaged: remove the image and get it again",
                     id.short()
@@ -148,9 +172,15 @@ impl Images {
 }
 
 /// A layer once more, from the repository `from`.
-async fn fetch_again(shared: &Arc<Shared>, layer: &Digest, blob: &KnownBlob, from: &str) -> Result<StagedLayer> {
+async fn fetch_again(
+    shared: &Arc<Shared>,
+    layer: &Digest,
+    blob: &KnownBlob,
+    from: &str,
+    login: Option<Credentials>,
+) -> Result<StagedLayer> {
     let name: ImageName = from.parse().map_err(|cause| Error::internal(format!("{from} is no name: {cause}")))?;
-    let repository = shared.registries.client.repository(&name, Access::Pull, None);
+    let repository = shared.registries.client.repository(&name, Access::Pull, login);
     let descriptor = Descriptor::new(&blob.media_type, blob.digest, blob.size);
     super::pull::fetch_layer(shared, &repository, &descriptor, *layer).await
 }
@@ -164,7 +194,7 @@ fn check_blobs(shared: &Shared, repair: bool, outcome: &mut Outcome, tell: &dyn 
                 tell(format!("blob {} was damaged and is removed: it is made anew when it is wanted", digest.short()));
             }
             false => {
-                outcome.damaged += 1;
+                outcome.blobs += 1;
                 tell(format!("blob {} is damaged", digest.short()));
             }
         }

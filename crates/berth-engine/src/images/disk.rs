@@ -10,7 +10,7 @@ use super::mounts::{self, Mounts, Stacking};
 use crate::files::Root;
 use crate::full;
 use berth_content::{Blobs, ContentError};
-use berth_image::{CommitError, LoadError, SaveError, UnpackError};
+use berth_image::{CommitError, LoadError, RecordError, SaveError, UnpackError};
 use berth_snapshot::{LayerForm, OverlayDriver, Retired, SnapshotError, Snapshotter, StagedLayer};
 use berth_types::mount::Rootfs;
 use berth_types::{Digest, Error, ErrorKind, ImageName, Result};
@@ -86,7 +86,13 @@ fn of_archive(is_archive: bool) -> ErrorKind {
 }
 
 fn layers_failed(cause: &SnapshotError) -> Error {
-    full::or_here(ErrorKind::Internal, "cannot keep layers and snapshots", cause)
+    match cause {
+        SnapshotError::NoLayer(layer) => {
+            Error::new(ErrorKind::DataLoss, format!("layer {} is missing from the disk", layer.short()))
+                .with_hint("berth system check --repair fetches it again, from a registry that it is known to be in")
+        }
+        cause => full::or_here(ErrorKind::Internal, "cannot keep layers and snapshots", cause),
+    }
 }
 
 fn blobs_failed(cause: &ContentError) -> Error {
@@ -231,8 +237,15 @@ impl Disk {
     /// Compares a layer's files with its name; the bytes of its archive.
     pub(super) fn check(&self, layer: &Digest) -> Result<u64> {
         let opened = self.snapshots.open_layer(layer).map_err(|cause| layers_failed(&cause))?;
-        berth_image::check(layer, opened)
-            .map_err(|cause| Error::because(ErrorKind::DataLoss, format!("layer {} is damaged", layer.short()), &cause))
+        berth_image::check(layer, opened).map_err(|cause| match &cause {
+            // They say themselves that it is.
+            RecordError::Damaged(_) | RecordError::Digest { .. } | RecordError::File { .. } => {
+                let mut error = Error::because(ErrorKind::DataLoss, String::new(), &cause);
+                error.message = error.causes.remove(0);
+                error
+            }
+            _ => Error::because(ErrorKind::DataLoss, format!("layer {} is damaged", layer.short()), &cause),
+        })
     }
 
     /// Takes one layer out of sight unless a snapshot stands on it. Nobody may make or take layers meanwhile.

@@ -76,6 +76,11 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + '
     }
 }
 
+/// `1 layer`, `2 layers`
+fn counted(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
 impl Images {
     pub(crate) fn new(engine: Engine) -> Images {
         Images { engine }

@@ -71,7 +71,9 @@ impl Images {
                 let whole = format!("{}/{}", name.domain(), name.path());
                 tell(&to, TransferMessage::line(format!("The push refers to repository [{whole}]"))).await;
                 let names = images.to_push(&name, options.all_tags)?;
-                let repository = images.shared().registries.client.repository(&name, Access::Push, options.credentials);
+                let client = images.shared().registries.client.clone();
+                let repository = client.repository(&name, Access::Push, options.credentials);
+                let repository = repository.telling(super::pull::notify(&to));
                 for (name, id) in names {
                     images.push_one(&repository, &name, id, &to).await?;
                 }

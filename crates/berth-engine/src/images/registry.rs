@@ -88,6 +88,8 @@ pub enum TransferMessage {
     Wanted { id: String, size_bytes: u64 },
     /// Where layer `id` is.
     Layer { id: String, status: String, progress: Option<TransferProgress> },
+    /// Layer `id` waits, because its registry asks for time.
+    Retrying { id: String, seconds: u64 },
     /// What a push ended with.
     Pushed { tag: String, digest: Digest, size_bytes: u64 },
 }
@@ -187,7 +189,7 @@ pub(super) fn failed(action: &str, name: &ImageName, cause: &RegistryError) -> E
         _ if cause.is_not_found() => ErrorKind::NotFound,
         // Not "unauthorized": Docker's client would ask for a password and try again, which dockerd's answers never make it do.
         _ if cause.is_denied() => ErrorKind::Forbidden,
-        RegistryError::NoPlatform { .. } => ErrorKind::NotFound,
+        RegistryError::NoPlatform { .. } | RegistryError::OtherPlatform { .. } => ErrorKind::NotFound,
         RegistryError::Unsupported(_) | RegistryError::Configuration { .. } => ErrorKind::InvalidArgument,
         RegistryError::Damaged { .. } | RegistryError::WrongDigest { .. } | RegistryError::TooLarge { .. } => {
             ErrorKind::DataLoss
@@ -228,11 +230,23 @@ fn hint(name: &ImageName, cause: &RegistryError) -> Option<String> {
             Some(format!("{domain} is taken for a registry's host: names of repositories have no capital letters"))
         }
         RegistryError::Refused { status: 401, .. } => Some(format!("log in first: docker login {domain}")),
-        RegistryError::Refused { status: 429, .. } => {
-            Some(format!("the registry limits how often it is asked: log in (docker login {domain}) or use a mirror"))
+        RegistryError::Refused { status: 429, retry_after_seconds, .. } => {
+            let when = retry_after_seconds.map_or(String::new(), |seconds| format!(" for {}", in_words(seconds)));
+            let way_out = format!("log in (docker login {domain}) or use a mirror");
+            Some(format!("the registry wants to be left alone{when}, since it limits how often it is asked: {way_out}"))
         }
         _ => None,
     }
+}
+
+/// `90 seconds`, `6 hours`: rounded up.
+fn in_words(seconds: u64) -> String {
+    let (count, unit) = match seconds {
+        0..120 => (seconds, "second"),
+        120..7200 => (seconds.div_ceil(60), "minute"),
+        _ => (seconds.div_ceil(3600), "hour"),
+    };
+    format!("{count} {unit}{}", if count == 1 { "" } else { "s" })
 }
 
 /// `https://index.docker.io/v1/`, `https://host:5000/`, `host:5000` -> the domain of image names.

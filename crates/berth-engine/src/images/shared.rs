@@ -224,6 +224,8 @@ impl Shared {
         let mut catalog = self.catalog_mut();
         let mut changes = Changes::default();
         let answer = decide(&catalog, &mut changes)?;
+        let is_here = |id| catalog.images.contains_key(id) || changes.images.iter().any(|(record, _)| record.id == *id);
+        debug_assert!(changes.names.iter().all(|(_, id)| is_here(id)), "a name leads nowhere");
         let mut batch = Batch::new();
         let put = |batch: &mut Batch, changes: &Changes| -> Result<(), StoreError> {
             for (record, config) in &changes.images {

@@ -9,7 +9,9 @@ use hyper::Method;
 
 pub(crate) async fn check(app: &'static App, args: Args) -> Result<u8> {
     let path = if args.on("repair") { "/api/v1/system/check?repair=1" } else { "/api/v1/system/check" };
-    let mut answer = app.client.send(Method::POST, path, &[], Body::empty()).await?;
+    // A layer may have to come from a registry that only its users may read.
+    let logins = if args.on("repair") { crate::credentials::header_for_all(app) } else { String::new() };
+    let mut answer = app.client.send(Method::POST, path, &[("X-Registry-Config", &logins)], Body::empty()).await?;
     let mut buffer = Vec::new();
     while let Some(message) = answer.json(&mut buffer).await? {
         if let Some(error) = stream_error(&message) {

@@ -172,9 +172,10 @@ pub(crate) async fn send(app: &'static App, args: Args) -> Result<u8> {
         app.line(id)?;
     } else {
         app.line(&format!(
-            "Sent {image} to {host}: {} of {} layers, {}",
+            "Sent {image} to {host}: {} of {} layer{}, {}",
             missing.len(),
             layers.len(),
+            if layers.len() == 1 { "" } else { "s" },
             human_size3(sent as f64)
         ))?;
     }

@@ -5,18 +5,18 @@ use berth_testkit::{Engine, Registry, Reply, Request, Server};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-const MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+pub(crate) const MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 
 /// An honest image's parts.
-struct Image {
-    manifest: String,
-    digest: String,
-    config: (String, Vec<u8>),
-    layer: (String, Vec<u8>),
+pub(crate) struct Image {
+    pub manifest: String,
+    pub digest: String,
+    pub config: (String, Vec<u8>),
+    pub layer: (String, Vec<u8>),
 }
 
 /// A real image, by way of a real registry.
-fn image(engine: &Engine, registry: &Registry) -> Image {
+pub(crate) fn image(engine: &Engine, registry: &Registry) -> Image {
     let name = format!("{}/honest:1", registry.address());
     make_image(engine, &name, 2, 1);
     engine.docker(["push", &name]).success();
@@ -37,10 +37,10 @@ fn image(engine: &Engine, registry: &Registry) -> Image {
 }
 
 /// Answers with whatever the table has for a path.
-struct Table(Arc<Mutex<BTreeMap<String, Reply>>>);
+pub(crate) struct Table(pub Arc<Mutex<BTreeMap<String, Reply>>>);
 
 impl Table {
-    fn serve(&self, request: &Request) -> Reply {
+    pub(crate) fn serve(&self, request: &Request) -> Reply {
         let table = self.0.lock().expect("no test panicked here");
         let path = request.target.trim_start_matches("/v2/");
         let mut reply = match table.get(path) {
@@ -137,7 +137,7 @@ fn lies_are_refused_and_leave_nothing() {
             "fewer layers than there are",
             "x/manifests/1",
             as_manifest(&no_layers),
-            "its configuration names 1 layers and its manifest 0",
+            "its configuration names 1 layer and its manifest 0 layers",
         ),
         ("no container image", "x/manifests/1", as_manifest(&chart), "no container image but"),
         (

@@ -3,6 +3,7 @@
 mod common;
 mod hostile;
 mod login;
+mod mirrors;
 mod repair;
 mod send;
 mod terminal;

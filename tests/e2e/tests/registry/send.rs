@@ -18,13 +18,13 @@ fn an_image_goes_through_ssh_itself() {
     make_image(&here, "base:1", 8, 11);
     let sent = send_by(&sshd, &here, "base:1", "other");
     assert_eq!(sent.code, 0, "{} {} {}", sent.stdout, sent.stderr, sshd.log());
-    assert!(sent.stdout.starts_with("Sent base:1 to other: 1 of 1 layers"), "{}", sent.stdout);
+    assert!(sent.stdout.starts_with("Sent base:1 to other: 1 of 1 layer"), "{}", sent.stdout);
     assert_eq!(id(&there, "base:1"), id(&here, "base:1"));
     assert_eq!(
         there.docker(["run", "--rm", "base:1", "sh", "-c", "busybox wc -c < /noise"]).success(),
         (8 << 20).to_string()
     );
-    assert!(send_by(&sshd, &here, "base:1", "other").success().contains("0 of 1 layers"));
+    assert!(send_by(&sshd, &here, "base:1", "other").success().contains("0 of 1 layer"));
 
     // The other host's words, and ssh's own, come through.
     let nobody = send_by(&sshd, &here, "base:1", "nobody.invalid").failure(1);
@@ -56,7 +56,7 @@ fn only_what_is_missing_there_is_sent() {
     let Some(there) = Engine::start("send-there") else { return };
     make_image(&here, "base:1", 2, 1);
     let said = send(&here, &there, "base:1", "").success();
-    assert!(said.starts_with("Sent base:1 to other: 1 of 1 layers"), "{said}");
+    assert!(said.starts_with("Sent base:1 to other: 1 of 1 layer"), "{said}");
     assert_eq!(id(&there, "base:1"), id(&here, "base:1"));
     here.docker(["run", "--name", "changed", "base:1", "sh", "-c", "echo more > /more"]).success();
     here.docker(["commit", "changed", "app:2"]).success();

@@ -127,6 +127,6 @@ fn what_goes_to_another_host_is_one_line() {
     }
     std::fs::write(&go, "").expect("scratch folder");
     let output = client.wait();
-    assert!(output.code == 0 && output.stdout.contains("Sent seen:1 to other: 1 of 1 layers"), "{output:?}");
+    assert!(output.code == 0 && output.stdout.contains("Sent seen:1 to other: 1 of 1 layer"), "{output:?}");
     assert_eq!(there.docker(["run", "--rm", "seen:1", "sh", "-c", "busybox wc -c < /noise"]).success(), "4194304");
 }

@@ -12,13 +12,13 @@ use super::super::shared::Shared;
 use crate::full;
 use berth_content::{ContentError, Ingest};
 use berth_image::UnpackError;
-use berth_registry::{Descriptor, RegistryError, Repository};
+use berth_registry::{Descriptor, Notice, RegistryError, Repository, Sources};
 use berth_snapshot::StagedLayer;
 use berth_types::{Digest, Error, ErrorKind, Result};
 use bytes::Bytes;
 use std::io::Read;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinHandle};
 
@@ -27,6 +27,9 @@ const PIECES_MAX: usize = 8;
 /// Somebody else writes the same blob: a build, or the rest of a job that was just given up.
 const BUSY_TRIES: u32 = 100;
 const BUSY_PAUSE: Duration = Duration::from_millis(50);
+
+/// Of bytes that are no layer so little is fetched all the same, to know whether they are the right ones.
+const LITTLE_BYTES: u64 = 4 << 20;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Step {
@@ -45,6 +48,10 @@ pub(super) struct State {
     /// Bytes of the packed layer.
     pub downloaded: u64,
     pub unpacked: u64,
+    /// The registry asks for time: nothing happens before.
+    pub waits_until: Option<Instant>,
+    /// Mirrors that failed on the way, and why.
+    pub passed_over: Vec<String>,
 }
 
 /// A layer that is being fetched; dropping the last one ends the work.
@@ -73,6 +80,8 @@ struct Work {
 enum Failure {
     /// Bytes of an earlier try were wrong.
     Stale,
+    /// A mirror's were, and it is not asked again.
+    Blamed,
     For(Error),
 }
 
@@ -99,14 +108,23 @@ impl LayerJob {
         {
             return job;
         }
-        let (sender, state) = watch::channel(State { step: Step::Waiting, downloaded: 0, unpacked: 0 });
-        let work = Work {
-            shared: shared.clone(),
-            repository: repository.clone(),
-            descriptor: descriptor.clone(),
-            diff_id,
-            state: Arc::new(sender),
-        };
+        let (sender, state) = watch::channel(State {
+            step: Step::Waiting,
+            downloaded: 0,
+            unpacked: 0,
+            waits_until: None,
+            passed_over: Vec::new(),
+        });
+        let sender = Arc::new(sender);
+        let told = sender.clone();
+        // Whoever shares this work is told, not only the pull that began it.
+        let repository = repository.telling(Arc::new(move |notice| {
+            told.send_modify(|state| match notice {
+                Notice::Waits { wait, .. } => state.waits_until = Some(Instant::now() + wait),
+                Notice::Mirror { .. } => state.passed_over.push(notice.to_string()),
+            });
+        }));
+        let work = Work { shared: shared.clone(), repository, descriptor: descriptor.clone(), diff_id, state: sender };
         let staged = Arc::new(Mutex::new(None));
         let result = staged.clone();
         let task = tokio::spawn(async move {
@@ -147,17 +165,23 @@ impl Work {
     async fn run(&self) -> Result<StagedLayer> {
         let turns = self.shared.registries.downloads.clone();
         let _turn = turns.acquire_owned().await.map_err(|_| Error::internal("the engine is closing"))?;
-        for last in [false, true] {
+        let mut was_stale = false;
+        loop {
             match self.attempt().await {
                 Ok(layer) => return Ok(layer),
-                Err(Failure::Stale) if !last => {
+                // There are only so many mirrors.
+                Err(Failure::Blamed) => {}
+                Err(Failure::Stale) if !was_stale => {
+                    was_stale = true;
                     tracing::warn!(digest = %self.descriptor.digest, "what was there of a blob was damaged: fetched again");
                 }
-                Err(Failure::Stale) => break,
+                Err(Failure::Stale) => {
+                    let what = format!("blob {} is damaged on the disk", self.descriptor.digest.short());
+                    return Err(Error::new(ErrorKind::DataLoss, what));
+                }
                 Err(Failure::For(error)) => return Err(error),
             }
         }
-        Err(Error::new(ErrorKind::DataLoss, format!("blob {} is damaged on the disk", self.descriptor.digest.short())))
     }
 
     async fn attempt(&self) -> Result<StagedLayer, Failure> {
@@ -170,12 +194,16 @@ impl Work {
         let mut unpacking = on_thread(move || berth_image::unpack(shared.disk.snapshots(), counted, Some(&diff_id)));
         let written = self.download(ingest, offset, &mut unpacking).await;
         let checked = match written {
-            Ok(ingest) => {
+            Ok(written) => {
+                let Written { ingest, sources, no_layer } = written;
                 let mut checking = on_thread(move || ingest.park());
                 match joined(&mut checking).await? {
-                    Ok(()) => Ok(()),
-                    Err(ContentError::Digest { resumed: true, .. }) => Err(Failure::Stale),
-                    Err(cause) => Err(content_failed(&self.descriptor, &cause).into()),
+                    // The right bytes, and no layer.
+                    Ok(()) => no_layer.map_or(Ok(()), |error| {
+                        self.forget();
+                        Err(error.into())
+                    }),
+                    Err(cause) => Err(self.wrong(&cause, &sources)),
                 }
             }
             Err(failure) => Err(failure),
@@ -198,6 +226,20 @@ impl Work {
         }
     }
 
+    /// What it means that all bytes are there and are not the layer.
+    fn wrong(&self, cause: &ContentError, sources: &Sources) -> Failure {
+        let ContentError::Digest { found, resumed, .. } = cause else {
+            return content_failed(&self.descriptor, cause).into();
+        };
+        if self.repository.blame(sources, &self.descriptor, *found) {
+            return Failure::Blamed;
+        }
+        if *resumed {
+            return Failure::Stale;
+        }
+        wrong_bytes(&self.descriptor, &self.repository.wrong_blob(sources, &self.descriptor, *found)).into()
+    }
+
     async fn ingest(&self) -> Result<Ingest, Failure> {
         let (digest, size) = (self.descriptor.digest, self.descriptor.size);
         for _ in 0..BUSY_TRIES {
@@ -212,13 +254,13 @@ impl Work {
         Err(content_failed(&self.descriptor, &ContentError::Busy(digest)).into())
     }
 
-    /// Brings the blob's bytes to the disk; gives the ingest back when they are all there.
+    /// Brings the blob's bytes to the disk, until they are all there.
     async fn download(
         &self,
         mut ingest: Ingest,
         offset: u64,
         unpacking: &mut JoinHandle<Result<berth_image::Unpacked, UnpackError>>,
-    ) -> Result<Ingest, Failure> {
+    ) -> Result<Written, Failure> {
         let (pieces, mut arriving) = mpsc::channel::<Bytes>(PIECES_MAX);
         let mut writing = on_thread(move || {
             while let Some(piece) = arriving.blocking_recv() {
@@ -227,6 +269,7 @@ impl Work {
             Ok::<Ingest, ContentError>(ingest)
         });
         let mut reader = self.repository.blob(&self.descriptor, offset);
+        let mut no_layer = None;
         let fetched: Result<(), Failure> = loop {
             tokio::select! {
                 piece = reader.next() => match piece {
@@ -235,23 +278,29 @@ impl Work {
                         if pieces.send(piece).await.is_err() {
                             break Ok(());
                         }
-                        self.state.send_modify(|state| state.downloaded = reader.position());
+                        self.state.send_modify(|state| {
+                            (state.downloaded, state.waits_until) = (reader.position(), None);
+                        });
                     }
                     Ok(None) => break Ok(()),
                     Err(cause) => break Err(fetch_failed(&self.descriptor, &cause).into()),
                 },
                 // It cannot be done before the bytes are.
-                ended = &mut *unpacking => break Err(match ended {
-                    Ok(Err(cause)) => unpack_failed(&self.descriptor, &cause).into(),
-                    Ok(Ok(_)) => Error::internal("a layer was unpacked before it was there").into(),
-                    Err(cause) => Error::internal(format!("unpacking ended early: {cause}")).into(),
-                }),
+                ended = &mut *unpacking, if no_layer.is_none() => match ended {
+                    // The digest, when all bytes are here, says whose fault it is: a mirror's may be better elsewhere.
+                    Ok(Err(cause)) if cause.is_archive() && (reader.is_of_mirror() || reader.left() <= LITTLE_BYTES) => {
+                        no_layer = Some(unpack_failed(&self.descriptor, &cause));
+                    }
+                    Ok(Err(cause)) => break Err(unpack_failed(&self.descriptor, &cause).into()),
+                    Ok(Ok(_)) => break Err(Error::internal("a layer was unpacked before it was there").into()),
+                    Err(cause) => break Err(Error::internal(format!("unpacking ended early: {cause}")).into()),
+                },
             }
         };
         drop(pieces);
         let written = joined(&mut writing).await?;
         match (fetched, written) {
-            (Ok(()), Ok(ingest)) => Ok(ingest),
+            (Ok(()), Ok(ingest)) => Ok(Written { ingest, sources: reader.sources(), no_layer }),
             (Err(failure), Ok(ingest)) => {
                 drop(ingest);
                 if let Failure::For(error) = &failure
@@ -279,6 +328,14 @@ impl Work {
     }
 }
 
+/// All bytes of a blob, not yet checked.
+struct Written {
+    ingest: Ingest,
+    sources: Sources,
+    /// Why they could not be unpacked, where that is so: `unpacking` has been joined then.
+    no_layer: Option<Error>,
+}
+
 fn fetch_failed(descriptor: &Descriptor, cause: &RegistryError) -> Error {
     let kind = match cause {
         RegistryError::Damaged { .. } | RegistryError::WrongDigest { .. } => ErrorKind::DataLoss,
@@ -292,14 +349,15 @@ fn fetch_failed(descriptor: &Descriptor, cause: &RegistryError) -> Error {
 fn content_failed(descriptor: &Descriptor, cause: &ContentError) -> Error {
     let action = format!("cannot store layer {}", descriptor.digest.short());
     match cause {
-        // Docker's words.
-        ContentError::Digest { .. } | ContentError::Size { .. } => Error::because(
-            ErrorKind::DataLoss,
-            format!("filesystem layer verification failed for digest {}", descriptor.digest),
-            cause,
-        ),
+        ContentError::Digest { .. } | ContentError::Size { .. } => wrong_bytes(descriptor, cause),
         cause => full::or_here(ErrorKind::Internal, action, cause),
     }
+}
+
+/// Docker's words.
+fn wrong_bytes(descriptor: &Descriptor, cause: &(dyn std::error::Error + 'static)) -> Error {
+    let what = format!("filesystem layer verification failed for digest {}", descriptor.digest);
+    Error::because(ErrorKind::DataLoss, what, cause)
 }
 
 fn unpack_failed(descriptor: &Descriptor, cause: &UnpackError) -> Error {

@@ -17,9 +17,9 @@ use super::config::ImageConfig;
 use super::disk::{Layer, Loaded};
 use super::registry::{Credentials, Tell, TransferMessage, TransferProgress, TransferStream, failed, reference, tell};
 use super::shared::{Pins, Shared};
-use super::{Images, blocking};
+use super::{Images, blocking, counted};
 use crate::events::{EventKind, now_unix_nanos};
-use berth_registry::{Access, Descriptor, Document, Manifest, Platform, RegistryError, Repository, manifest};
+use berth_registry::{Access, Descriptor, Document, Manifest, Notify, Platform, RegistryError, Repository, manifest};
 use berth_snapshot::StagedLayer;
 use berth_types::{Digest, Error, ErrorKind, ImageName, Result};
 use layer::{State, Step};
@@ -29,6 +29,8 @@ use std::time::{Duration, Instant};
 
 /// How often a layer's progress is told.
 const TELL_EVERY: Duration = Duration::from_millis(100);
+/// How often it is told how long a registry is still waited for.
+const COUNT_BY: Duration = Duration::from_secs(5);
 /// Left free on the disk.
 const SPARE_BYTES: u64 = 16 << 20;
 
@@ -50,21 +52,22 @@ struct Remote {
 }
 
 impl Images {
-    /// Pulls `name`, or all tags of its repository. What keeps it from beginning is an error at once.
+    /// Pulls `name`, or all tags of its repository. What keeps it from beginning is the stream's first item.
     pub async fn pull(&self, name: ImageName, options: PullOptions) -> Result<TransferStream> {
         let platform = options.platform.as_deref().map(Platform::parse).transpose();
         let platform = platform.map_err(|cause| Error::invalid(cause.to_string()))?;
         let repository = self.shared().registries.client.repository(&name, Access::Pull, options.credentials.clone());
-        let names = match options.all_tags {
-            true => {
-                let tags = repository.tags().await.map_err(|cause| failed("pull", &name, &cause))?;
-                tags.into_iter().map(|tag| name.clone().with_tag(Some(tag))).collect()
-            }
-            false => vec![name.or_latest()],
-        };
         let images = self.clone();
         Ok(TransferStream::of(move |to| {
             Box::pin(async move {
+                let repository = repository.telling(notify(&to));
+                let names = match options.all_tags {
+                    true => {
+                        let tags = repository.tags().await.map_err(|cause| failed("pull", &name, &cause))?;
+                        tags.into_iter().map(|tag| name.clone().with_tag(Some(tag))).collect()
+                    }
+                    false => vec![name.or_latest()],
+                };
                 for name in names {
                     let status = match images.pull_one(&repository, &name, platform.as_ref(), &to).await?.1 {
                         true => "Downloaded newer image",
@@ -88,7 +91,7 @@ impl Images {
         let platform = platform.map_err(|cause| Error::invalid(cause.to_string()))?;
         let name = name.clone().or_latest();
         let client = self.shared().registries.client.clone();
-        let repository = client.repository(&name, Access::Pull, options.credentials.clone());
+        let repository = client.repository(&name, Access::Pull, options.credentials.clone()).telling(notify(to));
         Ok(self.pull_one(&repository, &name, platform.as_ref(), to).await?.0)
     }
 
@@ -118,13 +121,12 @@ impl Images {
         tell(to, pulling).await;
         let remote = choose(repository, &top, platform).await.map_err(fail)?;
         let id = remote.config.digest;
-        let known = shared.catalog().images.contains_key(&id);
-        let changed = match known {
-            true => {
-                check_platform(&shared.config(&id)?.config, platform).map_err(fail)?;
-                self.name_pulled(name, &remote.digest, id).await?
-            }
-            false => {
+        if let Ok(known) = shared.config(&id) {
+            check_platform(&known.config, platform).map_err(fail)?;
+        }
+        let changed = match self.name_pulled(name, &remote.digest, id).await? {
+            Some(changed) => changed,
+            None => {
                 self.pull_layers(repository, name, platform, &remote, to).await?;
                 true
             }
@@ -154,18 +156,22 @@ impl Images {
         platform.cloned().unwrap_or_else(Platform::host).accepts(&is).then_some(id)
     }
 
-    /// Gives an image that is here the names it was pulled by; whether that changed anything.
-    async fn name_pulled(&self, name: &ImageName, digest: &Digest, id: Digest) -> Result<bool> {
+    /// Gives an image that is here the names it was pulled by; whether that changed anything. `None` where it is not
+    /// here, or no longer: somebody may remove it at any moment.
+    async fn name_pulled(&self, name: &ImageName, digest: &Digest, id: Digest) -> Result<Option<bool>> {
         let (images, names) = (self.clone(), names_of(name, digest));
         blocking(move || {
             images.shared().change(|catalog, changes| {
+                if !catalog.images.contains_key(&id) {
+                    return Ok(None);
+                }
                 let new: Vec<ImageName> =
                     names.into_iter().filter(|name| catalog.names.get(name) != Some(&id)).collect();
                 let changed = !new.is_empty();
                 for name in new {
                     changes.name(catalog, name, id);
                 }
-                Ok(changed)
+                Ok(Some(changed))
             })
         })
         .await
@@ -187,8 +193,11 @@ impl Images {
         check_platform(&config, platform).map_err(fail)?;
         let diff_ids = config.rootfs.diff_ids.clone();
         if diff_ids.len() != remote.layers.len() {
-            let why =
-                format!("its configuration names {} layers and its manifest {}", diff_ids.len(), remote.layers.len());
+            let why = format!(
+                "its configuration names {} and its manifest {}",
+                counted(diff_ids.len(), "layer"),
+                counted(remote.layers.len(), "layer")
+            );
             return Err(fail(RegistryError::Unsupported(format!("invalid image: {why}"))));
         }
         // From here on nobody removes these layers, here or still to come.
@@ -334,6 +343,13 @@ pub(super) async fn one_layer(
     super::remote::keep(images, job.take(), descriptor.clone(), diff_id, name.clone(), committing).await
 }
 
+/// Has whoever listens told what happens on the way.
+pub(super) fn notify(to: &Tell) -> Notify {
+    let to = to.clone();
+    // Where there is no room, so much is being told that this is not missed.
+    Arc::new(move |notice| drop(to.try_send(Ok(TransferMessage::line(notice.to_string())))))
+}
+
 /// Rounded up.
 fn megabytes(bytes: u64) -> String {
     format!("{} MB", bytes.div_ceil(1_000_000))
@@ -389,10 +405,10 @@ fn check_platform(config: &ImageConfig, platform: Option<&Platform>) -> Result<(
     };
     match platform {
         Some(wanted) if !wanted.accepts(&is) => {
-            Err(RegistryError::NoPlatform { wanted: wanted.to_string(), available: vec![is.to_string()] })
+            Err(RegistryError::OtherPlatform { wanted: wanted.to_string(), is: is.to_string() })
         }
         None if !is.os.is_empty() && is.os != "linux" => {
-            Err(RegistryError::NoPlatform { wanted: Platform::host().to_string(), available: vec![is.to_string()] })
+            Err(RegistryError::OtherPlatform { wanted: Platform::host().to_string(), is: is.to_string() })
         }
         _ => Ok(()),
     }
@@ -404,8 +420,23 @@ async fn follow(descriptor: &Descriptor, job: Arc<LayerJob>, to: Tell) -> Result
     let mut state = job.watch();
     let mut last: Option<State> = None;
     let mut told = Instant::now();
+    let mut passed_over = 0;
     loop {
         let now = state.borrow_and_update().clone();
+        for text in now.passed_over.iter().skip(passed_over) {
+            tell(&to, TransferMessage::line(text)).await;
+        }
+        passed_over = now.passed_over.len();
+        let left = now.waits_until.map_or(Duration::ZERO, |until| until.saturating_duration_since(Instant::now()));
+        if !left.is_zero() && state.has_changed().is_ok() {
+            tell(&to, TransferMessage::Retrying { id: id.clone(), seconds: left.as_millis().div_ceil(1000) as u64 })
+                .await;
+            // A long wait is not worth a line every second.
+            let next = if left > 2 * COUNT_BY { COUNT_BY } else { Duration::from_secs(1) };
+            drop(tokio::time::timeout(next.min(left), state.changed()).await);
+            state.mark_changed();
+            continue;
+        }
         let stepped = last.as_ref().is_none_or(|last| last.step != now.step);
         if stepped {
             if last.as_ref().is_some_and(|last| last.step == Step::Downloading) && now.step == Step::Extracting {

@@ -1,8 +1,6 @@
 //! `--cache-from` and `--cache-to`: build caches in registries, folders and images.
 
-use crate::app::App;
 use crate::cli::Args;
-use crate::credentials;
 use crate::error::{CliError, Result};
 use serde_json::{Value as Json, json};
 use std::path::PathBuf;
@@ -90,18 +88,6 @@ fn to(word: &str) -> Result<(Json, Option<PathBuf>)> {
         ("inline", _) => Ok((json!({"inline": {}}), None)),
         (kind, _) => Err(unknown("cache-to", kind)),
     }
-}
-
-/// The logins of the configuration file, for base images and caches in registries.
-pub(super) fn credentials(app: &App) -> Result<Json> {
-    let mut all = serde_json::Map::new();
-    for server in credentials::servers(app) {
-        let login = credentials::or_nobody(app, &server);
-        if !login.is_empty() {
-            all.insert(server.clone(), login.json(&server));
-        }
-    }
-    Ok(Json::Object(all))
 }
 
 #[cfg(test)]

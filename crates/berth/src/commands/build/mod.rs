@@ -32,9 +32,11 @@ pub(crate) async fn build(app: &'static App, args: Args) -> Result<u8> {
     head["output"] = json!(outputs.wanted());
     let caches = cache::parse(&args)?;
     // An older engine knows no such words; it need not, where nothing is said.
-    for (name, value) in
-        [("cache_from", json!(caches.from)), ("cache_to", json!(caches.to)), ("credentials", cache::credentials(app)?)]
-    {
+    for (name, value) in [
+        ("cache_from", json!(caches.from)),
+        ("cache_to", json!(caches.to)),
+        ("credentials", crate::credentials::all(app)),
+    ] {
         if value.as_array().is_some_and(|list| !list.is_empty()) || value.as_object().is_some_and(|map| !map.is_empty())
         {
             head[name] = value;
