@@ -1,8 +1,13 @@
 //! Frames: one byte of kind, the stream, the length, the payload; numbers are little-endian. A zero is padding.
+//!
+//! A guest's frames have a mark behind the payload, which the length's highest bit announces: where an agent was ended in
+//! the middle of one, the padding of the next agent fills it up, and nobody may take that for what the first one said.
 
 /// The longest is a container's configuration with its filter.
 pub const PAYLOAD_BYTES_MAX: usize = 512 << 10;
 const HEADER_BYTES: usize = 9;
+const MARKED: u32 = 1 << 31;
+const MARK: u8 = 0xa5;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
@@ -63,21 +68,32 @@ pub enum FrameError {
 
 /// Appends a frame. A payload that is too long is a mistake of the caller's, who bounds what it sends.
 pub fn encode(kind: Kind, stream: u32, payload: &[u8], out: &mut Vec<u8>) -> Result<(), FrameError> {
+    append(kind, stream, payload, 0, out)
+}
+
+/// The same with a mark: what a guest sends.
+pub fn encode_marked(kind: Kind, stream: u32, payload: &[u8], out: &mut Vec<u8>) -> Result<(), FrameError> {
+    append(kind, stream, payload, MARKED, out)?;
+    out.push(MARK);
+    Ok(())
+}
+
+fn append(kind: Kind, stream: u32, payload: &[u8], flags: u32, out: &mut Vec<u8>) -> Result<(), FrameError> {
     if payload.len() > PAYLOAD_BYTES_MAX {
         return Err(FrameError::Long(payload.len()));
     }
     let length = u32::try_from(payload.len()).map_err(|_| FrameError::Long(payload.len()))?;
-    out.reserve(HEADER_BYTES + payload.len());
+    out.reserve(HEADER_BYTES + payload.len() + 1);
     out.push(kind as u8);
     out.extend(stream.to_le_bytes());
-    out.extend(length.to_le_bytes());
+    out.extend((length | flags).to_le_bytes());
     out.extend(payload);
     Ok(())
 }
 
 /// Ends whatever frame the other side was in the middle of.
 pub fn padding() -> Vec<u8> {
-    vec![0; PAYLOAD_BYTES_MAX + HEADER_BYTES]
+    vec![0; PAYLOAD_BYTES_MAX + HEADER_BYTES + 1]
 }
 
 /// Bytes in, frames out. Holds at most one frame and what was pushed last.
@@ -85,6 +101,8 @@ pub fn padding() -> Vec<u8> {
 pub struct Decoder {
     buffer: Vec<u8>,
     taken: usize,
+    /// The other side marks its frames: one without a mark was cut off in its head.
+    marks: bool,
 }
 
 impl Decoder {
@@ -99,21 +117,33 @@ impl Decoder {
     /// The next whole frame. After an error nothing that follows can be believed, until a [`Decoder::skip`] finds
     /// the next frame of a kind.
     pub fn next_frame(&mut self) -> Result<Option<Frame>, FrameError> {
-        let rest = &self.buffer[self.taken..];
-        self.taken += rest.iter().take_while(|byte| **byte == 0).count();
-        let rest = &self.buffer[self.taken..];
-        let Some((&first, _)) = rest.split_first() else { return Ok(None) };
-        let kind = Kind::of(first).ok_or(FrameError::Kind(first))?;
-        let number = |at: usize| Some(u32::from_le_bytes(rest.get(at..at + 4)?.try_into().ok()?));
-        let (Some(stream), Some(length)) = (number(1), number(5)) else { return Ok(None) };
-        let length = usize::try_from(length).unwrap_or(usize::MAX);
-        if length > PAYLOAD_BYTES_MAX {
-            return Err(FrameError::Long(length));
+        loop {
+            let rest = &self.buffer[self.taken..];
+            self.taken += rest.iter().take_while(|byte| **byte == 0).count();
+            let rest = &self.buffer[self.taken..];
+            let Some((&first, _)) = rest.split_first() else { return Ok(None) };
+            let kind = Kind::of(first).ok_or(FrameError::Kind(first))?;
+            let number = |at: usize| Some(u32::from_le_bytes(rest.get(at..at + 4)?.try_into().ok()?));
+            let (Some(stream), Some(length)) = (number(1), number(5)) else { return Ok(None) };
+            let marked = length & MARKED != 0;
+            let length = usize::try_from(length & !MARKED).unwrap_or(usize::MAX);
+            if length > PAYLOAD_BYTES_MAX {
+                return Err(FrameError::Long(length));
+            }
+            let whole = HEADER_BYTES + length + usize::from(marked);
+            let Some(bytes) = rest.get(HEADER_BYTES..whole) else { return Ok(None) };
+            let cut_off = match marked {
+                true => bytes.last() != Some(&MARK),
+                // An agent of an earlier version may take another's place.
+                false => self.marks && kind != Kind::Hello,
+            };
+            let frame = Frame { kind, stream, payload: bytes[..length].to_vec() };
+            self.taken += whole;
+            if !cut_off {
+                self.marks = marked;
+                return Ok(Some(frame));
+            }
         }
-        let Some(payload) = rest.get(HEADER_BYTES..HEADER_BYTES + length) else { return Ok(None) };
-        let frame = Frame { kind, stream, payload: payload.to_vec() };
-        self.taken += HEADER_BYTES + length;
-        Ok(Some(frame))
     }
 
     /// Lets one byte go: for who looks for the other side's first frame behind what an earlier one left.
@@ -136,6 +166,31 @@ mod tests {
             }
         }
         found
+    }
+
+    #[test]
+    fn a_frame_that_padding_filled_up_is_none() {
+        let mut before = Vec::new();
+        encode_marked(Kind::Hello, 0, b"first", &mut before).unwrap();
+        let begun = before.len();
+        encode_marked(Kind::Data, 5, b"\x01some bytes\0\0", &mut before).unwrap();
+        let mut after = padding();
+        encode_marked(Kind::Hello, 0, b"second", &mut after).unwrap();
+        for cut in begun..=before.len() {
+            let frames = all(&[&before[..cut], &after].concat(), 4096);
+            let whole = cut == before.len();
+            assert_eq!(frames.len(), if whole { 3 } else { 2 }, "{cut}: {frames:?}");
+            assert_eq!(frames.last().unwrap().payload, b"second", "{cut}");
+        }
+    }
+
+    #[test]
+    fn an_agent_that_marks_nothing_is_understood() {
+        let mut bytes = Vec::new();
+        encode_marked(Kind::Hello, 0, b"new", &mut bytes).unwrap();
+        encode(Kind::Hello, 0, b"old", &mut bytes).unwrap();
+        encode(Kind::Data, 5, b"\x01bytes", &mut bytes).unwrap();
+        assert_eq!(all(&bytes, 7).len(), 3);
     }
 
     #[test]

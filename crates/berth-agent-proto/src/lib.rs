@@ -18,13 +18,14 @@
 //!   ([`WINDOW_BYTES`]), streams are counted ([`STREAMS_MAX`]): whoever is at the other end, what is held for it is
 //!   limited.
 //! - **Either side may be gone in the middle of a frame** (a guest that was forked from a saved one). Zeros are no
-//!   frame, and more of them than a frame can be long end any that was cut off: after them both are in step.
+//!   frame, and more of them than a frame can be long end any that was cut off: after them both are in step. What
+//!   the guest had cut off is not taken for whole: its frames have a mark at their end.
 //! - The guest is hostile: the host believes no length, no stream and no order that it was told.
 
 pub mod frame;
 mod message;
 
-pub use frame::{Decoder, Frame, FrameError, Kind, encode, padding};
+pub use frame::{Decoder, Frame, FrameError, Kind, encode, encode_marked, padding};
 pub use message::*;
 
 /// The port's name in the guest, under /sys/class/virtio-ports.

@@ -1,6 +1,6 @@
 //! The serial port to the host.
 
-use berth_agent_proto::{Decoder, Frame, FrameError, Kind, PORT, encode};
+use berth_agent_proto::{Decoder, Frame, FrameError, Kind, PORT, encode_marked};
 use rustix::event::PollFlags;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
@@ -70,7 +70,7 @@ impl Port {
 
     pub(crate) fn send(&mut self, kind: Kind, stream: u32, payload: &[u8]) {
         // What is longer than a frame cannot be said; whoever asked hears the stream's end.
-        if encode(kind, stream, payload, &mut self.outgoing).is_err() {
+        if encode_marked(kind, stream, payload, &mut self.outgoing).is_err() {
             eprintln!("berth-agent: an answer of {} bytes is too long", payload.len());
         }
     }
