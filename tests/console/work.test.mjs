@@ -131,6 +131,7 @@ test('a snapshot of an instance is taken, made into another, and gone back to', 
 });
 
 test('a clone has everything, and several come at once', async () => {
+  inside('keeper', 'sh', '-c', 'echo mine > /own');
   await go(`/instances/${session.idOf('keeper')}/snapshots`);
   await page.getByLabel('Name of the clone').fill('herd');
   await page.getByLabel('How many').fill('3');
@@ -138,6 +139,7 @@ test('a clone has everything, and several come at once', async () => {
   await heading('Instances');
   for (const n of [1, 2, 3]) await page.getByRole('link', { name: `herd-${n}`, exact: true }).waitFor();
   assert.equal(session.stateOf('herd-3'), 'running');
+  assert.match(inside('herd-3', 'cat', '/own'), /^mine/);
 });
 
 test('a volume is backed up, put back, restored into another, and its backups outlive it', async () => {

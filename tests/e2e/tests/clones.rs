@@ -107,6 +107,12 @@ fn what_cannot_be_cloned_says_why_and_leaves_nothing() {
     // Those that were made before one failed stay, on one image.
     failed(engine.berth(["clone", "busy", "first", "busy"]), "already in use");
     engine.docker(["inspect", "first"]).success();
+    // One that cannot start keeps no other from it: both are there, and the answer says why.
+    engine.docker(["create", "--name", "bound", "tiny", "/no/such/program"]).success();
+    let output = engine.berth(["clone", "--start", "bound", "b1", "b2"]);
+    assert_eq!((output.code, output.stdout.as_str()), (1, "b1\nb2\n"), "{output:?}");
+    assert_eq!(output.stderr.matches("Error: ").count(), 2, "{output:?}");
+    engine.docker(["rm", "-f", "bound", "b1", "b2"]).success();
     // What a user gave a name is the user's, also where it was made for a clone.
     let origin = engine.inspect("first")["Image"].as_str().unwrap().to_owned();
     engine.docker(["tag", &origin, "kept:1"]).success();

@@ -21,7 +21,11 @@ async fn template(State(engine): State<Engine>, Path(id): Path<String>) -> ApiRe
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// `POST /api/v1/containers/{id}/clone`: `{"names": [""], "start": false}`; answers ids in the order of the names.
+/// Clones that start at once.
+const STARTS_MAX: usize = 16;
+
+/// `POST /api/v1/containers/{id}/clone`: `{"names": [""], "start": false}`; answers ids in the order of the names, and why
+/// some of them do not run.
 async fn clone(
     State(engine): State<Engine>,
     Path(id): Path<String>,
@@ -30,13 +34,23 @@ async fn clone(
     let fields = Fields::new(&body, "Clone")?;
     let (names, start) = (fields.texts("names")?, fields.flag("start")?);
     let made = engine.containers().clone_container(&id, &names).await?;
-    if start {
-        for one in &made {
-            engine.containers().start(one.id.as_str()).await?;
+    let mut failed = Vec::new();
+    for some in made.chunks(STARTS_MAX).filter(|_| start) {
+        let starts = some.iter().map(|one| {
+            let (engine, id) = (engine.clone(), one.id.clone());
+            tokio::spawn(async move { engine.containers().start(id.as_str()).await })
+        });
+        // All of them begin before the first is waited for.
+        for begun in starts.collect::<Vec<_>>() {
+            match begun.await {
+                Ok(Ok(_)) => {}
+                Ok(Err(error)) => failed.push(error.to_string()),
+                Err(error) => failed.push(format!("a start ended early: {error}")),
+            }
         }
     }
     let mut warnings: Vec<&String> = made.iter().flat_map(|one| &one.warnings).collect();
     warnings.dedup();
     let ids: Vec<&str> = made.iter().map(|one| one.id.as_str()).collect();
-    Ok((StatusCode::CREATED, Json(json!({"Ids": ids, "Warnings": warnings}))))
+    Ok((StatusCode::CREATED, Json(json!({"Ids": ids, "Warnings": warnings, "Failed": failed}))))
 }

@@ -36,6 +36,23 @@ requests! {
         restart: Option<String>,
         /// Of a clone: start it at once.
         start: bool,
+        /// Of a clone: it begins with the other one's files as they are now, and all else is as it is there. Without, it
+        /// begins with the image's.
+        files: bool,
+    }
+}
+
+impl Changes {
+    /// Whether anything but the name is to differ.
+    fn others(&self) -> bool {
+        let Changes { name: _, image, command, env, labels, ports, mounts, restart, start: _, files: _ } = self;
+        image.is_some()
+            || command.is_some()
+            || env.is_some()
+            || labels.is_some()
+            || ports.is_some()
+            || mounts.is_some()
+            || restart.is_some()
     }
 }
 
@@ -79,6 +96,11 @@ pub(crate) async fn clone(
     Path(id): Path<String>,
     Json(changes): Json<Changes>,
 ) -> ApiResult<Response> {
+    if changes.files && changes.others() {
+        return Err(Error::invalid("a clone with the files of another one has its settings, too")
+            .with_hint("change them afterwards, or clone it without its files")
+            .into());
+    }
     let containers = api.engine.containers();
     let found = containers.inspect(&id, false).await?;
     let mut spec = apply(asked(&api, &found), &changes)?;
@@ -95,7 +117,13 @@ pub(crate) async fn clone(
     may(&who, &spec, "clone")?;
     super::saved::check(&api, &who, &spec.config.image)?;
     let _turn = stay(&api, &who, &found, &mut spec, &[]).await?;
-    let made = containers.create(changes.name.as_deref().filter(|name| !name.is_empty()), spec).await?;
+    let made = match changes.files {
+        false => containers.create(changes.name.as_deref().filter(|name| !name.is_empty()), spec).await?,
+        true => {
+            let mut made = containers.clone_container(&id, &[changes.name.clone().unwrap_or_default()]).await?;
+            made.pop().ok_or_else(|| Error::internal("a clone was not made"))?
+        }
+    };
     let mut warnings = made.warnings;
     if changes.start
         && let Err(error) = containers.start(made.id.as_str()).await

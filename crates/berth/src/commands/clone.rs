@@ -34,5 +34,9 @@ pub(crate) async fn clone(app: &'static App, args: Args) -> Result<u8> {
     for (name, id) in names.iter().zip(ids) {
         app.line(if name.is_empty() { id } else { name })?;
     }
-    Ok(0)
+    let failed = made.get("Failed").list();
+    for why in failed {
+        app.note(&format!("Error: {}", why.str()));
+    }
+    Ok(u8::from(!failed.is_empty()))
 }
