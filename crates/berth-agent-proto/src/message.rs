@@ -68,7 +68,7 @@ pub enum Request {
     Thaw,
     /// The guest becomes another one: after a clone or a fork.
     Identify(Box<Identity>),
-    /// So many processors take part.
+    /// So many processors take part, and all memory that is there.
     Online {
         cpus: u16,
     },
@@ -86,6 +86,8 @@ pub enum Request {
     /// The host's side turns this into the signal and a question whether the guest is there: its container is killed, and ends
     /// once everything is on the disk. The guest refuses it.
     Kill,
+    /// The host's side answers this itself: it serves other network cards from now on (DHCP). The guest refuses it.
+    Cards,
 }
 
 impl Request {
@@ -214,6 +216,8 @@ pub struct Statistics {
     pub swap_total_bytes: u64,
     pub swap_free_bytes: u64,
     pub uptime_millis: u64,
+    /// Processors that take part; 0: an agent that does not say it.
+    pub cpus_online: u16,
     /// At most [`crate::FILESYSTEMS_MAX`], those on disks of their own.
     pub filesystems: Vec<Filesystem>,
 }

@@ -15,6 +15,7 @@
 mod dns;
 mod files;
 mod freeze;
+mod hardware;
 mod identity;
 mod init;
 mod network;

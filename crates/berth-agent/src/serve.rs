@@ -6,7 +6,7 @@ use crate::init::{self, StartError};
 use crate::port::{self, Port};
 use crate::process::Process;
 use crate::workload::{self, Workload};
-use crate::{files, identity, network, power, processes, statistics};
+use crate::{files, hardware, identity, network, power, processes, statistics};
 use berth_agent_proto::{
     Answer, Event, Failure, FailureKind, Frame, Hello, Kind, QUERIES_BEGIN, Request, STDIN, STREAMS_MAX, VERSION,
 };
@@ -19,7 +19,6 @@ use std::time::{Duration, Instant};
 /// How often it is looked whether somebody has come to the port's other end: the kernel says so only by a hang-up
 /// that stays.
 const ALONE_MILLIS: u64 = 50;
-const CPUS_MAX: u16 = 512;
 
 struct Agent {
     init: bool,
@@ -58,6 +57,7 @@ pub(crate) fn run(init: bool) -> Result<(), StartError> {
         off: false,
     };
     if !init {
+        hardware::take_memory();
         // A host that knew another service here learns that it is gone, with all that it did.
         agent.greet("");
     }
@@ -325,7 +325,7 @@ impl Agent {
                 Ok(Answer::Done)
             }
             Request::Identify(wanted) => Ok(Answer::Changed { notes: identity::become_another(&wanted)? }),
-            Request::Online { cpus } => online(cpus).map(|notes| Answer::Changed { notes }),
+            Request::Online { cpus } => hardware::online(cpus).map(|notes| Answer::Changed { notes }),
             Request::PowerOff => {
                 // What ends writes its last words.
                 self.frozen = None;
@@ -356,7 +356,7 @@ impl Agent {
                 }
                 self.begin(stream, begun?)
             }
-            Request::Grow { .. } | Request::AwaitStart | Request::Kill => {
+            Request::Grow { .. } | Request::AwaitStart | Request::Kill | Request::Cards => {
                 Err(Failure::new(FailureKind::Unsupported, "this agent cannot do that"))
             }
         }
@@ -365,25 +365,6 @@ impl Agent {
 
 fn not_started() -> Failure {
     Failure::new(FailureKind::Conflict, "the container has not started")
-}
-
-/// The first so many take part, the others do not. Answers those that could not be changed.
-fn online(cpus: u16) -> Result<Vec<String>, Failure> {
-    if cpus == 0 {
-        return Err(Failure::new(FailureKind::Invalid, "a machine has at least one processor"));
-    }
-    let mut notes = Vec::new();
-    for number in 1..CPUS_MAX {
-        let path = format!("/sys/devices/system/cpu/cpu{number}/online");
-        let Ok(now) = std::fs::read_to_string(&path) else { continue };
-        let wanted = if number < cpus { "1" } else { "0" };
-        if now.trim() != wanted
-            && let Err(cause) = std::fs::write(&path, wanted)
-        {
-            notes.push(format!("processor {number} stays as it is: {cause}"));
-        }
-    }
-    Ok(notes)
 }
 
 fn is_zombie_of_ours(stat: &str) -> bool {

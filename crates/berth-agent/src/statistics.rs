@@ -1,6 +1,6 @@
 //! How the guest is, as it sees itself.
 
-use crate::freeze;
+use crate::{freeze, hardware};
 use berth_agent_proto::{FILESYSTEMS_MAX, Failure, FailureKind, Filesystem, Statistics};
 
 /// A path that is longer says nothing to anybody.
@@ -17,6 +17,7 @@ pub(crate) fn read() -> Result<Statistics, Failure> {
         swap_total_bytes: bytes(&text, "SwapTotal"),
         swap_free_bytes: bytes(&text, "SwapFree"),
         uptime_millis: uptime_millis(),
+        cpus_online: hardware::cpus_online(),
         filesystems: filesystems.filter_map(filesystem).collect(),
     })
 }

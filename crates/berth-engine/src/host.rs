@@ -54,6 +54,11 @@ pub fn meters(data_root: &Path) -> HostMeters {
     }
 }
 
+/// 0 where it cannot be read.
+pub(crate) fn memory_total() -> u64 {
+    memory(&std::fs::read_to_string("/proc/meminfo").unwrap_or_default()).0
+}
+
 /// What the kernel counts in, whatever the disk has (proc(5)).
 const SECTOR_BYTES: u64 = 512;
 

@@ -11,14 +11,19 @@ use crate::spec::{
 use serde_json::{Value, json};
 use std::path::Path;
 
+/// Of a disk that the machine begins with.
+const QUEUES_MAX: u16 = 4;
 /// PCI slots that are free for devices added later.
-const SPARE_PORTS: usize = 8;
+pub const SPARE_PORTS: u8 = 8;
 /// Numbers of the network cards' slots, behind the spare ones.
 const CARD_SLOTS: usize = 32;
 /// A container's guest looks at each while somebody waits for its start: for networks that it joins while it runs.
-pub const SPARE_PORTS_OF_CONTAINERS: usize = 2;
+pub const SPARE_PORTS_OF_CONTAINERS: u8 = 2;
 /// What an emulated processor's translated code may take; QEMU's own default is a gigabyte.
 const TRANSLATION_CACHE_MIB: u64 = 128;
+
+/// The device that memory is added and taken by.
+pub const MORE_MEMORY: &str = "more-memory";
 
 /// The program, looked for in the jail's own /usr.
 pub const PROGRAM: &str = "/usr/bin/qemu-system-x86_64";
@@ -37,12 +42,22 @@ pub fn arguments(machine: &Machine, given: Descriptors) -> Vec<String> {
     a.words(&["-nodefaults", "-no-user-config", "-display", "none"]);
     a.words(&["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]);
     a.words(&["-machine", &machine_type(machine)]);
-    match machine.accelerator {
-        Accelerator::Kvm => a.words(&["-accel", "kvm", "-cpu", "host"]),
-        // A model whose features every version emulates well: with all of them some kernels panic under QEMU 7.2.
-        Accelerator::Tcg => a.words(&["-accel", &format!("tcg,tb-size={TRANSLATION_CACHE_MIB}"), "-cpu", "Nehalem"]),
-    }
-    a.words(&["-smp", &machine.cpus.to_string(), "-m", &format!("{}M", machine.memory_bytes >> 20)]);
+    let model = match machine.accelerator {
+        Accelerator::Kvm => {
+            a.words(&["-accel", "kvm"]);
+            "host"
+        }
+        Accelerator::Tcg => {
+            a.words(&["-accel", &format!("tcg,tb-size={TRANSLATION_CACHE_MIB}")]);
+            // Its features every version emulates well: with all of them some kernels panic under QEMU 7.2.
+            "Nehalem"
+        }
+    };
+    a.words(&["-cpu", model]);
+    processors(machine, model, &mut a);
+    let (memory_mib, room_mib) = (machine.memory_bytes >> 20, machine.memory_room_bytes >> 20);
+    let room = if room_mib == 0 { String::new() } else { format!(",maxmem={}M", memory_mib + room_mib) };
+    a.words(&["-m", &format!("size={memory_mib}M{room}")]);
     a.words(&["-object", &memory(machine, given).to_string()]);
     if given.state.is_some() {
         // What to read is said by the monitor, behind the capabilities.
@@ -62,11 +77,21 @@ pub fn arguments(machine: &Machine, given: Descriptors) -> Vec<String> {
     }
     a.words(&["-object", "rng-random,id=rng,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=rng"]);
     a.words(&["-device", "virtio-balloon-pci,id=balloon,deflate-on-oom=on"]);
+    if room_mib != 0 {
+        // Not a file in memory as the rest: what a machine begins with is given as one, and this part of it QEMU 7.2 would empty.
+        let more = json!({"qom-type": "memory-backend-ram", "id": "more", "size": room_mib << 20, "reserve": false});
+        let device = json!({"driver": "virtio-mem-pci", "id": MORE_MEMORY, "memdev": "more", "requested-size": 0});
+        a.words(&["-object", &more.to_string(), "-device", &device.to_string()]);
+    }
     a.words(&["-device", "vmgenid,guid=auto"]);
-    a.words(&["-device", "virtio-scsi-pci,id=scsi"]);
+    let queues = queues(machine);
+    a.words(&[
+        "-device",
+        &format!("virtio-scsi-pci,id=scsi{}", queues.map_or(String::new(), |_| ",num_queues=1".to_owned())),
+    ]);
     for (index, one) in machine.disks.iter().enumerate() {
         // A kernel that is booted directly has the first place, and needs no other.
-        disk(one, machine.kernel.is_none().then_some(index), &mut a);
+        disk(one, machine.kernel.is_none().then_some(index), queues, &mut a);
     }
     for (index, nic) in machine.nics.iter().enumerate() {
         a.words(&["-netdev", &format!("tap,id=net{index},ifname={},script=no,downscript=no", nic.tap)]);
@@ -92,6 +117,24 @@ pub fn arguments(machine: &Machine, given: Descriptors) -> Vec<String> {
         a.words(&["-vnc", &format!("unix:{RUN}/{VNC_SOCKET}")]);
     }
     a.0
+}
+
+/// The first is QEMU's own; each other one is a device, as those that are plugged in later.
+fn processors(machine: &Machine, model: &str, a: &mut Arguments) {
+    let (cpus, most) = (machine.cpus, machine.cpus_max.max(machine.cpus));
+    if machine.cpus_max == 0 || most == 1 {
+        return a.words(&["-smp", &cpus.to_string()]);
+    }
+    a.words(&["-smp", &format!("1,sockets=1,cores={most},threads=1,maxcpus={most}")]);
+    for core in 1..cpus {
+        let id = processor(core);
+        a.words(&["-device", &format!("{model}-x86_64-cpu,id={id},socket-id=0,core-id={core},thread-id=0")]);
+    }
+}
+
+/// The device's name of the processor that is this core; the first core's has none.
+pub fn processor(core: u16) -> String {
+    format!("cpu{core}")
 }
 
 /// A file in memory, which can be copied while the machine stands still, or the one that it was given.
@@ -121,7 +164,7 @@ pub fn card_bus(index: usize) -> String {
 }
 
 /// The spare slot of that number.
-pub fn spare_bus(number: usize) -> String {
+pub fn spare_bus(number: u8) -> String {
     format!("port{number}")
 }
 
@@ -206,28 +249,44 @@ fn layer(file: &DiskFile, below: Value, read_only: bool) -> Value {
     node
 }
 
+/// The name of a disk's device.
+pub fn disk_device(disk: &str) -> String {
+    format!("{disk}-device")
+}
+
 /// The device of a disk; `bus` is where it is plugged in, none for the built-in slots.
 pub fn device(disk: &Disk, boot_index: Option<usize>, bus: Option<&str>) -> Value {
+    let id = disk_device(&disk.id);
     let mut device = match disk.kind {
         DiskKind::Disk | DiskKind::ReadOnly => {
-            json!({"driver": "virtio-blk-pci", "id": format!("{}-device", disk.id), "drive": disk.node, "serial": disk.id})
+            json!({"driver": "virtio-blk-pci", "id": id, "drive": disk.node, "serial": disk.id})
         }
-        DiskKind::Cdrom => {
-            json!({"driver": "scsi-cd", "id": format!("{}-device", disk.id), "drive": disk.node, "bus": "scsi.0"})
-        }
+        DiskKind::Cdrom => json!({"driver": "scsi-cd", "id": id, "drive": disk.node, "bus": "scsi.0"}),
     };
     if let Some(index) = boot_index {
         device["bootindex"] = json!(index);
     }
     if let Some(bus) = bus {
         device["bus"] = json!(bus);
+        // However many processors there are when it is plugged in.
+        device["num-queues"] = json!(1);
     }
     device
 }
 
-fn disk(disk: &Disk, boot_index: Option<usize>, a: &mut Arguments) {
+/// A disk's queues. QEMU's own choice is as many as there are processors: after some came, a saved state would not fit.
+fn queues(machine: &Machine) -> Option<u16> {
+    (machine.cpus_max > 0).then(|| machine.cpus_max.min(QUEUES_MAX))
+}
+
+fn disk(disk: &Disk, boot_index: Option<usize>, queues: Option<u16>, a: &mut Arguments) {
     a.words(&["-blockdev", &node(disk).to_string()]);
-    a.words(&["-device", &device(disk, boot_index, None).to_string()]);
+    let bus = disk.port.map(spare_bus);
+    let mut device = device(disk, boot_index, bus.as_deref());
+    if let Some(queues) = queues.filter(|_| disk.kind != DiskKind::Cdrom && disk.port.is_none()) {
+        device["num-queues"] = json!(queues);
+    }
+    a.words(&["-device", &device.to_string()]);
 }
 
 #[cfg(test)]
@@ -246,9 +305,17 @@ mod tests {
             accelerator: Accelerator::Tcg,
             cpus: 2,
             memory_bytes: 256 << 20,
+            cpus_max: 0,
+            memory_room_bytes: 0,
             firmware: Firmware::Bios,
             kernel: Some(Kernel { image: "/kernels/k".into(), initrd: None, arguments: "console=ttyS0".to_owned() }),
-            disks: vec![Disk { id: "disk0".to_owned(), node: "disk0".to_owned(), chain, kind: DiskKind::Disk }],
+            disks: vec![Disk {
+                id: "disk0".to_owned(),
+                node: "disk0".to_owned(),
+                chain,
+                kind: DiskKind::Disk,
+                port: None,
+            }],
             nics: vec![Nic { tap: "tap0".to_owned(), mac: "02:42:00:00:00:01".to_owned(), lease: None }],
             display: false,
             start: Start::Cold,
@@ -279,6 +346,20 @@ mod tests {
         let all = cold(&machine());
         assert!(all.contains(&"guest=web,,id=evil,debug-threads=on".to_owned()), "{all:?}");
         assert!(all.windows(2).any(|two| two == ["-append", "console=ttyS0"]));
+    }
+
+    #[test]
+    fn room_for_more_is_made_where_it_was_asked_for() {
+        let plain = cold(&machine()).join(" ");
+        assert!(
+            plain.contains("-smp 2 ") && plain.contains("-m size=256M ") && !plain.contains("virtio-mem"),
+            "{plain}"
+        );
+        let with = cold(&Machine { cpus_max: 8, memory_room_bytes: 1 << 30, ..machine() }).join(" ");
+        assert!(with.contains("-smp 1,sockets=1,cores=8,threads=1,maxcpus=8 "), "{with}");
+        assert!(with.contains("Nehalem-x86_64-cpu,id=cpu1,") && !with.contains("id=cpu2,"), "{with}");
+        assert!(with.contains("-m size=256M,maxmem=1280M "), "{with}");
+        assert!(with.contains("\"memdev\":\"more\"") && with.contains("\"size\":1073741824"), "{with}");
     }
 
     #[test]

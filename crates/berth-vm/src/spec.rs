@@ -30,6 +30,8 @@ pub const START_SOCKET: &str = "start.sock";
 /// QEMU's end of the guest's agent, and where `berth-vmm` lets others talk to it.
 pub const AGENT_SOCKET: &str = "agent.sock";
 pub const CONTROL_SOCKET: &str = "control.sock";
+/// The network cards, where they are others than the machine began with.
+pub const CARDS: &str = "cards.json";
 /// Of the volumes' file system, for QEMU; and its tag in the guest.
 pub const SHARES_SOCKET: &str = "shares.sock";
 pub const SHARES: &str = "/shares";
@@ -41,6 +43,8 @@ pub const NICS_MAX: usize = 8;
 pub const CPUS_MAX: u16 = 64;
 pub const MEMORY_BYTES_MIN: u64 = 16 << 20;
 pub const MEMORY_BYTES_MAX: u64 = 4 << 40;
+/// Memory is added and taken by whole ones of these (virtio-mem).
+pub const MEMORY_BLOCK_BYTES: u64 = 2 << 20;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Machine {
@@ -50,6 +54,12 @@ pub struct Machine {
     pub accelerator: Accelerator,
     pub cpus: u16,
     pub memory_bytes: u64,
+    /// Processors that can be there while it runs; not more than `cpus`: none can be added.
+    #[serde(default)]
+    pub cpus_max: u16,
+    /// Memory that can be added while it runs, in whole [`MEMORY_BLOCK_BYTES`]; 0: none.
+    #[serde(default)]
+    pub memory_room_bytes: u64,
     pub firmware: Firmware,
     pub kernel: Option<Kernel>,
     pub disks: Vec<Disk>,
@@ -151,6 +161,9 @@ pub struct Disk {
     pub node: String,
     pub chain: Vec<DiskFile>,
     pub kind: DiskKind,
+    /// The spare slot that it is in; `None`: a built-in one.
+    #[serde(default)]
+    pub port: Option<u8>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -18,7 +18,7 @@ use crate::command;
 use crate::qmp::Client;
 use crate::restore;
 use crate::services::Services;
-use crate::spec::{EVENTS_SOCKET, Machine, RUN, Start};
+use crate::spec::{CARDS, EVENTS_SOCKET, Machine, Nic, RUN, Start};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, WaitOptions};
 use serde_json::json;
@@ -129,6 +129,11 @@ fn supervise(path: &Path) -> Result<u8, SuperviseError> {
         services.serve();
         if let Some(bridge) = &mut bridge {
             bridge.round();
+            if bridge.cards_changed() {
+                // Their sockets go before others are opened in their place.
+                drop(services);
+                services = Services::open(&Machine { nics: cards_now().unwrap_or_default(), ..machine.clone() }, say);
+            }
         }
         end.look(bridge.as_ref());
     }
@@ -223,12 +228,22 @@ pub(crate) fn code_of(status: rustix::process::WaitStatus) -> u8 {
 }
 
 fn read(path: &Path) -> Result<Machine, SuperviseError> {
-    use std::io::Read;
     let failed = |source| SuperviseError::Description { path: path.display().to_string(), source };
-    let mut text = Vec::new();
-    let file = std::fs::File::open(path).map_err(failed)?;
-    file.take(DESCRIPTION_BYTES_MAX).read_to_end(&mut text).map_err(failed)?;
+    let text = read_bounded(path).map_err(failed)?;
     serde_json::from_slice(&text).map_err(|cause| failed(cause.into()))
+}
+
+fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {
+    use std::io::Read;
+    let mut text = Vec::new();
+    std::fs::File::open(path)?.take(DESCRIPTION_BYTES_MAX).read_to_end(&mut text)?;
+    Ok(text)
+}
+
+/// The network cards that the engine has written down meanwhile.
+fn cards_now() -> Option<Vec<Nic>> {
+    let text = read_bounded(&Path::new(RUN).join(CARDS)).ok()?;
+    serde_json::from_slice(&text).ok()
 }
 
 /// Asks the guest to end. One that does not listen is killed with the jail after its grace.

@@ -52,6 +52,8 @@ answers! {
         restart_count: u64,
         cpus: u16,
         memory_bytes: u64,
+        /// It can be given so much while it runs, counted from its next start.
+        memory_max_bytes: u64,
         /// bios or uefi.
         firmware: String,
         /// It boots a kernel of its own folder, not what is on its disks.
@@ -131,6 +133,13 @@ answers! {
         /// State and memory are part of it: a revert goes on from there.
         memory: bool,
     }
+    /// What became of a change, in words.
+    MachineChanged {
+        /// What it has at once.
+        now: Vec<String>,
+        /// What it has from its next start on, and why.
+        warnings: Vec<String>,
+    }
     /// Machines that now run.
     Forked { ids: Vec<String> }
     /// A machine that now exists.
@@ -147,6 +156,8 @@ requests! {
         cpus: u16,
         /// 0: 512 MiB.
         memory_bytes: u64,
+        /// It can be given so much while it runs; 0: as much as the host has, where it has a GiB to begin with.
+        memory_max_bytes: u64,
         /// OVMF instead of a BIOS.
         uefi: bool,
         /// An image with a kernel and a first process, whose files become the first disk; none: no such.
@@ -192,8 +203,14 @@ requests! {
     ChangeMachine {
         cpus: Option<u16>,
         memory_bytes: Option<u64>,
+        /// From the next start on; 0: by itself.
+        memory_max_bytes: Option<u64>,
         /// Disk and its new size in bytes, not smaller than now.
         disks: BTreeMap<String, u64>,
+        /// Further ones: of a running machine at once, where it has a slot.
+        add_disks: Vec<NewMachineDisk>,
+        /// With what is on them.
+        remove_disks: Vec<String>,
     }
     NewMachineName { name: String }
     /// Without a name it gets one of its own.
@@ -225,7 +242,7 @@ where
     t.add::<NewMachine, MachineMade, _, _>(post.clone(), "/machines", SOME_OPERATOR, "machine.create", "Makes a virtual machine, and starts it where asked", create);
     t.add::<(), Machine, _, _>(get.clone(), "/machines/{id}", VIEWER, "", "Everything about one; ?guest=true asks its guest, too", inspect);
     t.add::<(), MachineStats, _, _>(get.clone(), "/machines/{id}/stats", VIEWER, "", "Its meters now, and how its guest is", stats);
-    t.add::<ChangeMachine, Done, _, _>(Method::PATCH, "/machines/{id}", OPERATOR, "machine.update", "Changes processors, memory and sizes of disks; the answer says what comes with the next start", update);
+    t.add::<ChangeMachine, MachineChanged, _, _>(Method::PATCH, "/machines/{id}", OPERATOR, "machine.update", "Changes processors, memory and sizes of disks; the answer says what it has at once and what comes with the next start", update);
     t.add::<(), Done, _, _>(delete.clone(), "/machines/{id}", OPERATOR, "machine.remove", "Removes it with its disks; ?force=true ends it first", remove);
     t.add::<(), Done, _, _>(post.clone(), "/machines/{id}/start", OPERATOR, "machine.start", "Starts it", start);
     t.add::<(), Done, _, _>(post.clone(), "/machines/{id}/stop", OPERATOR, "machine.stop", "Presses the power button, and ends it after its grace: ?timeout (seconds)", stop);
@@ -268,6 +285,7 @@ fn view(machine: MachineView) -> Machine {
         restart_count: machine.restart_count,
         cpus: machine.cpus,
         memory_bytes: machine.memory_bytes,
+        memory_max_bytes: machine.memory_max_bytes,
         firmware: machine.firmware.to_owned(),
         direct_kernel: machine.direct_kernel,
         accelerator: machine.accelerator.to_owned(),
@@ -432,6 +450,7 @@ fn wish(new: NewMachine) -> Result<CreateMachine> {
         name: Some(new.name).filter(|name| !name.is_empty()),
         cpus: new.cpus,
         memory_bytes: new.memory_bytes,
+        memory_max_bytes: new.memory_max_bytes,
         firmware: if new.uefi { FirmwareKind::Uefi } else { FirmwareKind::Bios },
         image: new.from_image.filter(|image| !image.is_empty()),
         image_bytes: new.from_image_bytes,
@@ -440,15 +459,7 @@ fn wish(new: NewMachine) -> Result<CreateMachine> {
             initrd: kernel.initrd.map(PathBuf::from),
             arguments: kernel.arguments,
         }),
-        disks: new
-            .disks
-            .into_iter()
-            .map(|disk| NewDisk {
-                source: disk.source.map(PathBuf::from),
-                format: disk.format,
-                size_bytes: disk.size_bytes,
-            })
-            .collect(),
+        disks: new.disks.into_iter().map(new_disk).collect(),
         cdroms: new.cdroms.into_iter().map(PathBuf::from).collect(),
         display,
         seed: new.cloud_init.map(|seed| Seed { user_data: seed.user_data, ssh_keys: seed.ssh_keys }),
@@ -460,10 +471,27 @@ fn wish(new: NewMachine) -> Result<CreateMachine> {
     })
 }
 
+fn new_disk(disk: NewMachineDisk) -> NewDisk {
+    NewDisk { source: disk.source.map(PathBuf::from), format: disk.format, size_bytes: disk.size_bytes }
+}
+
 /// Whoever names a file of the host reads it by the machine.
-fn names_files(new: &NewMachine) -> bool {
-    let files = new.disks.iter().filter_map(|disk| disk.source.as_ref()).chain(&new.cdroms);
-    new.kernel.is_some() || files.into_iter().any(|path| !path.starts_with(crate::uploads::PREFIX))
+fn may_name<'a>(who: &Who, mut files: impl Iterator<Item = &'a String>) -> Result<()> {
+    match who.role >= Role::Admin || files.all(|path| path.starts_with(crate::uploads::PREFIX)) {
+        true => Ok(()),
+        false => Err(Error::new(ErrorKind::Forbidden, "files of the host are for administrators")
+            .with_hint("upload the disk image or ISO instead")),
+    }
+}
+
+/// Files that were uploaded in the place of their names.
+fn uploaded<'a>(api: &Api, who: &Who, sources: impl Iterator<Item = &'a mut PathBuf>) -> Result<()> {
+    for source in sources {
+        if let Some(path) = api.uploads.named(who, source)? {
+            *source = path;
+        }
+    }
+    Ok(())
 }
 
 async fn create(
@@ -472,11 +500,9 @@ async fn create(
     asked: Asked,
     Json(mut body): Json<NewMachine>,
 ) -> ApiResult<Response> {
-    if names_files(&body) && who.role < Role::Admin {
-        return Err(Error::new(ErrorKind::Forbidden, "files of the host are for administrators")
-            .with_hint("upload the disk image or ISO instead")
-            .into());
-    }
+    let kernel = body.kernel.iter().map(|kernel| &kernel.image);
+    let files = body.disks.iter().filter_map(|disk| disk.source.as_ref()).chain(&body.cdroms);
+    may_name(&who, files.chain(kernel))?;
     let begin = body.start;
     let Some(Extension(Session { api, .. })) = &asked else {
         let made = engine.machines().create(wish(body)?).await?;
@@ -488,11 +514,7 @@ async fn create(
     let project = who.place(&wanted)?;
     let mut wish = wish(body)?;
     let sources = wish.disks.iter_mut().filter_map(|disk| disk.source.as_mut());
-    for source in sources.chain(&mut wish.cdroms) {
-        if let Some(path) = api.uploads.named(&who, source)? {
-            *source = path;
-        }
-    }
+    uploaded(api, &who, sources.chain(&mut wish.cdroms))?;
     settle(api, &who, &mut wish, project.as_deref())?;
     let need = Need {
         instances: 1,
@@ -635,21 +657,32 @@ async fn rename(
 
 async fn update(
     State(engine): State<Engine>,
+    who: Who,
     asked: Asked,
     Path(id): Path<String>,
     Json(body): Json<ChangeMachine>,
-) -> ApiResult<axum::Json<Done>> {
+) -> ApiResult<axum::Json<MachineChanged>> {
+    may_name(&who, body.add_disks.iter().filter_map(|disk| disk.source.as_ref()))?;
+    let mut add_disks: Vec<NewDisk> = body.add_disks.into_iter().map(new_disk).collect();
+    if let Some(Extension(Session { api, .. })) = &asked {
+        uploaded(api, &who, add_disks.iter_mut().filter_map(|disk| disk.source.as_mut()))?;
+    }
     let mut after = engine.machines().inspect(&id)?;
     after.cpus = body.cpus.filter(|cpus| *cpus != 0).unwrap_or(after.cpus);
     after.memory_bytes = body.memory_bytes.filter(|bytes| *bytes != 0).unwrap_or(after.memory_bytes);
     for disk in &mut after.disks {
         disk.size_bytes = body.disks.get(&disk.name).copied().unwrap_or(disk.size_bytes);
     }
-    let _turn = room_beside(&asked, &after, &[of_machine(&after)], true).await?;
+    after.disks.retain(|disk| !body.remove_disks.contains(&disk.name));
+    let mut need = of_machine(&after);
+    need.disk_bytes = add_disks.iter().fold(need.disk_bytes, |sum, disk| sum.saturating_add(disk.size_bytes));
+    let _turn = room_beside(&asked, &after, &[need], true).await?;
     let disks = body.disks.into_iter().collect();
-    let change = UpdateMachine { cpus: body.cpus, memory_bytes: body.memory_bytes, disks };
-    let warnings = engine.machines().update(&id, change).await?;
-    Ok(axum::Json(Done { warnings }))
+    let (cpus, memory_bytes, memory_max_bytes) = (body.cpus, body.memory_bytes, body.memory_max_bytes);
+    let remove_disks = body.remove_disks;
+    let change = UpdateMachine { cpus, memory_bytes, memory_max_bytes, disks, add_disks, remove_disks };
+    let changed = engine.machines().update(&id, change).await?;
+    Ok(axum::Json(MachineChanged { now: changed.now, warnings: changed.later }))
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -38,6 +38,20 @@ fn private() -> Error {
     forbidden("container cannot be connected to multiple networks with one of the networks in private (none) mode")
 }
 
+/// Its interfaces are network cards.
+fn has_guest(record: &Record) -> bool {
+    crate::guests::is_guest(&record.spec) || record.machine.is_some()
+}
+
+/// Whose guest is paused gives no card back and takes none.
+fn must_not_stand_still(container: &Container, record: &Record) -> Result<()> {
+    match container.live().run.phase {
+        Phase::Paused { .. } if has_guest(record) => Err(Error::conflict(format!("{} is paused", record.name))
+            .with_hint("its network cards change while it runs, or is stopped")),
+        _ => Ok(()),
+    }
+}
+
 fn means(network: &Network, reference: &str) -> bool {
     reference == network.name || network.id.as_str() == reference || network.id.short() == reference
 }
@@ -73,6 +87,7 @@ impl Containers {
                 found.id
             )));
         }
+        must_not_stand_still(&found, &record)?;
         let planned = record.spec.endpoints.keys().any(|key| means(network, key));
         if planned || record.starts_on(network) {
             return Err(forbidden(format!(
@@ -87,7 +102,7 @@ impl Containers {
             let mut attachment = self.engine.networks().join(&found.id, network, spec, hostname).await?;
             attachment.neighbours.extend(self.still_linked(&record));
             self.attached(&found, &record, &attachment)?;
-            if crate::guests::is_guest(&record.spec)
+            if has_guest(&record)
                 && let Some(endpoint) = attachment.endpoints.get(&network.name)
                 && let Err(error) = crate::guests::joined(&self.engine, &record, &attachment, endpoint).await
             {
@@ -113,6 +128,7 @@ impl Containers {
         if matches!(record.spec.host.network_mode, NetworkMode::Host) && network.driver == Driver::Host {
             return Err(forbidden("container cannot be disconnected from host network or connected to host network"));
         }
+        must_not_stand_still(&found, &record)?;
         let pid = found.live().run.phase.pid();
         let mut changed = (*record).clone();
         let before = changed.spec.endpoints.len();
@@ -123,7 +139,7 @@ impl Containers {
         }
         changed.parted |= is_primary;
         if pid.is_some() {
-            let guest = crate::guests::is_guest(&record.spec);
+            let guest = has_guest(&record);
             let before = found.live().run.attachment.clone();
             if let Some(endpoint) = before.endpoints.get(&network.name).filter(|_| guest) {
                 crate::guests::leaving(&self.engine, &record, &before, endpoint).await.map_err(|error| {

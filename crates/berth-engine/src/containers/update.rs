@@ -71,6 +71,14 @@ impl Containers {
         Ok(warnings)
     }
 
+    /// Other limits than the record's, while it runs.
+    pub(crate) async fn limit(&self, container: &Arc<Container>, limits: &Resources) -> Result<()> {
+        let Ok(shim) = container.shim() else { return Ok(()) };
+        let resources = serde_json::to_value(oci::resources(limits)?)
+            .map_err(|cause| Error::because(ErrorKind::Internal, "cannot write the limits", &cause))?;
+        shim.tell(Body::Update { resources }).await.map(drop)
+    }
+
     /// Tells the shim what differs from what it knows, and a machine's guest; what has to wait, in words.
     async fn apply(&self, container: &Arc<Container>, new: &Record) -> Result<Vec<String>> {
         let Ok(shim) = container.shim() else { return Ok(Vec::new()) };

@@ -1,4 +1,4 @@
-//! Networks that a container joins and leaves while its machine runs.
+//! Networks that a container in a machine, or a whole machine, joins and leaves while it runs.
 //!
 //! ```text
 //!  join   interface in the jail's network ── handed over: tap ── netdev_add, device_add ── the guest's new card
@@ -15,7 +15,7 @@ use crate::networks::{Attachment, Endpoint};
 use berth_agent_proto::Request;
 use berth_net::slot::{Namespace, SlotError};
 use berth_types::{Error, ErrorKind, Result};
-use berth_vm::command::{SPARE_PORTS_OF_CONTAINERS, card_bus, card_on, spare_bus};
+use berth_vm::command::{SPARE_PORTS, SPARE_PORTS_OF_CONTAINERS, card_bus, card_on, spare_bus};
 use berth_vm::qmp::{Client, QmpError};
 use berth_vm::spec::{NICS_MAX, Nic, QMP_SOCKET};
 use serde_json::json;
@@ -41,9 +41,7 @@ fn monitor(engine: &Engine, record: &Record) -> Result<Client> {
 
 /// Devices of the machine that have a name.
 fn devices(monitor: &mut Client) -> Result<BTreeSet<String>> {
-    let list = monitor.ask("qom-list", json!({"path": PERIPHERAL})).map_err(|error| told(&error))?;
-    let names = list.as_array().into_iter().flatten().filter_map(|one| one["name"].as_str());
-    Ok(names.map(str::to_owned).collect())
+    crate::machines::devices(monitor).map_err(|error| told(&error))
 }
 
 /// A property of a card, in QEMU's words.
@@ -69,7 +67,7 @@ pub(crate) async fn joined(
         let namespace = Namespace::open(&attachment.netns).map_err(|cause| unhanded(&cause))?;
         let nic = crate::machines::hand_over(&namespace, &endpoint, user(&record.id), false);
         let nic = nic.map_err(|cause| unhanded(&cause))?;
-        let done = plug(&engine, &record, &nic).and_then(|()| tell(&engine, &record, &attachment));
+        let done = plug(&engine, &record, &nic).and_then(|()| tell(&engine, &record, &attachment, Some(&endpoint)));
         if done.is_err() {
             // A card that it has nevertheless: what undoes the join takes it away.
             let (tap, bridge) = crate::machines::beside(&endpoint.interface);
@@ -102,10 +100,13 @@ pub(crate) async fn leaving(
 /// Addresses, routes, names and hosts as they are now.
 pub(crate) async fn changed(engine: &Engine, record: &Record, attachment: &Attachment) -> Result<()> {
     let (engine, record, attachment) = (engine.clone(), record.clone(), attachment.clone());
-    blocking(move || tell(&engine, &record, &attachment)).await
+    blocking(move || tell(&engine, &record, &attachment, None)).await
 }
 
-fn tell(engine: &Engine, record: &Record, attachment: &Attachment) -> Result<()> {
+fn tell(engine: &Engine, record: &Record, attachment: &Attachment, new: Option<&Endpoint>) -> Result<()> {
+    if record.machine.is_some() {
+        return crate::machines::cards_changed(engine, &record.id, attachment, new);
+    }
     let paths = Paths::new(engine.config(), &record.id);
     let texts = [("resolv.conf", paths.resolv_conf), ("hostname", paths.hostname), ("hosts", paths.hosts)];
     let request = Request::Configure(Box::new(configure(record, attachment, &texts)?));
@@ -122,7 +123,7 @@ fn plug(engine: &Engine, record: &Record, nic: &Nic) -> Result<()> {
         json!({"type": "tap", "id": format!("net{number}"), "ifname": nic.tap, "script": "no", "downscript": "no"});
     monitor.ask("netdev_add", netdev).map_err(|error| told(&error))?;
     // Spare slots, and those of cards that it gave back.
-    let buses = (0..SPARE_PORTS_OF_CONTAINERS).map(spare_bus).chain((0..NICS_MAX).map(card_bus));
+    let buses = (0..spare_ports(record)).map(spare_bus).chain((0..NICS_MAX).map(card_bus));
     for bus in buses {
         match monitor.ask("device_add", card_on(number, nic, &bus)) {
             Ok(_) => return Ok(()),
@@ -135,9 +136,14 @@ fn plug(engine: &Engine, record: &Record, nic: &Nic) -> Result<()> {
     Err(no_slot(record))
 }
 
+fn spare_ports(record: &Record) -> u8 {
+    if record.machine.is_some() { SPARE_PORTS } else { SPARE_PORTS_OF_CONTAINERS }
+}
+
 fn no_slot(record: &Record) -> Error {
     Error::conflict(format!("the machine of {} has no slot left for a network card", record.name)).with_hint(format!(
-        "while it runs it takes {SPARE_PORTS_OF_CONTAINERS} more than it began with; a restart makes room"
+        "while it runs it takes {} more than it began with; a restart makes room",
+        spare_ports(record)
     ))
 }
 

@@ -108,6 +108,7 @@ pub(crate) fn before_start(
         node: id.to_owned(),
         chain: vec![DiskFile { path, format: Format::Raw }],
         kind,
+        port: None,
     };
     let run = Run {
         id: id.as_str().to_owned(),
@@ -127,6 +128,8 @@ pub(crate) fn before_start(
         accelerator,
         cpus: size.0,
         memory_bytes: size.1,
+        cpus_max: 0,
+        memory_room_bytes: 0,
         firmware: Firmware::Bios,
         kernel: Some(words::Kernel {
             image: Path::new(words::KERNELS).join(kernels::IMAGE),

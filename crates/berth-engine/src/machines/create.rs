@@ -3,12 +3,13 @@
 use super::bases::{Pin, open_source, refused};
 use super::convert::NewlyBrought;
 use super::record::{Base, BaseFormat, DiskRecord, KernelFiles, Record};
-use super::types::{CreateMachine, Display, FirmwareKind};
-use super::{Machines, start};
+use super::types::{CreateMachine, Display, FirmwareKind, NewDisk};
+use super::{Machines, scale, start};
 use crate::Engine;
 use crate::containers::{Created, Wish};
 use berth_types::spec::{ContainerSpec, DeviceMapping, MountKind, MountSpec, NamespaceMode, Resources};
 use berth_types::{ContainerId, Error, ErrorKind, Result};
+use berth_vm::command::SPARE_PORTS;
 use berth_vm::spec::{CPUS_MAX, DISKS_MAX, DiskKind, Format, MEMORY_BYTES_MAX, MEMORY_BYTES_MIN};
 use berth_vm::{disk, spec as words};
 use std::io::Read;
@@ -34,6 +35,7 @@ fn check(wish: &CreateMachine) -> Result<()> {
             .with_hint("apt-get install qemu-system-x86"));
     }
     check_size(wish.cpus, wish.memory_bytes)?;
+    scale::check_room(memory_bytes(wish), wish.memory_max_bytes)?;
     wish.seed.as_ref().map_or(Ok(()), super::Seed::check)?;
     if wish.disks.is_empty() && wish.cdroms.is_empty() && wish.kernel.is_none() {
         return Err(Error::invalid("a machine needs something to boot from")
@@ -42,14 +44,7 @@ fn check(wish: &CreateMachine) -> Result<()> {
     if wish.disks.len() + wish.cdroms.len() + usize::from(wish.seed.is_some()) > DISKS_MAX {
         return Err(Error::invalid(format!("more than {DISKS_MAX} disks")));
     }
-    for disk in &wish.disks {
-        if disk.source.is_none() && disk.size_bytes == 0 {
-            return Err(Error::invalid("an empty disk needs a size").with_hint("--disk size=10G"));
-        }
-        if disk.size_bytes != 0 {
-            disk::check_size(disk.size_bytes).map_err(|error| Error::invalid(error.to_string()))?;
-        }
-    }
+    wish.disks.iter().try_for_each(check_disk)?;
     if wish.kernel.is_some() && wish.firmware == FirmwareKind::Uefi {
         return Err(Error::invalid("a kernel that is booted directly needs no firmware: leave out --uefi"));
     }
@@ -64,6 +59,20 @@ fn check(wish: &CreateMachine) -> Result<()> {
         .with_hint("apt-get install ovmf"));
     }
     Ok(())
+}
+
+pub(super) fn check_disk(disk: &NewDisk) -> Result<()> {
+    if disk.source.is_none() && disk.size_bytes == 0 {
+        return Err(Error::invalid("an empty disk needs a size").with_hint("--disk size=10G"));
+    }
+    match disk.size_bytes {
+        0 => Ok(()),
+        bytes => disk::check_size(bytes).map_err(|error| Error::invalid(error.to_string())),
+    }
+}
+
+fn memory_bytes(wish: &CreateMachine) -> u64 {
+    if wish.memory_bytes == 0 { MEMORY_BYTES_DEFAULT } else { wish.memory_bytes }
 }
 
 /// Zeros are what was not asked for.
@@ -109,9 +118,7 @@ pub(super) fn specification(wish: &CreateMachine) -> ContainerSpec {
     (config.tty, config.open_stdin) = (true, true);
     config.stop_timeout_seconds = Some(GRACE_SECONDS);
     config.exposed_ports = wish.ports.keys().copied().collect();
-    let cpus = wish.cpus.max(1);
-    let memory = if wish.memory_bytes == 0 { MEMORY_BYTES_DEFAULT } else { wish.memory_bytes };
-    let (memory_bytes, pids) = limits(cpus, memory);
+    let (memory_bytes, pids) = limits(wish.cpus.max(1), memory_bytes(wish));
     let host = &mut spec.host;
     host.network_mode = wish.network.clone();
     host.port_bindings.clone_from(&wish.ports);
@@ -156,31 +163,12 @@ fn furnish(
     let mut disks = Vec::new();
     for (index, wanted) in brought.into_iter().enumerate() {
         let name = format!("disk{index}");
-        let (base, base_size) = match wanted.source {
-            Some(brought) => {
-                let base = brought.pin.base.clone();
-                pins.push(brought.pin);
-                (Some(base), brought.size_bytes)
-            }
-            None => (None, 0),
-        };
-        if wanted.size_bytes != 0 && wanted.size_bytes < base_size {
-            return Err(Error::invalid(format!(
-                "{name} is to have {} bytes, but its source has {base_size} already",
-                wanted.size_bytes
-            )));
-        }
-        let size_bytes = if wanted.size_bytes == 0 { base_size } else { wanted.size_bytes };
-        let file = format!("{name}.qcow2");
-        make_overlay(&folder.join(&file), size_bytes, base.as_ref())?;
-        own(&folder.join(&file))?;
-        disks.push(DiskRecord {
-            name,
-            file: Some(file),
-            bases: base.into_iter().collect(),
-            size_bytes,
-            kind: DiskKind::Disk,
-        });
+        let (disk, pin) = make_disk(&folder, owner, &name, format!("{name}.qcow2"), wanted)?;
+        pins.extend(pin);
+        // Those beside the first can be taken away while it runs.
+        let port =
+            u8::try_from(index).ok().and_then(|index| index.checked_sub(1)).filter(|port| *port < SPARE_PORTS / 2);
+        disks.push(DiskRecord { port, ..disk });
     }
     for (index, source) in wish.cdroms.iter().enumerate() {
         // An ISO image is raw, whatever it begins with.
@@ -188,7 +176,14 @@ fn furnish(
         let bases = vec![brought.pin.base.clone()];
         pins.push(brought.pin);
         let name = format!("cdrom{index}");
-        disks.push(DiskRecord { name, file: None, bases, size_bytes: brought.size_bytes, kind: DiskKind::Cdrom });
+        disks.push(DiskRecord {
+            name,
+            file: None,
+            bases,
+            size_bytes: brought.size_bytes,
+            kind: DiskKind::Cdrom,
+            port: None,
+        });
     }
     let mut kernel = None;
     if let Some(files) = &wish.kernel {
@@ -208,7 +203,8 @@ fn furnish(
     let record = Record {
         uuid: start::uuid()?,
         cpus: wish.cpus.max(1),
-        memory_bytes: if wish.memory_bytes == 0 { MEMORY_BYTES_DEFAULT } else { wish.memory_bytes },
+        memory_bytes: memory_bytes(wish),
+        memory_max_bytes: wish.memory_max_bytes,
         uefi: wish.firmware == FirmwareKind::Uefi,
         kernel,
         disks,
@@ -224,6 +220,32 @@ fn furnish(
         tool: false,
     };
     Ok(Furnished { record, _pins: pins })
+}
+
+/// A disk of a machine: an overlay in its folder, under that name.
+pub(super) fn make_disk(
+    folder: &Path,
+    owner: u32,
+    name: &str,
+    file: String,
+    wanted: NewlyBrought,
+) -> Result<(DiskRecord, Option<Pin>)> {
+    let (pin, base_size) = wanted.source.map_or((None, 0), |brought| (Some(brought.pin), brought.size_bytes));
+    if wanted.size_bytes != 0 && wanted.size_bytes < base_size {
+        return Err(Error::invalid(format!(
+            "{name} is to have {} bytes, but its source has {base_size} already",
+            wanted.size_bytes
+        )));
+    }
+    let size_bytes = if wanted.size_bytes == 0 { base_size } else { wanted.size_bytes };
+    let base = pin.as_ref().map(|pin| pin.base.clone());
+    let path = folder.join(&file);
+    make_overlay(&path, size_bytes, base.as_ref())?;
+    start::seal(&path, Some(owner))?;
+    let bases = base.into_iter().collect();
+    let disk =
+        DiskRecord { name: name.to_owned(), file: Some(file), bases, size_bytes, kind: DiskKind::Disk, port: None };
+    Ok((disk, pin))
 }
 
 /// The part of a specification that depends on the id.

@@ -59,8 +59,13 @@ fn chain(disk: &DiskRecord) -> String {
     let files = files
         .map(|base| DiskFile { path: Path::new(BASES).join(base.file_name()), format: base.format.into() })
         .collect();
-    let node =
-        command::node(&Disk { id: disk.name.clone(), node: disk.name.clone(), chain: files, kind: DiskKind::ReadOnly });
+    let node = command::node(&Disk {
+        id: disk.name.clone(),
+        node: disk.name.clone(),
+        chain: files,
+        kind: DiskKind::ReadOnly,
+        port: None,
+    });
     format!("json:{node}")
 }
 
@@ -296,6 +301,7 @@ mod tests {
             bases: vec![base("a", BaseFormat::Qcow2), base("b", BaseFormat::Raw)],
             size_bytes: 1 << 20,
             kind: DiskKind::Disk,
+            port: None,
         };
         let text = chain(&disk);
         let node: Value = serde_json::from_str(text.strip_prefix("json:").unwrap()).unwrap();

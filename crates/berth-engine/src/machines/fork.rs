@@ -14,12 +14,12 @@
 use super::history::{furnish, like};
 use super::moments::{Moment, Resume, Unfinished, check_saved, new_moment};
 use super::monitor::ANSWER_SECONDS_MAX;
+use super::scale::shape;
 use super::{Machines, create};
 use crate::containers::{Container, Created, Wish, blocking};
 use berth_types::spec::ContainerSpec;
 use berth_types::{ContainerId, Error, ErrorKind, Phase, Result};
 use berth_vm::spec::{MEMORY_BYTES_MAX, MEMORY_BYTES_MIN};
-use serde_json::json;
 use std::sync::Arc;
 
 /// One operation makes at most so many.
@@ -33,13 +33,9 @@ impl Machines {
                 .with_hint(format!("berth vm start {}, or leave the memory out", container.name())));
         }
         // The record may know already what comes with the next start.
-        let (cpus, memory) = self
-            .ask(container, ANSWER_SECONDS_MAX, |monitor| {
-                let cpus = monitor.ask("query-cpus-fast", json!({}))?.as_array().map_or(0, Vec::len);
-                let memory = monitor.ask("query-memory-size-summary", json!({}))?["base-memory"].as_u64();
-                Ok((cpus, memory.unwrap_or(0)))
-            })
-            .await?;
+        self.must_have_its_devices(container).await?;
+        let shape = self.ask(container, ANSWER_SECONDS_MAX, shape).await?;
+        let memory = shape.memory_bytes;
         if !(MEMORY_BYTES_MIN..=MEMORY_BYTES_MAX).contains(&memory) {
             return Err(Error::new(
                 ErrorKind::DataLoss,
@@ -47,7 +43,9 @@ impl Machines {
             ));
         }
         let shared = self.engine.machine_state().clone();
-        let moment = new_moment(u16::try_from(cpus).unwrap_or(u16::MAX), memory)?;
+        // Those that it was told to give back are still plugged in.
+        let cpus_used = self.machine_of(container)?.cpus.min(shape.cpus);
+        let moment = new_moment(&shape, cpus_used)?;
         blocking(move || Unfinished::begin(&shared, moment)).await
     }
 
@@ -152,12 +150,14 @@ impl Machines {
     ) -> Result<Created> {
         let (machines, from, mut source) = (self.clone(), found.id.clone(), source.clone());
         // The hardware that the state was written with, whatever the next start would have.
-        (source.cpus, source.memory_bytes) = (moment.cpus, moment.memory_bytes);
+        (source.cpus, source.memory_bytes) = (moment.cpus(), moment.total_bytes());
         source.resume = Some(Resume { moment: moment.clone(), fork: true });
         let furnish = move |id: &ContainerId, spec: &mut ContainerSpec| -> Result<create::Furnished> {
             furnish(&machines, &from, source, id, spec)
         };
         let name = Some(name.to_owned()).filter(|name| !name.is_empty());
-        self.containers().create_machine(name, like(spec.clone()), Wish(Box::new(furnish))).await
+        let mut spec = like(spec.clone());
+        moment.limit(&mut spec.host.resources);
+        self.containers().create_machine(name, spec, Wish(Box::new(furnish))).await
     }
 }

@@ -7,8 +7,10 @@
 use crate::Engine;
 use crate::containers::{Container, blocking};
 use crate::guests::{Agent, interfaces};
+use crate::networks::{Attachment, Endpoint};
 use berth_agent_proto::{Answer, Identity, Interface, Request};
-use berth_types::{ContainerId, Error, Result};
+use berth_types::{ContainerId, Error, ErrorKind, Result};
+use berth_vm::spec::CARDS;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -67,6 +69,38 @@ impl Still {
             tracing::warn!(%error, "a guest goes on by itself within {STILL_SECONDS_MAX} seconds");
         }
     }
+}
+
+/// A running machine's cards are others now: who answers their DHCP is told, and a guest's agent gives the new one its
+/// addresses. Blocks.
+pub(crate) fn cards_changed(
+    engine: &Engine,
+    id: &ContainerId,
+    attachment: &Attachment,
+    new: Option<&Endpoint>,
+) -> Result<()> {
+    let run = super::run_folder(engine, id);
+    let failed = |cause: &dyn std::error::Error| {
+        Error::new(ErrorKind::Internal, format!("cannot write down the machine's network cards: {cause}"))
+    };
+    let text = serde_json::to_vec(&super::nics(attachment)).map_err(|cause| failed(&cause))?;
+    super::replace(&run.join(CARDS), &text).map_err(|cause| failed(&cause))?;
+    agent(engine, id, THERE)?.ask(&Request::Cards)?;
+    let Some(new) = new else { return Ok(()) };
+    let cards = interfaces(attachment).into_iter().filter(|card| card.mac == new.mac_address);
+    let identity = Identity {
+        interfaces: cards.map(|card| Interface { name: String::new(), ..card }).collect(),
+        ..Identity::default()
+    };
+    // Without an agent the guest asks by DHCP, or waits for its user.
+    let told = agent(engine, id, BECOMES).and_then(|mut agent| {
+        agent.ask(&Request::Ping)?;
+        agent.ask(&Request::Identify(Box::new(identity)))
+    });
+    if let Err(error) = told {
+        tracing::debug!(machine = id.short(), %error, "a guest's new card has no address from us");
+    }
+    Ok(())
 }
 
 /// A fork's guest gets a host name, a machine-id, a clock, random numbers, addresses and SSH keys of its own.

@@ -23,7 +23,7 @@ use super::moments::{MomentPin, Resume, SAVE_SECONDS_MAX, Unfinished, check_save
 use super::monitor::told;
 use super::record::{Base, BaseFormat, DiskRecord, Record, Snapshot, SnapshotDisk};
 use super::types::SnapshotView;
-use super::{Machines, create, start};
+use super::{Machines, create, plug, start};
 use crate::containers::{Container, Created, Wish, blocking};
 use berth_types::spec::{ContainerSpec, EndpointSpec};
 use berth_types::{ContainerId, Error, ErrorKind, Phase, Result};
@@ -275,6 +275,7 @@ impl Machines {
                     name: disk.name.clone(),
                     bases: disk.bases.clone(),
                     size_bytes: disk.size_bytes,
+                    port: disk.port,
                 })
                 .collect();
             let parent = record.at.replace(name.clone());
@@ -308,32 +309,52 @@ impl Machines {
         let moment = target.moment.clone().filter(|_| !disks_only);
         if let Some(moment) = &moment {
             check_saved(self.engine.machine_state(), moment).await?;
+            let disks = before.disks.iter().filter(|disk| disk.kind == DiskKind::Disk);
+            let since =
+                disks.map(|disk| &disk.name).find(|name| !target.disks.iter().any(|saved| saved.name == **name));
+            if let Some(name) = since {
+                return Err(Error::conflict(format!(
+                    "machine {} has {name}, which snapshot {snapshot} has not: its memory would not fit",
+                    found.name()
+                ))
+                    .with_hint(format!(
+                        "berth vm update --remove-disk {name} {machine}, or berth vm revert --disks-only {machine} {snapshot}"
+                    )));
+            }
         }
         let (machines, id, name) = (self.clone(), found.id.clone(), snapshot.to_owned());
         let (record, old, new) = blocking(move || {
             let folder = start::folder(&machines.engine, &id);
             let (mut record, mut old, mut new) = (before, Vec::new(), Vec::new());
-            for at in 0..record.disks.len() {
-                let Some(saved) = target.disks.iter().find(|saved| saved.name == record.disks[at].name) else {
-                    continue;
-                };
+            for saved in &target.disks {
                 let next = next_file(&mut record, &saved.name);
                 create::make_overlay(&folder.join(&next), saved.size_bytes, saved.bases.first())?;
                 new.push(folder.join(&next));
                 start::seal(&folder.join(&next), Some(start::user(&id)))?;
-                let disk: &mut DiskRecord = &mut record.disks[at];
-                old.extend(disk.file.replace(next).map(|file| folder.join(file)));
-                (disk.bases, disk.size_bytes) = (saved.bases.clone(), saved.size_bytes);
+                let now = DiskRecord {
+                    name: saved.name.clone(),
+                    file: Some(next),
+                    bases: saved.bases.clone(),
+                    size_bytes: saved.size_bytes,
+                    kind: DiskKind::Disk,
+                    port: saved.port,
+                };
+                // One that was removed since comes back.
+                match record.disks.iter_mut().find(|disk| disk.name == saved.name) {
+                    Some(disk) => old.extend(std::mem::replace(disk, now).file.map(|file| folder.join(file))),
+                    None => record.disks.push(now),
+                }
             }
+            plug::in_order(&mut record.disks);
             record.at = Some(name);
             if let Some(moment) = &moment {
-                (record.cpus, record.memory_bytes) = (moment.cpus, moment.memory_bytes);
+                (record.cpus, record.memory_bytes) = (moment.cpus(), moment.total_bytes());
             }
             record.resume = moment.map(|moment| Resume { moment, fork: false });
             Ok((record, old, new))
         })
         .await?;
-        let stored = self.store(&found, record).await;
+        let stored = self.store_changed(&found, record).await;
         for path in if stored.is_ok() { old } else { new } {
             if let Err(error) = std::fs::remove_file(&path) {
                 tracing::warn!(path = %path.display(), %error, "a disk that nobody has stays");

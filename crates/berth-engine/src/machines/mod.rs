@@ -31,7 +31,9 @@ mod image;
 mod look;
 mod moments;
 mod monitor;
+mod plug;
 mod record;
+mod scale;
 mod seed;
 mod start;
 mod statistics;
@@ -41,7 +43,8 @@ mod update;
 mod usage;
 
 pub use types::{
-    CreateMachine, DirectKernel, Display, FirmwareKind, MachineDisk, MachineView, NewDisk, SnapshotView, UpdateMachine,
+    Changed, CreateMachine, DirectKernel, Display, FirmwareKind, MachineDisk, MachineView, NewDisk, SnapshotView,
+    UpdateMachine,
 };
 
 pub use export::{Export, ExportFormat, Part};
@@ -52,11 +55,13 @@ pub(crate) use acceleration::{accelerator, known};
 pub(crate) use bases::Shared;
 pub(crate) use create::Furnished;
 pub(crate) use create::{device_mappings, limits};
+pub(crate) use guest::cards_changed;
 pub(crate) use monitor::told;
+pub(crate) use plug::devices;
 pub(crate) use record::Record;
 pub(crate) use start::{
-    adjust, before_start, beside, cards, empty_run_folder, folder, hand_over, jail, make_jail, remove_files, replace,
-    run_folder, user, uuid,
+    adjust, before_start, beside, cards, empty_run_folder, folder, hand_over, jail, make_jail, nics, remove_files,
+    replace, run_folder, user, uuid,
 };
 
 use crate::Engine;

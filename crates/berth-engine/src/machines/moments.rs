@@ -18,10 +18,12 @@
 //! A moment is used once for each disk that was made for it: the record forgets it before the start, because a disk
 //! that has been written to does not fit the memory any more.
 
+use super::scale::Shape;
 use super::start::cannot_write;
 use super::{Machines, bases::Shared};
 use crate::Engine;
 use crate::containers::{Container, Outcome, blocking};
+use berth_types::spec::Resources;
 use berth_types::{ContainerId, Error, ErrorKind, Phase, Result};
 use berth_vm::qmp::{Client, QmpError};
 use berth_vm::restore;
@@ -62,9 +64,44 @@ pub(crate) struct Moment {
     /// What the state was written with: another machine cannot read it.
     pub cpus: u16,
     pub memory_bytes: u64,
+    /// Room for more, and what of it was in use: that is part of the state.
+    #[serde(default)]
+    pub cpus_max: u16,
+    #[serde(default)]
+    pub memory_room_bytes: u64,
+    #[serde(default)]
+    pub memory_added_bytes: u64,
+    /// What the guest had of all of it; 0: all.
+    #[serde(default)]
+    pub memory_total_bytes: u64,
+    #[serde(default)]
+    pub cpus_used: u16,
     /// The guest's agent answered then.
     #[serde(default)]
     pub agent: bool,
+}
+
+impl Moment {
+    /// What its machine has from then on.
+    pub(super) fn total_bytes(&self) -> u64 {
+        if self.memory_total_bytes == 0 { self.memory_bytes } else { self.memory_total_bytes }
+    }
+
+    pub(super) fn cpus(&self) -> u16 {
+        if self.cpus_used == 0 { self.cpus } else { self.cpus_used }
+    }
+
+    /// What its machine's jail needs.
+    pub(super) fn limit(&self, limits: &mut Resources) {
+        let memory = self.total_bytes().max(self.memory_bytes + self.memory_added_bytes);
+        let (memory, pids) = super::limits(self.cpus, memory);
+        (limits.memory_bytes, limits.pids_limit) = (memory, Some(pids));
+    }
+
+    /// Of all that it can hold, a state is not larger.
+    fn state_bytes_max(&self) -> u64 {
+        self.memory_bytes + self.memory_added_bytes + STATE_BESIDE_MEMORY_BYTES_MAX
+    }
 }
 
 /// What a machine's next start begins with.
@@ -285,7 +322,7 @@ impl Unfinished {
         let theirs = self.create("state.qemu")?;
         monitor.give("state", theirs.as_fd()).map_err(told)?;
         monitor.ask("migrate", json!({"uri": "fd:state"})).map_err(told)?;
-        let bytes_max = self.moment.memory_bytes + STATE_BESIDE_MEMORY_BYTES_MAX;
+        let bytes_max = self.moment.state_bytes_max();
         let deadline = Instant::now() + Duration::from_secs(SAVE_SECONDS_MAX);
         let stopped = loop {
             let answer = monitor.ask("query-migrate", json!({})).map_err(told)?;
@@ -319,7 +356,7 @@ impl Unfinished {
 
     /// Brings it onto the disk and gives it its name; the machine runs again meanwhile.
     pub(super) fn keep(mut self) -> Result<Option<MomentPin>> {
-        let bytes_max = self.moment.memory_bytes + STATE_BESIDE_MEMORY_BYTES_MAX;
+        let bytes_max = self.moment.state_bytes_max();
         let theirs = self.new.join("state.qemu");
         let from = File::open(&theirs).map_err(failed("open the machine's state"))?;
         let mut to = self.create(STATE)?;
@@ -338,16 +375,17 @@ impl Unfinished {
 }
 
 /// Makes ready what a machine's next start begins with: `berth-vmm` will come for it.
-pub(super) fn before_start(engine: &Engine, id: &ContainerId, run_folder: &Path) -> Result<Start> {
+pub(super) fn before_start(engine: &Engine, id: &ContainerId, run_folder: &Path) -> Result<Option<(Start, Moment)>> {
     let shared = engine.machine_state().clone();
     let Some(Beginning { resume, told }) = locked(&shared.moments.beginning).remove(id) else {
-        return Ok(Start::Cold);
+        return Ok(None);
     };
     let moment = &resume.moment;
     let memory = match resume.fork {
         true => shared.sealed(moment)?,
         false => shared.memory(moment)?.map(Arc::new),
     };
+    let hardware = moment.clone();
     let path = shared.moment_folder(&moment.name).join(STATE);
     let state = File::open(&path).map_err(|cause| {
         Error::because(ErrorKind::DataLoss, "the saved state was not written whole", &cause)
@@ -366,7 +404,7 @@ pub(super) fn before_start(engine: &Engine, id: &ContainerId, run_folder: &Path)
         // Nobody waits where the start failed early.
         told.send(outcome).ok();
     });
-    Ok(start)
+    Ok(Some((start, hardware)))
 }
 
 /// By way of the folder's descriptor: a socket's whole path may be longer than an address takes.
@@ -460,9 +498,18 @@ fn unfreeze(monitor: &mut Client) -> Result<(), QmpError> {
 }
 
 /// A moment of a machine that is about to be saved.
-pub(super) fn new_moment(cpus: u16, memory_bytes: u64) -> Result<Moment> {
-    let name = berth_types::digest::hex(&crate::containers::random_bytes()?);
-    Ok(Moment { name, cpus, memory_bytes: memory_bytes >> 20 << 20, agent: false })
+pub(super) fn new_moment(shape: &Shape, cpus_used: u16) -> Result<Moment> {
+    Ok(Moment {
+        name: berth_types::digest::hex(&crate::containers::random_bytes()?),
+        cpus: shape.cpus,
+        memory_bytes: shape.memory_bytes >> 20 << 20,
+        cpus_max: shape.cpus_max,
+        memory_room_bytes: shape.room_bytes,
+        memory_added_bytes: shape.added_bytes,
+        memory_total_bytes: shape.total_bytes,
+        cpus_used,
+        agent: false,
+    })
 }
 
 /// Where a record's machine cannot begin with its moment.
@@ -494,6 +541,10 @@ mod tests {
     use super::*;
     use std::io::{Seek, Write};
 
+    fn of(memory_bytes: u64) -> Shape {
+        Shape { cpus: 1, cpus_max: 1, memory_bytes, room_bytes: 0, added_bytes: 0, total_bytes: memory_bytes }
+    }
+
     #[test]
     fn memory_is_copied_with_its_holes() {
         let folder = tempfile::tempdir().unwrap();
@@ -520,7 +571,7 @@ mod tests {
     fn a_moment_goes_unless_somebody_has_it() {
         let folder = tempfile::tempdir().unwrap();
         let shared = Shared::new(&crate::EngineConfig::new(folder.path(), folder.path(), folder.path()));
-        let moment = new_moment(1, 64 << 20).unwrap();
+        let moment = new_moment(&of(64 << 20), 1).unwrap();
         let unfinished = Unfinished::begin(&shared, moment.clone()).unwrap();
         let new = unfinished.new.clone();
         std::fs::write(new.join("state.qemu"), b"state").unwrap();
@@ -543,7 +594,7 @@ mod tests {
     fn sealed_memory_cannot_be_changed_and_is_made_once() {
         let folder = tempfile::tempdir().unwrap();
         let shared = Shared::new(&crate::EngineConfig::new(folder.path(), folder.path(), folder.path()));
-        let moment = new_moment(1, 1 << 20).unwrap();
+        let moment = new_moment(&of(1 << 20), 1).unwrap();
         let place = shared.moment_folder(&moment.name);
         std::fs::create_dir_all(&place).unwrap();
         std::fs::write(place.join(MEMORY), vec![7; 1 << 20]).unwrap();

@@ -11,6 +11,9 @@ pub(crate) struct Record {
     pub uuid: String,
     pub cpus: u16,
     pub memory_bytes: u64,
+    /// It can be given so much while it runs; 0: [`super::scale`] chooses.
+    #[serde(default)]
+    pub memory_max_bytes: u64,
     pub uefi: bool,
     pub kernel: Option<KernelFiles>,
     pub disks: Vec<DiskRecord>,
@@ -60,6 +63,8 @@ pub(crate) struct SnapshotDisk {
     pub name: String,
     pub bases: Vec<Base>,
     pub size_bytes: u64,
+    #[serde(default)]
+    pub port: Option<u8>,
 }
 
 /// Files of the machine's folder.
@@ -79,6 +84,9 @@ pub(crate) struct DiskRecord {
     pub bases: Vec<Base>,
     pub size_bytes: u64,
     pub kind: DiskKind,
+    /// The spare slot that it is plugged into; `None`: a built-in one, which it cannot leave while the machine runs.
+    #[serde(default)]
+    pub port: Option<u8>,
 }
 
 /// A file of the bases' folder.
@@ -130,6 +138,7 @@ impl Record {
             uuid: String::new(),
             cpus: 1,
             memory_bytes: 0,
+            memory_max_bytes: 0,
             uefi: false,
             kernel: None,
             disks: Vec::new(),

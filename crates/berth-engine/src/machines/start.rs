@@ -2,7 +2,7 @@
 
 use super::acceleration::accelerator;
 use super::create::{INITRD, KERNEL, VARIABLES};
-use super::record::Record;
+use super::record::{DiskRecord, Record};
 use crate::Engine;
 use crate::networks::{Attachment, Endpoint};
 use berth_net::machine::HandOver;
@@ -163,7 +163,13 @@ pub(crate) fn before_start(
     if let Some(seed) = &record.seed {
         super::seed::write(&folder(engine, id), seed, &record.uuid, name, &nics, attachment)?;
     }
-    let machine = Machine { start: begin, ..describe(name, record, nics)? };
+    let mut machine = describe(name, record, nics)?;
+    if let Some((start, moment)) = begin {
+        // The hardware that the state was written with.
+        machine.start = start;
+        (machine.cpus, machine.cpus_max) = (moment.cpus, moment.cpus_max);
+        (machine.memory_bytes, machine.memory_room_bytes) = (moment.memory_bytes, moment.memory_room_bytes);
+    }
     let text = serde_json::to_vec_pretty(&machine)
         .map_err(|cause| Error::because(ErrorKind::Internal, "cannot write the machine's description", &cause))?;
     let path = folder(engine, id).join("machine.json");
@@ -233,9 +239,7 @@ pub(crate) fn replace(path: &Path, text: &[u8]) -> std::io::Result<()> {
 }
 
 pub(crate) fn cards(attachment: &Attachment, owner: u32) -> Result<Vec<Nic>> {
-    let mut endpoints: Vec<_> = attachment.endpoints.values().filter(|one| !one.interface.is_empty()).collect();
-    // The guest's kernel numbers its cards in this order.
-    endpoints.sort_by(|a, b| a.interface.cmp(&b.interface));
+    let endpoints = in_order(attachment);
     if endpoints.is_empty() {
         return Ok(Vec::new());
     }
@@ -266,32 +270,68 @@ pub(crate) fn hand_over(
     owner: u32,
     service: bool,
 ) -> std::result::Result<Nic, berth_net::slot::SlotError> {
+    let nic = nic_of(endpoint);
     let (tap, bridge) = beside(&endpoint.interface);
     let ipv4 = endpoint.ipv4.map(|(address, prefix)| (IpAddr::from(address), prefix));
     let ipv6 = endpoint.ipv6.map(|(address, prefix)| (IpAddr::from(address), prefix));
     let addresses: Vec<_> = ipv4.into_iter().chain(ipv6).collect();
-    let lease = endpoint.ipv4.map(|(address, prefix_len)| words::Lease {
-        bridge: bridge.clone(),
-        address,
-        prefix_len,
-        gateway: endpoint.gateway.filter(|_| endpoint.default_route),
-        mtu: 0,
-    });
     let hand = HandOver {
         interface: &endpoint.interface,
         tap: &tap,
         bridge: &bridge,
         addresses: &addresses,
         owner,
-        service: lease.as_ref().filter(|_| service).map(|lease| (words::SERVICE, lease.address)),
+        service: nic.lease.as_ref().filter(|_| service).map(|lease| (words::SERVICE, lease.address)),
     };
     namespace.hand_over(&hand)?;
-    Ok(Nic { tap, mac: endpoint.mac_address.clone(), lease })
+    Ok(nic)
+}
+
+/// The card of an interface that is handed over.
+fn nic_of(endpoint: &Endpoint) -> Nic {
+    let (tap, bridge) = beside(&endpoint.interface);
+    let lease = endpoint.ipv4.map(|(address, prefix_len)| words::Lease {
+        bridge,
+        address,
+        prefix_len,
+        gateway: endpoint.gateway.filter(|_| endpoint.default_route),
+        mtu: 0,
+    });
+    Nic { tap, mac: endpoint.mac_address.clone(), lease }
+}
+
+/// All of a machine's cards, in the order of their interfaces.
+pub(crate) fn nics(attachment: &Attachment) -> Vec<Nic> {
+    in_order(attachment).into_iter().map(nic_of).collect()
+}
+
+/// The guest's kernel numbers its cards in this order.
+fn in_order(attachment: &Attachment) -> Vec<&Endpoint> {
+    let endpoints = attachment.endpoints.values().map(|one| &**one).filter(|one| !one.interface.is_empty());
+    let mut endpoints: Vec<&Endpoint> = endpoints.collect();
+    endpoints.sort_by(|a, b| a.interface.cmp(&b.interface));
+    endpoints
+}
+
+/// In a machine's folder, as its jail sees that.
+fn own(file: &str) -> PathBuf {
+    Path::new(words::MACHINE).join(file)
+}
+
+/// A disk with all that it stands on.
+pub(super) fn words_of(disk: &DiskRecord) -> Disk {
+    let file = disk.file.as_deref().map(|file| DiskFile { path: own(file), format: Format::Qcow2 });
+    let bases = disk
+        .bases
+        .iter()
+        .map(|base| DiskFile { path: Path::new(words::BASES).join(base.file_name()), format: base.format.into() });
+    let node = disk.file.as_deref().map_or_else(|| disk.name.clone(), node_of);
+    let chain = file.into_iter().chain(bases).collect();
+    Disk { id: disk.name.clone(), node, chain, kind: disk.kind, port: disk.port }
 }
 
 /// The machine as its jail sees it.
 fn describe(name: &str, record: &Record, nics: Vec<Nic>) -> Result<Machine> {
-    let own = |file: &str| Path::new(words::MACHINE).join(file);
     let firmware = match record.uefi {
         false => Firmware::Bios,
         true => {
@@ -302,20 +342,13 @@ fn describe(name: &str, record: &Record, nics: Vec<Nic>) -> Result<Machine> {
             Firmware::Uefi { code, variables: own(VARIABLES) }
         }
     };
-    let disks = record.disks.iter().map(|disk| {
-        let file = disk.file.as_deref().map(|file| DiskFile { path: own(file), format: Format::Qcow2 });
-        let bases = disk
-            .bases
-            .iter()
-            .map(|base| DiskFile { path: Path::new(words::BASES).join(base.file_name()), format: base.format.into() });
-        let node = disk.file.as_deref().map_or_else(|| disk.name.clone(), node_of);
-        Disk { id: disk.name.clone(), node, chain: file.into_iter().chain(bases).collect(), kind: disk.kind }
-    });
+    let disks = record.disks.iter().map(words_of);
     let seed = record.seed.as_ref().map(|_| Disk {
         id: "seed".to_owned(),
         node: "seed".to_owned(),
         chain: vec![DiskFile { path: own(super::seed::SEED), format: Format::Raw }],
         kind: words::DiskKind::ReadOnly,
+        port: None,
     });
     Ok(Machine {
         name: name.to_owned(),
@@ -323,6 +356,8 @@ fn describe(name: &str, record: &Record, nics: Vec<Nic>) -> Result<Machine> {
         accelerator: accelerator(),
         cpus: record.cpus,
         memory_bytes: record.memory_bytes,
+        cpus_max: super::scale::cpus_max(record.cpus),
+        memory_room_bytes: super::scale::room(record.memory_bytes, record.memory_max_bytes),
         firmware,
         kernel: record.kernel.as_ref().map(|kernel| Kernel {
             image: own(KERNEL),

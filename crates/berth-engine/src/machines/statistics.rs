@@ -55,6 +55,11 @@ impl Machines {
         Ok(self.of_guest(&self.get(machine)?, ONE, FIRST).await)
     }
 
+    /// The same of one that the caller has.
+    pub(super) async fn of_guest_now(&self, container: &Arc<Container>) -> Option<GuestStatistics> {
+        self.of_guest(container, ONE, FIRST).await
+    }
+
     /// The same of many at once, by id: those that say it without being waited for.
     pub async fn guests(&self, ids: &[String]) -> Vec<(String, GuestStatistics)> {
         let mut asked = tokio::task::JoinSet::new();

@@ -17,6 +17,8 @@ pub struct CreateMachine {
     pub cpus: u16,
     /// 0: 512 MiB.
     pub memory_bytes: u64,
+    /// It can be given so much while it runs; 0: as much as the host has, where it has a GiB to begin with.
+    pub memory_max_bytes: u64,
     pub firmware: FirmwareKind,
     /// An image with a kernel and a first process: its files are the first disk.
     pub image: Option<String>,
@@ -82,6 +84,7 @@ pub struct MachineView {
     pub restart_count: u64,
     pub cpus: u16,
     pub memory_bytes: u64,
+    pub memory_max_bytes: u64,
     pub firmware: &'static str,
     pub direct_kernel: bool,
     /// `kvm`, or `tcg`: every instruction is emulated.
@@ -102,8 +105,22 @@ pub struct MachineView {
 pub struct UpdateMachine {
     pub cpus: Option<u16>,
     pub memory_bytes: Option<u64>,
+    /// How much it can be given while it runs, from its next start on; 0: see [`CreateMachine`].
+    pub memory_max_bytes: Option<u64>,
     /// Disk and its new size, which is not smaller.
     pub disks: Vec<(String, u64)>,
+    pub add_disks: Vec<NewDisk>,
+    /// With what is on them.
+    pub remove_disks: Vec<String>,
+}
+
+/// What became of a change.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Changed {
+    /// What the machine has at once, in words.
+    pub now: Vec<String>,
+    /// What it has from its next start on, and why.
+    pub later: Vec<String>,
 }
 
 /// One of a machine's snapshots.
@@ -154,6 +171,7 @@ pub(super) fn view(container: &Container) -> Option<MachineView> {
         restart_count: live.run.restart_count,
         cpus: machine.cpus,
         memory_bytes: machine.memory_bytes,
+        memory_max_bytes: super::scale::memory_max(machine),
         firmware: if machine.uefi { "uefi" } else { "bios" },
         direct_kernel: machine.kernel.is_some(),
         accelerator: super::accelerator().as_str(),

@@ -70,6 +70,7 @@ mod tests {
                 name: "disk0".to_owned(),
                 bases: chain.iter().map(|name| base(name)).collect(),
                 size_bytes: 1,
+                port: None,
             }],
             moment: None,
         };

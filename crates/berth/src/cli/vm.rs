@@ -21,6 +21,7 @@ pub(super) const COMMANDS: &[Command] = &[
     --kernel string  Boot this kernel directly: a path on the engine's host
 -l, --label list  Set metadata for a machine
 -m, --memory bytes  Memory (default 512m)
+    --memory-max bytes  What it can be given of memory while it runs (by itself what the host has, where it has 1g to begin with)
     --network string  Connect the machine to a network
 -p, --publish list  Publish a machine's port to the host
     --restart string  Restart policy to apply when a machine ends
@@ -237,11 +238,15 @@ pub(super) const COMMANDS: &[Command] = &[
     Command {
         paths: &["vm update"],
         usage: "[OPTIONS] MACHINE",
-        about: "Change a virtual machine's processors, memory and sizes of disks",
-        flags: r#"-c, --cpus int  Number of processors, from the next start on
--d, --disk list  Grow a disk, also while the machine runs: NAME=BYTES
--m, --memory bytes  Memory, from the next start on"#,
-        examples: "berth vm update --disk disk0=40G -m 2g web",
+        about: "Change a virtual machine's processors, memory and disks",
+        flags: r#"    --add-disk list  Another disk: FILE[,format=FORMAT][,size=BYTES], or size=BYTES for an empty one
+-c, --cpus int  Number of processors
+-d, --disk list  Grow a disk: NAME=BYTES
+-m, --memory bytes  Memory
+    --memory-max bytes  What it can be given of memory while it runs, from its next start on
+    --remove-disk list  Take a disk away, with what is on it: NAME"#,
+        examples: "berth vm update --cpus 4 -m 2g web        # at once where its guest can; the answer says so\n\
+                   berth vm update --disk disk0=40G --add-disk size=10G web",
         min: 1,
         max: 1,
         tail: false,

@@ -68,7 +68,7 @@ fn initrd(kernel: &Path, init: &str) -> Archive {
 }
 
 /// Kernel and first file system of a small Linux.
-fn linux(engine: &Engine) -> Option<(PathBuf, PathBuf)> {
+pub(crate) fn linux(engine: &Engine) -> Option<(PathBuf, PathBuf)> {
     let kernel = kernel(engine)?;
     let mut archive = initrd(&kernel, INIT);
     archive.file("bin/berth-agent", &std::fs::read(programs().join("berth-agent")).unwrap());
@@ -79,7 +79,7 @@ fn linux(engine: &Engine) -> Option<(PathBuf, PathBuf)> {
 
 /// What a command in the machine says.
 #[track_caller]
-fn said(engine: &Engine, machine: &str, script: &str) -> String {
+pub(crate) fn said(engine: &Engine, machine: &str, script: &str) -> String {
     engine.berth(["vm", "exec", machine, "/bin/sh", "-c", script]).success()
 }
 
@@ -92,7 +92,7 @@ fn waits_in_vain(engine: &Engine, machine: &str, program: &[&str], script: &str)
     output.stderr
 }
 
-fn wait_for_agent(engine: &Engine, machine: &str) {
+pub(crate) fn wait_for_agent(engine: &Engine, machine: &str) {
     let begun = std::time::Instant::now();
     while engine.berth(["vm", "exec", machine, "/bin/true"]).code != 0 {
         let log = || engine.berth(["vm", "logs", machine]).stdout;

@@ -3,11 +3,13 @@
 
 mod agent;
 mod boot;
+mod bootable;
 mod disks;
 mod guests;
 mod life;
 mod memory;
 mod network;
+mod scale;
 mod trouble;
 
 use berth_testkit::{Client, Engine};

@@ -92,6 +92,9 @@ pub(crate) async fn create(app: &'static App, args: Args) -> Result<u8> {
     if args.changed("memory") {
         body["memory_bytes"] = json!(args.bytes("memory")?);
     }
+    if args.changed("memory-max") {
+        body["memory_max_bytes"] = json!(args.bytes("memory-max")?);
+    }
     if args.changed("from-image") {
         let (image, size) = match args.text("from-image").split_once(",size=") {
             Some((image, size)) => {
@@ -287,15 +290,21 @@ pub(crate) async fn update(app: &'static App, args: Args) -> Result<u8> {
     if args.changed("memory") {
         body["memory_bytes"] = json!(args.bytes("memory")?);
     }
+    if args.changed("memory-max") {
+        body["memory_max_bytes"] = json!(args.bytes("memory-max")?);
+    }
     for text in args.list("disk") {
         let bad = |why: &str| CliError::failed(format!("--disk {text}: {why}")).with_hint("write it as disk0=40G");
         let (name, size) = text.split_once('=').ok_or_else(|| bad("no size"))?;
         let bytes = units::parse_bytes(size).map_err(|why| bad(&why))?;
         body["disks"][name] = json!(bytes);
     }
+    body["add_disks"] = json!(args.list("add-disk").into_iter().map(disk).collect::<Result<Vec<_>>>()?);
+    body["remove_disks"] = json!(args.list("remove-disk"));
     let path = path_of(&args.words[0]);
     let answer = app.client.send(hyper::Method::PATCH, &path, &[], Body::json(&body)).await?.bytes().await?;
-    for note in Value::parse(&answer)?.get("warnings").list() {
+    let answer = Value::parse(&answer)?;
+    for note in answer.get("now").list().iter().chain(answer.get("warnings").list()) {
         app.note(note.str());
     }
     app.line(&args.words[0])?;
@@ -332,10 +341,10 @@ pub(crate) async fn fork(app: &'static App, args: Args) -> Result<u8> {
 pub(crate) async fn clone(app: &'static App, args: Args) -> Result<u8> {
     let source = path_of(&args.words[0]);
     let (start, full, snapshot) = (args.on("start"), args.on("full"), args.text("snapshot"));
-    app.each(&args.words[1..], async |name: String| {
+    app.together(&args.words[1..], async |name: String| {
         let body = json!({"name": name, "start": start, "full": full, "snapshot": snapshot});
         app.client.post_json(&format!("{source}/clone"), &body).await?;
-        app.line(&name)
+        Ok(Some(name))
     })
     .await
 }
