@@ -22,6 +22,7 @@ mod changes;
 mod decode;
 mod deflate;
 mod gzip;
+mod inspect;
 mod record;
 mod stream;
 mod tar;

@@ -41,6 +41,9 @@ pub enum RecordError {
         #[source]
         cause: io::Error,
     },
+    /// Its contents are right; what is said of one of its names is not.
+    #[error("layer {} is damaged: {} {what}", id.short(), path.display())]
+    Differs { id: Digest, path: std::path::PathBuf, what: &'static str },
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
 }
@@ -109,19 +112,19 @@ impl Writer {
     }
 }
 
-enum Step {
+pub(crate) enum Step {
     Raw(usize),
     Content { entry: u64, path: Vec<u8>, offset: u64, length: u64 },
     Displaced { by: u64, number: u32, path: Vec<u8> },
     End { length: u64, digest: Digest },
 }
 
-struct Steps {
-    input: zstd::stream::read::Decoder<'static, BufReader<File>>,
+pub(crate) struct Steps {
+    pub(crate) input: zstd::stream::read::Decoder<'static, BufReader<File>>,
 }
 
 impl Steps {
-    fn open(file: File) -> io::Result<Steps> {
+    pub(crate) fn open(file: File) -> io::Result<Steps> {
         let mut input = zstd::stream::read::Decoder::new(file)?;
         let mut magic = [0; MAGIC.len()];
         input.read_exact(&mut magic)?;
@@ -159,7 +162,7 @@ impl Steps {
         Ok(path)
     }
 
-    fn next(&mut self) -> io::Result<Step> {
+    pub(crate) fn next(&mut self) -> io::Result<Step> {
         Ok(match self.byte()? {
             0 => match usize::try_from(self.number()?) {
                 Ok(length @ 0..=RAW_BYTES_MAX) => Step::Raw(length),
@@ -297,7 +300,7 @@ impl LayerArchive {
     }
 }
 
-/// Compares a layer's files with its digest; how many bytes its archive has.
+/// Compares a layer's files with its digest, and what is said of them with its headers; how many bytes its archive has.
 pub fn check(id: &Digest, layer: Box<dyn LayerReader>) -> Result<u64, RecordError> {
     let mut archive = LayerArchive::open(id, layer)?;
     let mut buffer = vec![0; 256 << 10];
@@ -318,10 +321,11 @@ pub fn check(id: &Digest, layer: Box<dyn LayerReader>) -> Result<u64, RecordErro
         }
     }
     let found = Digest::from_bytes(hash.finalize().into());
-    match found == *id {
-        true => Ok(archive.length),
-        false => Err(RecordError::Digest { expected: *id, found }),
+    if found != *id {
+        return Err(RecordError::Digest { expected: *id, found });
     }
+    crate::inspect::inspect(id, &*archive.layer)?;
+    Ok(archive.length)
 }
 
 impl Read for LayerArchive {

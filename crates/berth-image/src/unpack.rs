@@ -28,9 +28,9 @@ const QUEUE: usize = 16;
 const ARCHIVE_BYTES_MAX: u64 = 1 << 40;
 /// What is kept before it goes into the record.
 const RAW_KEPT_MAX: usize = 1 << 20;
-const WHITEOUT: &[u8] = b".wh.";
-const WHITEOUT_META: &[u8] = b".wh..wh.";
-const WHITEOUT_OPAQUE: &[u8] = b".wh..wh..opq";
+pub(crate) const WHITEOUT: &[u8] = b".wh.";
+pub(crate) const WHITEOUT_META: &[u8] = b".wh..wh.";
+pub(crate) const WHITEOUT_OPAQUE: &[u8] = b".wh..wh..opq";
 
 /// Why an archive does not become a layer.
 #[derive(Debug, thiserror::Error)]

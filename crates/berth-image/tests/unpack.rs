@@ -53,7 +53,13 @@ impl Place {
         let mut bytes = Vec::new();
         archive.read_to_end(&mut bytes).unwrap();
         assert_eq!(archive.length(), bytes.len() as u64);
+        // Whatever it is, it is as it should be.
+        self.check(id).unwrap();
         bytes
+    }
+
+    fn check(&self, id: &Digest) -> Result<u64, berth_image::RecordError> {
+        berth_image::check(id, self.driver.open_layer(id).unwrap())
     }
 
     fn is_empty(&self) -> bool {
@@ -212,6 +218,60 @@ fn a_damaged_layer_is_noticed_when_its_archive_is_made_again() {
     let error = read(&id).unwrap_err().to_string();
     assert!(error.contains("f cannot be read whole"), "{error}");
     assert!(matches!(check(), Err(berth_image::RecordError::File { .. })));
+}
+
+/// Names, owners, rights, times and links of a layer that is a folder.
+#[test]
+fn what_is_said_of_files_is_compared_with_the_archive_too() {
+    let Some(place) = place() else { return };
+    let script =
+        "mkdir -p a/b c; seq 9 >a/b/f; ln -s b/f a/l; ln a/b/f a/h; mkfifo a/p; touch -d @1000 a/b; chmod 1777 c";
+    let id = place.unpack(&tar_of(script, &[])).unwrap();
+    place.check(&id).unwrap();
+    let fs = place.fs(&id);
+    let shell = |script: &str| {
+        let made = std::process::Command::new("sh").arg("-ec").arg(script).current_dir(&fs).status().unwrap();
+        assert!(made.success(), "{script}");
+    };
+    // None of them changes the time of a folder, or it is put back.
+    for (harm, undo, words) in [
+        ("chmod 600 a/b/f", "chmod 644 a/b/f", "a/b/f has other rights"),
+        ("chown 7 a/h", "chown 0 a/h", "a/b/f has another owner"),
+        ("chmod 755 c", "chmod 1777 c", "c has other rights"),
+        ("touch -d @5 a/b", "touch -d @1000 a/b", "a/b has another time"),
+        ("chown -h 7 a/l", "chown -h 0 a/l", "a/l has another owner"),
+        ("touch a/b/new; touch -d @1000 a/b", "rm a/b/new; touch -d @1000 a/b", "a/b/new is not part of it"),
+    ] {
+        shell(harm);
+        let error = place.check(&id).unwrap_err().to_string();
+        assert!(error.ends_with(words), "{harm}: {error}");
+        shell(undo);
+        place.check(&id).unwrap();
+    }
+    shell("ln -sfn elsewhere a/l");
+    assert!(place.check(&id).is_err());
+}
+
+/// A byte of an inode of an image.
+#[test]
+fn a_flipped_byte_that_is_no_content_is_found_in_an_image() {
+    let Some(place) = place_of(LayerForm::Image) else { return };
+    let id = place.unpack(&tar_of("seq 9 >f; chown 4242:7 f; ln -s where-it-leads l", &[])).unwrap();
+    place.check(&id).unwrap();
+    let file = place.folder.path().join("layers").join(id.hex()).join("image.erofs");
+    let right = std::fs::read(&file).unwrap();
+    for (bytes, words) in
+        [(&4242_u32.to_le_bytes()[..], "f has another owner"), (b"where-it-leads", "l leads elsewhere")]
+    {
+        let mut wrong = right.clone();
+        let at = right.windows(bytes.len()).position(|part| part == bytes).unwrap();
+        wrong[at] ^= 1;
+        std::fs::write(&file, &wrong).unwrap();
+        let error = place.check(&id).unwrap_err().to_string();
+        assert!(error.ends_with(words), "{error}");
+    }
+    std::fs::write(&file, &right).unwrap();
+    place.check(&id).unwrap();
 }
 
 type Forge = fn(&mut tar::Builder<Vec<u8>>);

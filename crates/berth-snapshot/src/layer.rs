@@ -159,10 +159,46 @@ impl Content for File {
     }
 }
 
+/// What is at a path of a layer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Look {
+    Directory,
+    File {
+        size: u64,
+    },
+    Symlink {
+        target: Vec<u8>,
+    },
+    CharDevice {
+        major: u32,
+        minor: u32,
+    },
+    BlockDevice {
+        major: u32,
+        minor: u32,
+    },
+    Fifo,
+    /// What no archive has.
+    Other,
+}
+
+/// The same, and what is said of it; without extended attributes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    pub look: Look,
+    pub meta: Meta,
+}
+
 /// The files of one layer.
 pub trait LayerReader: Send {
     /// A file's content; `displaced` and the rest of its path below that, where a later entry took its place.
     fn open(&self, path: &[u8], displaced: Option<u32>) -> Result<Box<dyn Content>>;
+
+    /// What is at `path`; the layer itself where that is empty. No link is followed.
+    fn look(&self, path: &[u8]) -> Result<Option<Found>>;
+
+    /// The names in a folder, in any order.
+    fn names(&self, folder: &[u8]) -> Result<Vec<Vec<u8>>>;
 
     /// What [`LayerWriter::record`] wrote.
     fn record(&self) -> Result<File>;

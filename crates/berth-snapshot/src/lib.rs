@@ -27,7 +27,9 @@ mod layer;
 mod overlay;
 
 pub use contract::checks;
-pub use layer::{AdoptedLayer, Content, Displaced, Entry, LayerReader, LayerWriter, Meta, Probe, Retired, StagedLayer};
+pub use layer::{
+    AdoptedLayer, Content, Displaced, Entry, Found, LayerReader, LayerWriter, Look, Meta, Probe, Retired, StagedLayer,
+};
 pub use overlay::{LayerForm, OverlayDriver};
 
 use berth_types::Digest;

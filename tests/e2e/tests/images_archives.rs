@@ -371,7 +371,7 @@ fn a_damaged_layer_is_found_set_aside_and_made_anew() {
     engine.docker(["rm", "user"]).success();
     engine.berth(["system", "check", "--repair"]).success();
     let missing = engine.docker(["create", "words:1"]);
-    assert!(missing.stderr.contains("there is no layer"), "{missing:?}");
+    assert!(missing.stderr.contains("is missing from the disk"), "{missing:?}");
     engine.docker_with_input(["load"], &archive).success();
     assert_eq!(engine.docker(["run", "--rm", "words:1", "cat", "/word"]).success(), "right");
     engine.berth(["system", "check"]).success();

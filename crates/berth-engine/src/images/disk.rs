@@ -239,7 +239,10 @@ impl Disk {
         let opened = self.snapshots.open_layer(layer).map_err(|cause| layers_failed(&cause))?;
         berth_image::check(layer, opened).map_err(|cause| match &cause {
             // They say themselves that it is.
-            RecordError::Damaged(_) | RecordError::Digest { .. } | RecordError::File { .. } => {
+            RecordError::Damaged(_)
+            | RecordError::Digest { .. }
+            | RecordError::File { .. }
+            | RecordError::Differs { .. } => {
                 let mut error = Error::because(ErrorKind::DataLoss, String::new(), &cause);
                 error.message = error.causes.remove(0);
                 error

@@ -81,6 +81,10 @@ impl<'a> Block<'a> {
         self.name(0)
     }
 
+    pub(super) fn names(&self) -> io::Result<Vec<&'a [u8]>> {
+        (0..self.1).map(|number| self.name(number)).collect()
+    }
+
     /// What `wanted` leads to.
     pub(super) fn find(&self, wanted: &[u8]) -> io::Result<Option<u64>> {
         let (mut low, mut high) = (0, self.1);

@@ -197,6 +197,24 @@ pub(super) struct Read {
     pub behind: u64,
 }
 
+/// Owner, rights and time of an inode.
+pub(super) fn meta(inode: &[u8; INODE_BYTES]) -> Meta {
+    let four = |at: usize| u32::from_le_bytes([inode[at], inode[at + 1], inode[at + 2], inode[at + 3]]);
+    Meta {
+        mode: u32::from(u16::from_le_bytes([inode[4], inode[5]])) & 0o7777,
+        uid: four(24),
+        gid: four(28),
+        mtime_seconds: i64::from(four(32)) | (i64::from(four(36)) << 32),
+        mtime_nanos: four(40),
+        xattrs: Vec::new(),
+    }
+}
+
+/// The other way round than [`device_number`].
+pub(super) fn device_of(number: u32) -> (u32, u32) {
+    ((number & 0xf_ff00) >> 8, (number & 0xff) | ((number >> 12) & 0xf_ff00))
+}
+
 pub(super) fn damaged(what: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
 }
@@ -241,6 +259,10 @@ mod tests {
             assert_eq!(attributes.len(), 12 + 12);
             let read = decode(&inode.encode(&attributes)).unwrap();
             assert_eq!(read, Read { kind, layout, size: 1 << 40, behind: 64 + 24 });
+            assert_eq!(super::meta(&inode.encode(&attributes)), meta);
+        }
+        for device in [(0, 0), (1, 0x12345), (0xfff, 0xf_ffff)] {
+            assert_eq!(device_of(device_number(device.0, device.1)), device);
         }
     }
 

@@ -2,7 +2,7 @@
 
 use super::directory::Block;
 use super::format::{self, BLOCK, BLOCK_BYTES, HOLE, INODE_BYTES, Kind, Layout, ROOT_NID, SLOT_BYTES, damaged};
-use crate::layer::{Content, names};
+use crate::layer::{Content, Found, Look, names};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -27,8 +27,8 @@ impl Image {
         Image { file: Arc::new(file) }
     }
 
-    /// The file at `path`, from the top or from the inode `from`. No link is followed.
-    pub(crate) fn open(&self, from: Option<u64>, path: &[u8]) -> io::Result<impl Content + use<>> {
+    /// The inode at `path`, from the top or from the inode `from`. No link is followed.
+    fn at(&self, from: Option<u64>, path: &[u8]) -> io::Result<Inode> {
         let mut inode = inode(&self.file, from.unwrap_or(ROOT_NID))?;
         for name in names(path) {
             if inode.read.kind != Kind::Folder {
@@ -37,6 +37,53 @@ impl Image {
             let found = find(&self.file, &inode, name)?;
             inode = self::inode(&self.file, found.ok_or(io::ErrorKind::NotFound)?)?;
         }
+        Ok(inode)
+    }
+
+    /// What is at `path`.
+    pub(crate) fn look(&self, path: &[u8]) -> io::Result<Found> {
+        let inode = self.at(None, path)?;
+        let mut bytes = [0; INODE_BYTES];
+        self.file.read_exact_at(&mut bytes, inode.at)?;
+        let device = match inode.read.layout {
+            Layout::Device { number } => format::device_of(number),
+            _ => (0, 0),
+        };
+        let look = match inode.read.kind {
+            Kind::Folder => Look::Directory,
+            Kind::File => Look::File { size: inode.read.size },
+            Kind::Symlink => {
+                let mut target = vec![0; usize::try_from(inode.read.size.min(BLOCK_BYTES)).unwrap_or(BLOCK)];
+                let count = read_at(&self.file, &inode, &mut target, 0)?;
+                target.truncate(count);
+                Look::Symlink { target }
+            }
+            Kind::CharDevice => Look::CharDevice { major: device.0, minor: device.1 },
+            Kind::BlockDevice => Look::BlockDevice { major: device.0, minor: device.1 },
+            Kind::Fifo => Look::Fifo,
+        };
+        Ok(Found { look, meta: format::meta(&bytes) })
+    }
+
+    /// The names in the folder at `path`.
+    pub(crate) fn names(&self, path: &[u8]) -> io::Result<Vec<Vec<u8>>> {
+        let folder = self.at(None, path)?;
+        if folder.read.kind != Kind::Folder || folder.read.size > FOLDER_BYTES_MAX {
+            return Err(damaged("a folder is none, or too large"));
+        }
+        let mut all = Vec::new();
+        let mut buffer = [0; BLOCK];
+        for number in 0..folder.read.size.div_ceil(BLOCK_BYTES) {
+            let count = read_at(&self.file, &folder, &mut buffer, number * BLOCK_BYTES)?;
+            let names = Block::read(&buffer[..count])?.names()?;
+            all.extend(names.into_iter().filter(|name| *name != b"." && *name != b"..").map(<[u8]>::to_vec));
+        }
+        Ok(all)
+    }
+
+    /// The file at `path`, from the top or from the inode `from`.
+    pub(crate) fn open(&self, from: Option<u64>, path: &[u8]) -> io::Result<impl Content + use<>> {
+        let inode = self.at(from, path)?;
         match inode.read.kind {
             Kind::File => Ok(Opened { file: self.file.clone(), inode }),
             _ => Err(damaged("a file's name leads to something else")),

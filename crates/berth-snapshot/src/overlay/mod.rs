@@ -31,12 +31,14 @@ mod worker;
 mod write;
 
 use crate::erofs::{self, Image};
-use crate::layer::{AdoptedLayer, Content, LayerReader, LayerWriter, Retired, StagedLayer, Temporary};
+use crate::layer::{
+    AdoptedLayer, Content, Found, LayerReader, LayerWriter, Look, Meta, Retired, StagedLayer, Temporary,
+};
 use crate::{Result, SnapshotError, Snapshotter, make_folder, step};
 use berth_sys::disk_usage::disk_bytes;
 use berth_types::Digest;
 use berth_types::mount::{Lower, Overlay, Rootfs, Upper};
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
+use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
 use sha2::Digest as _;
 use std::collections::HashMap;
 use std::fs::{DirBuilder, File};
@@ -482,9 +484,62 @@ impl LayerReader for Reader {
         Ok(Box::new(self.open_below(&whole)?))
     }
 
+    fn look(&self, path: &[u8]) -> Result<Option<Found>> {
+        let whole = below(path);
+        let failed = |errno: rustix::io::Errno| step("look at", self.folder.join(crate::shown(&whole)))(errno.into());
+        let flags = OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+        let fd = match rustix::fs::openat2(&self.fd, &whole[..], flags, Mode::empty(), resolve) {
+            Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR | rustix::io::Errno::LOOP) => return Ok(None),
+            fd => fd.map_err(failed)?,
+        };
+        let stat = rustix::fs::fstat(&fd).map_err(failed)?;
+        let (major, minor) = (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));
+        let look = match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory => Look::Directory,
+            FileType::RegularFile => Look::File { size: u64::try_from(stat.st_size).unwrap_or(0) },
+            FileType::Symlink => {
+                let target = rustix::fs::readlinkat(&fd, c"", Vec::new()).map_err(failed)?;
+                Look::Symlink { target: target.into_bytes() }
+            }
+            FileType::CharacterDevice => Look::CharDevice { major, minor },
+            FileType::BlockDevice => Look::BlockDevice { major, minor },
+            FileType::Fifo => Look::Fifo,
+            _ => Look::Other,
+        };
+        let meta = Meta {
+            mode: stat.st_mode & 0o7777,
+            uid: stat.st_uid,
+            gid: stat.st_gid,
+            mtime_seconds: stat.st_mtime,
+            mtime_nanos: u32::try_from(stat.st_mtime_nsec).unwrap_or(0),
+            xattrs: Vec::new(),
+        };
+        Ok(Some(Found { look, meta }))
+    }
+
+    fn names(&self, folder: &[u8]) -> Result<Vec<Vec<u8>>> {
+        let opened = self.open_below(&below(folder))?;
+        let failed =
+            |errno: rustix::io::Errno| step("read", self.folder.join(crate::shown(&below(folder))))(errno.into());
+        let mut all = Vec::new();
+        for entry in rustix::fs::Dir::read_from(opened).map_err(failed)? {
+            let name = entry.map_err(failed)?.file_name().to_bytes().to_vec();
+            if name != b"." && name != b".." {
+                all.push(name);
+            }
+        }
+        Ok(all)
+    }
+
     fn record(&self) -> Result<File> {
         self.open_below(b"record")
     }
+}
+
+/// Where a layer that is a folder has `path`.
+fn below(path: &[u8]) -> Vec<u8> {
+    if path.is_empty() { b"fs".to_vec() } else { [b"fs/", path].concat() }
 }
 
 impl LayerReader for ImageReader {
@@ -498,6 +553,20 @@ impl LayerReader for ImageReader {
             }
         };
         Ok(Box::new(self.image.open(from, path).map_err(failed)?))
+    }
+
+    fn look(&self, path: &[u8]) -> Result<Option<Found>> {
+        match self.image.look(path) {
+            Err(cause) if matches!(cause.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
+            found => {
+                found.map(Some).map_err(step("look at", self.folder.folder.join(erofs::IMAGE).join(crate::shown(path))))
+            }
+        }
+    }
+
+    fn names(&self, folder: &[u8]) -> Result<Vec<Vec<u8>>> {
+        let path = || self.folder.folder.join(erofs::IMAGE).join(crate::shown(folder));
+        self.image.names(folder).map_err(|cause| step("read", path())(cause))
     }
 
     fn record(&self) -> Result<File> {
