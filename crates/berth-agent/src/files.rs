@@ -143,11 +143,8 @@ fn changes(out: &mut impl Write) -> Result<(), Failure> {
 
 fn layer(out: &mut impl Write) -> Result<(), Failure> {
     let image = Root::of_image(&image()).map_err(|cause| of_files(&cause))?;
-    let made_for_mounting: Vec<&str> = berth_files::MOUNT_TARGETS
-        .into_iter()
-        .filter(|target| image.find_no_follow(Path::new(target)).is_err())
-        .collect();
-    let leave_out = |path: &Path| made_for_mounting.iter().any(|target| path == Path::new(target));
+    let made_for_mounting = berth_files::made_for_mounting(&upper(), &image);
+    let leave_out = |path: &Path| made_for_mounting.contains(&path);
     berth_image::write_changes(&upper(), &leave_out, out).map(drop).map_err(|cause| internal(chain(&cause)))
 }
 

@@ -1,8 +1,8 @@
 //! What this engine has not: a swarm and plugins. Answered as by a dockerd outside a swarm and without plugins.
 
 use crate::error::{ApiResult, plain};
+use crate::json::Json;
 use crate::params::Params;
-use axum::Json;
 use axum::Router;
 use axum::extract::Path;
 use axum::http::{Method, StatusCode};

@@ -51,7 +51,7 @@ impl IntoResponse for ApiError {
 
 /// `{"message": text}` with `status`.
 pub fn plain(status: StatusCode, text: &str) -> Response {
-    (status, axum::Json(serde_json::json!({ "message": text }))).into_response()
+    (status, crate::json::Json(serde_json::json!({ "message": text }))).into_response()
 }
 
 #[cfg(test)]

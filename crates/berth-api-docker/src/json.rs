@@ -7,7 +7,9 @@ use crate::error::ApiError;
 use axum::body::{Body, Bytes};
 use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, header};
+use axum::response::{IntoResponse, Response};
 use berth_types::Error;
+use serde::Serialize;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
@@ -73,6 +75,22 @@ pub fn parse(bytes: &[u8]) -> Result<Value, Error> {
             true => Ok(value),
             false => Err(Error::invalid("unexpected content after JSON")),
         },
+    }
+}
+
+/// An answer in JSON with a line end behind it, as Go's encoder writes one: scripts read answers by lines.
+#[derive(Debug)]
+pub struct Json<T>(pub T);
+
+impl<T: Serialize> IntoResponse for Json<T> {
+    fn into_response(self) -> Response {
+        match serde_json::to_vec(&self.0) {
+            Ok(mut text) => {
+                text.push(b'\n');
+                ([(header::CONTENT_TYPE, "application/json")], text).into_response()
+            }
+            Err(cause) => ApiError(Error::internal(format!("cannot write the answer: {cause}"))).into_response(),
+        }
     }
 }
 

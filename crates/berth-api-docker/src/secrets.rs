@@ -1,15 +1,15 @@
 //! `/secrets` and `/configs`: Swarm's, answered by this one engine. There is no swarm behind them.
 
 use crate::error::ApiResult;
-use crate::json::{Fields, JsonBody};
+use crate::json::{Fields, Json, JsonBody};
 use crate::params::Params;
 use crate::spec::refuse_if;
 use crate::time::rfc3339_nano;
+use axum::Router;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
-use axum::{Json, Router};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE};
 use berth_engine::Engine;

@@ -1,12 +1,13 @@
 //! `/info`, `/version`, `/_ping`.
 
 use crate::error::ApiResult;
+use crate::json::Json;
 use crate::version::{ApiVersion, CURRENT, OLDEST};
 use axum::extract::State;
 use axum::http::Method;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use axum::{Extension, Json, Router};
+use axum::{Extension, Router};
 use berth_engine::Engine;
 use berth_engine::events::now_unix_nanos;
 use berth_engine::system::Info;

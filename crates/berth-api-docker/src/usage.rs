@@ -7,12 +7,13 @@
 //! ```
 
 use crate::error::ApiResult;
+use crate::json::Json;
 use crate::params::Params;
 use crate::version::ApiVersion;
 use axum::extract::State;
 use axum::response::IntoResponse;
 use axum::routing::get;
-use axum::{Extension, Json, Router};
+use axum::{Extension, Router};
 use berth_engine::Engine;
 use berth_engine::containers::StateWord;
 use berth_engine::events::now_unix_nanos;

@@ -1,14 +1,14 @@
 //! `/volumes`: folders that outlive containers.
 
 use crate::error::ApiResult;
-use crate::json::{Fields, JsonBody};
+use crate::json::{Fields, Json, JsonBody};
 use crate::params::Params;
 use crate::time::rfc3339;
+use axum::Router;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
-use axum::{Json, Router};
 use berth_engine::Engine;
 use berth_engine::volumes::{Volume, VolumeCreate};
 use serde_json::{Value, json};

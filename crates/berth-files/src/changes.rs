@@ -15,8 +15,11 @@ use std::path::{Path, PathBuf};
 /// Deeper trees are refused.
 const DEPTH_MAX: usize = 400;
 
+/// Holds some of [`MOUNT_TARGETS`].
+const ETC: &str = "/etc";
+
 /// Made by the runtime to mount over; Docker has them in a layer of its own that `diff` does not show.
-pub const MOUNT_TARGETS: [&str; 10] = [
+const MOUNT_TARGETS: [&str; 10] = [
     "/dev",
     "/dev/console",
     "/dev/pts",
@@ -28,6 +31,30 @@ pub const MOUNT_TARGETS: [&str; 10] = [
     "/etc/hostname",
     "/.dockerenv",
 ];
+
+/// What of `upper` the runtime made to mount over, in a container of `image`: nobody wrote it. The folder around the files
+/// in /etc is among them where there is nothing else in it.
+pub fn made_for_mounting(upper: &Path, image: &Root) -> Vec<&'static Path> {
+    let absent = |path: &Path| image.find_no_follow(path).is_err();
+    let mut made: Vec<&Path> = MOUNT_TARGETS.into_iter().map(Path::new).filter(|target| absent(target)).collect();
+    if absent(Path::new(ETC)) && only_targets(&upper.join(ETC.trim_start_matches('/'))) {
+        made.push(Path::new(ETC));
+    }
+    made
+}
+
+fn only_targets(etc: &Path) -> bool {
+    // A link in its place was somebody's doing.
+    if !etc.symlink_metadata().is_ok_and(|found| found.is_dir()) {
+        return false;
+    }
+    let Ok(mut entries) = std::fs::read_dir(etc) else { return false };
+    let is_target = |name: OsString| {
+        let path = Path::new(ETC).join(name);
+        MOUNT_TARGETS.iter().any(|target| path == Path::new(target))
+    };
+    entries.all(|entry| entry.is_ok_and(|entry| is_target(entry.file_name())))
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ChangeKind {
@@ -45,8 +72,9 @@ pub struct Change {
 
 /// What the upper folder of an overlay changes against `image`.
 pub fn changes(upper: &Path, image: Root) -> Result<Vec<Change>, FilesError> {
+    let made = made_for_mounting(upper, &image);
     let upper = Root::of_image(&Rootfs::Directory { path: upper.to_owned() })?;
-    let mut found = Comparison { upper, image, changes: BTreeMap::new() };
+    let mut found = Comparison { upper, image, made, changes: BTreeMap::new() };
     let top = found.upper.find(Path::new("/"))?;
     found.folder(&top, 0)?;
     Ok(found.finish())
@@ -55,6 +83,7 @@ pub fn changes(upper: &Path, image: Root) -> Result<Vec<Change>, FilesError> {
 struct Comparison {
     upper: Root,
     image: Root,
+    made: Vec<&'static Path>,
     changes: BTreeMap<PathBuf, ChangeKind>,
 }
 
@@ -122,9 +151,11 @@ impl Comparison {
         }
         match &below {
             None => {
-                let made_for_mounting = MOUNT_TARGETS.iter().any(|target| path == Path::new(target));
-                if !made_for_mounting {
-                    self.changes.insert(path, ChangeKind::Added);
+                // The one around mount targets was there before anything was written into it.
+                let kind =
+                    if path == Path::new(ETC) && child.is_dir() { ChangeKind::Modified } else { ChangeKind::Added };
+                if !self.made.contains(&path.as_path()) {
+                    self.changes.insert(path, kind);
                 }
             }
             Some(below) if child.is_dir() && below.is_dir() => {
@@ -160,6 +191,26 @@ mod tests {
     fn whiteout(path: &Path) -> bool {
         use rustix::fs::{CWD, Mode};
         rustix::fs::mknodat(CWD, path, FileType::CharacterDevice, Mode::empty(), 0).is_ok()
+    }
+
+    #[test]
+    fn what_was_made_for_mounting_is_no_change_until_somebody_writes_beside_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |path: &str| folder.path().join(path);
+        for path in ["image", "upper/etc", "upper/proc"] {
+            std::fs::create_dir_all(at(path)).unwrap();
+        }
+        std::fs::write(at("upper/etc/hosts"), "").unwrap();
+        let image = || Root::of_image(&Rootfs::Directory { path: at("image") }).unwrap();
+        assert_eq!(changes(&at("upper"), image()).unwrap(), []);
+        assert!(made_for_mounting(&at("upper"), &image()).contains(&Path::new("/etc")));
+        std::fs::write(at("upper/etc/passwd"), "").unwrap();
+        let found = changes(&at("upper"), image()).unwrap();
+        assert_eq!(
+            found.iter().map(|change| (change.kind, change.path.as_str())).collect::<Vec<_>>(),
+            [(ChangeKind::Modified, "/etc"), (ChangeKind::Added, "/etc/passwd")]
+        );
+        assert!(!made_for_mounting(&at("upper"), &image()).contains(&Path::new("/etc")));
     }
 
     #[test]

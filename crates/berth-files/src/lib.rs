@@ -21,7 +21,7 @@ mod root;
 mod unpack;
 mod users;
 
-pub use changes::{Change, ChangeKind, MOUNT_TARGETS, changes};
+pub use changes::{Change, ChangeKind, changes, made_for_mounting};
 pub use copy::{copy_folder, list_attributes};
 pub use look::{Look, last_name, look};
 pub use pack::{PackError, pack, pack_content, reopen};

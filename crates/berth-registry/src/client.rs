@@ -70,6 +70,11 @@ impl Download {
         self.answer.status.as_u16()
     }
 
+    /// As the server announces it.
+    pub fn length(&self) -> Option<u64> {
+        self.answer.header(&header::CONTENT_LENGTH)?.parse().ok()
+    }
+
     pub fn last_modified(&self) -> Option<&str> {
         self.answer.header(&header::LAST_MODIFIED)
     }

@@ -59,6 +59,11 @@ pub(crate) fn parse(text: &str) -> Result<Uri, RegistryError> {
     if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
         return Err(invalid("it holds a user name".to_owned()));
     }
+    // hyper gives no port for one that is none; the scheme's would be another place than what was asked for.
+    let port = uri.authority().and_then(|authority| authority.as_str().rsplit_once(':')).map(|(_, port)| port);
+    if port.is_some_and(|port| !port.is_empty() && !port.ends_with(']') && port.parse::<u16>().is_err()) {
+        return Err(invalid("its port is none".to_owned()));
+    }
     match Origin::of(&uri) {
         Some(_) => Ok(uri),
         None => Err(invalid("neither http:// nor https://".to_owned())),
@@ -127,8 +132,18 @@ mod tests {
         ] {
             assert_eq!(join(&base, location).unwrap().to_string(), whole);
         }
-        for bad in ["ftp://x/", "https://user:pass@x/", "http://", &"a".repeat(URL_BYTES_MAX + 1)] {
+        for bad in [
+            "ftp://x/",
+            "https://user:pass@x/",
+            "http://",
+            "http://x:99999/",
+            "http://x:y/",
+            &"a".repeat(URL_BYTES_MAX + 1),
+        ] {
             assert!(join(&base, bad).is_err(), "{bad}");
+        }
+        for good in ["http://[::1]/x", "http://[::1]:80/x", "http://x:1/"] {
+            assert!(parse(good).is_ok(), "{good}");
         }
         let with = with_query(&"http://x/a?b=1".parse().unwrap(), &[("scope", "repository:a/b:pull"), ("q", "a b")]);
         assert_eq!(with.unwrap().to_string(), "http://x/a?b=1&scope=repository:a/b:pull&q=a%20b");

@@ -471,6 +471,19 @@ pub struct EndpointSpec {
     pub links: Vec<String>,
     pub driver_options: BTreeMap<String, String>,
     pub gateway_priority: i64,
+    /// Fields that the client gave although nothing is in them: shown as empty, not as absent.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub given_empty: BTreeSet<EndpointField>,
+}
+
+/// A field of an endpoint that may be absent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EndpointField {
+    Addresses,
+    Links,
+    Aliases,
+    DriverOptions,
 }
 
 /// What an image says about running it (OCI image configuration, `config`).

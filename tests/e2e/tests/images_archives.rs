@@ -221,6 +221,23 @@ fn an_export_is_imported_the_same() {
 }
 
 #[test]
+fn a_name_can_be_taken_from_an_image_that_others_stand_on() {
+    let Some(engine) = Engine::start("base-untagged") else { return };
+    engine.docker(["tag", "tiny", "base:1"]).success();
+    engine.docker(["run", "--name", "made", "base:1", "touch", "/made"]).success();
+    engine.docker(["commit", "made", "child:1"]).success();
+    engine.docker(["rm", "made"]).success();
+    engine.docker(["rmi", "tiny"]).success();
+    let id = engine.docker(["image", "inspect", "-f", "{{.Id}}", "base:1"]).success();
+    assert_eq!(engine.docker(["rmi", "base:1"]).success(), "Untagged: base:1");
+    let refused = engine.docker(["rmi", &id]).failure(1);
+    assert!(refused.contains("(cannot be forced) - image has dependent child images"), "{refused}");
+    engine.docker(["run", "--rm", "child:1", "ls", "/made"]).success();
+    // The last that stands on it takes it along.
+    assert!(engine.docker(["rmi", "child:1"]).success().contains(&format!("Deleted: {id}")));
+}
+
+#[test]
 fn an_archive_is_imported_from_elsewhere() {
     let Some(engine) = Engine::start("import-url") else { return };
     let archive = tar(&[("f", b"from afar\n")]);
@@ -232,7 +249,13 @@ fn an_archive_is_imported_from_elsewhere() {
         _ => Reply::new(404, "no such file"),
     });
     let url = format!("http://{}/root.tar", server.address());
-    engine.docker(["import", &url, "afar:1"]).success();
+    let said = engine.docker(["import", &url, "afar:1"]).success();
+    assert!(said.starts_with(&format!("Downloading from {url}\n")) && said.contains("\nsha256:"), "{said}");
+    let stream = engine.api("POST", &format!("/images/create?fromSrc={url}&repo=afar&tag=1"), "").text();
+    let bytes = archive.len();
+    let whole =
+        format!("{{\"status\":\"Importing\",\"progressDetail\":{{\"current\":{bytes},\"total\":{bytes}}},\"progress\"");
+    assert!(stream.contains(&whole) && !stream.contains("\"id\""), "{stream}");
     let words = ["image", "inspect", "-f", "{{.Comment}}", "afar:1"];
     assert_eq!(engine.docker(words).success(), format!("Imported from {url}"));
     engine.docker(["create", "--name", "look", "afar:1", "true"]).success();
@@ -247,6 +270,7 @@ fn an_archive_is_imported_from_elsewhere() {
     let missing = format!("http://{}/missing.tar", server.address());
     for (url, status) in [
         ("ftp://127.0.0.1/root.tar", 400),
+        ("http://127.0.0.1:99999/root.tar", 400),
         ("http://nobody.invalid/root.tar", 404),
         (&missing, 404),
         // The address is good, and nobody is at home.

@@ -150,6 +150,7 @@ fn what_cannot_be_is_refused_in_dockers_words_and_leaves_nothing() {
         ])
         .success();
     engine.docker(["create", "--name", "onhost", "--network", "host", "tiny"]).success();
+    engine.docker(["run", "-d", "--name", "runs-onhost", "--network", "host", "tiny", "sleep", "1000"]).success();
     let before = engine.docker(["network", "ls", "-q"]).success();
     let containers = engine.containers().len();
     #[rustfmt::skip]
@@ -178,7 +179,7 @@ fn what_cannot_be_is_refused_in_dockers_words_and_leaves_nothing() {
         (&["network", "connect", "host", "first"], "cannot connect container to host network"),
         (&["network", "connect", "good", "onhost"], "container sharing network namespace with another container or host cannot"),
         (&["network", "disconnect", "good", "onhost"], "is not connected to network good"),
-        (&["network", "disconnect", "host", "onhost"], "container cannot be disconnected from host network"),
+        (&["network", "disconnect", "host", "runs-onhost"], "cannot disconnect container from host network - container was created in host network mode"),
         (&["create", "--ip", "10.201.0.9", "tiny"], "invalid config for network bridge: invalid endpoint settings:\n* user specified IP"),
         (&["network", "disconnect", "bridge", "first"], "is not connected to network bridge"),
         (&["run", "--rm", "--network", "nothere", "tiny", "true"], "network nothere not found"),

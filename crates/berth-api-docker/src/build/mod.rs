@@ -85,5 +85,5 @@ async fn prune(State(engine): State<Engine>, params: Params) -> ApiResult {
     let keep_bytes = u64::try_from(keep.unwrap_or(0)).unwrap_or(0);
     let (gone, freed) = engine.builds().prune(params.flag("all"), keep_bytes, before).await?;
     let ids: Vec<String> = gone.iter().map(berth_types::Digest::hex).collect();
-    Ok(axum::Json(json!({"CachesDeleted": ids, "SpaceReclaimed": freed})).into_response())
+    Ok(crate::json::Json(json!({"CachesDeleted": ids, "SpaceReclaimed": freed})).into_response())
 }

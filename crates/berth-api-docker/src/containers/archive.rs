@@ -3,14 +3,15 @@
 use super::{archive_body, byte_source};
 use crate::error::ApiResult;
 use crate::events::IntoResponseOk;
+use crate::json::Json;
 use crate::params::Params;
 use crate::time::rfc3339;
+use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use axum::{Json, Router};
 use base64::Engine as _;
 use berth_engine::Engine;
 use berth_engine::containers::{ArchivePut, ChangeKind, PathStat};

@@ -1,11 +1,11 @@
 //! Templates and clones: ours; Docker has no word for them.
 
 use crate::error::ApiResult;
-use crate::json::{Fields, JsonBody};
+use crate::json::{Fields, Json, JsonBody};
+use axum::Router;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::routing::post;
-use axum::{Json, Router};
 use berth_engine::Engine;
 use serde_json::{Value, json};
 

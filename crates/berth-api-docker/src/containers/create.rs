@@ -2,7 +2,7 @@
 
 use super::render_summary;
 use crate::error::ApiResult;
-use crate::json::{Fields, JsonBody};
+use crate::json::{Fields, Json, JsonBody};
 use crate::params::Params;
 use crate::spec;
 use crate::version::ApiVersion;
@@ -10,7 +10,7 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
-use axum::{Extension, Json, Router};
+use axum::{Extension, Router};
 use berth_engine::Engine;
 use berth_engine::containers::{ListOptions, RemoveOptions, Update};
 use berth_engine::events::now_unix_nanos;

@@ -3,7 +3,7 @@
 use super::attach::{answer, content_type, frame, hijacked, own, switching};
 use super::lifecycle::size;
 use crate::error::{ApiResult, message};
-use crate::json::{self, Fields, JsonBody};
+use crate::json::{self, Fields, Json, JsonBody};
 use crate::params::Params;
 use crate::spec::console_size;
 use crate::version::ApiVersion;
@@ -12,7 +12,7 @@ use axum::extract::{Path, Request, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::{Extension, Json, Router};
+use axum::{Extension, Router};
 use berth_engine::Engine;
 use berth_engine::containers::{AttachStream, ExecInspect, ExecSpec, ExecStart, OutputStream};
 use berth_types::Error;

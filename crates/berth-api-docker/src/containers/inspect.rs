@@ -2,13 +2,14 @@
 
 use super::summary::{endpoints, render_mount};
 use crate::error::ApiResult;
+use crate::json::Json;
 use crate::params::Params;
 use crate::spec;
 use crate::time::rfc3339;
 use crate::version::ApiVersion;
 use axum::extract::{Path, State};
 use axum::routing::get;
-use axum::{Extension, Json, Router};
+use axum::{Extension, Router};
 use berth_engine::Engine;
 use berth_engine::containers::{Inspect, State as ContainerState, StateWord, Why};
 use berth_engine::networks::Endpoint;
@@ -110,11 +111,15 @@ fn network_settings(inspect: &Inspect, version: ApiVersion) -> Value {
         }
         ports.sort_keys();
     }
-    let sandbox = if inspect.network.netns.as_os_str().is_empty() { "" } else { inspect.id.as_str() };
+    // Good whatever becomes of the engine; of one that does not run there is none.
+    let (sandbox, key) = match inspect.state.pid() {
+        0 => ("", String::new()),
+        pid => (inspect.id.as_str(), format!("/proc/{pid}/ns/net")),
+    };
     let networks = networks(inspect, version);
     if !version.before(52) {
         return json!({
-            "SandboxID": sandbox, "SandboxKey": inspect.network.netns, "Ports": ports, "Networks": networks,
+            "SandboxID": sandbox, "SandboxKey": key, "Ports": ports, "Networks": networks,
         });
     }
     let empty = Endpoint::default();
@@ -123,7 +128,7 @@ fn network_settings(inspect: &Inspect, version: ApiVersion) -> Value {
     let text = |address: Option<String>| address.unwrap_or_default();
     json!({
         "Bridge": "", "SandboxID": sandbox,
-        "SandboxKey": inspect.network.netns, "Ports": ports, "HairpinMode": false, "LinkLocalIPv6Address": "",
+        "SandboxKey": key, "Ports": ports, "HairpinMode": false, "LinkLocalIPv6Address": "",
         "LinkLocalIPv6PrefixLen": 0, "SecondaryIPAddresses": null, "SecondaryIPv6Addresses": null,
         "EndpointID": bridge.endpoint_id, "Gateway": text(bridge.gateway.map(|a| a.to_string())),
         "GlobalIPv6Address": text(bridge.ipv6.map(|(a, _)| a.to_string())),

@@ -3,7 +3,7 @@
 use crate::version::ApiVersion;
 use berth_engine::containers::{MountPoint, StateWord, Summary};
 use berth_engine::networks::Endpoint;
-use berth_types::spec::MountKind;
+use berth_types::spec::{EndpointField, MountKind};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
@@ -115,7 +115,11 @@ fn render_endpoint(name: &str, endpoint: &Endpoint) -> Value {
     let text = |address: Option<String>| address.unwrap_or_default();
     let list = |list: &Vec<String>| if list.is_empty() { Value::Null } else { json!(list) };
     let spec = &endpoint.spec;
-    let ipam = match spec.ipv4_address.is_some() || spec.ipv6_address.is_some() || !spec.link_local_ips.is_empty() {
+    // As the client said it: nothing, or that there is none.
+    let absent = |field, empty: bool| empty && !spec.given_empty.contains(&field);
+    let given = |field, list: &Vec<String>| if absent(field, list.is_empty()) { Value::Null } else { json!(list) };
+    let no_address = spec.ipv4_address.is_none() && spec.ipv6_address.is_none() && spec.link_local_ips.is_empty();
+    let ipam = match !absent(EndpointField::Addresses, no_address) {
         false => Value::Null,
         true => {
             let mut ipam = Map::new();
@@ -133,10 +137,13 @@ fn render_endpoint(name: &str, endpoint: &Endpoint) -> Value {
     };
     json!({
         "IPAMConfig": ipam,
-        "Links": list(&spec.links),
-        "Aliases": list(&endpoint.aliases),
+        "Links": given(EndpointField::Links, &spec.links),
+        "Aliases": given(EndpointField::Aliases, &endpoint.aliases),
         "MacAddress": endpoint.mac_address,
-        "DriverOpts": if spec.driver_options.is_empty() { Value::Null } else { json!(spec.driver_options) },
+        "DriverOpts": match absent(EndpointField::DriverOptions, spec.driver_options.is_empty()) {
+            true => Value::Null,
+            false => json!(spec.driver_options),
+        },
         "GwPriority": spec.gateway_priority,
         "NetworkID": endpoint.network_id.as_ref().map_or(String::new(), |id| id.to_string()),
         "EndpointID": endpoint.endpoint_id,

@@ -134,7 +134,12 @@ fn transfer(message: &TransferMessage, extended: bool) -> Bytes {
             if extended {
                 detail["unpacked"] = json!(progress.unpacked_bytes);
             }
-            json!({"status": status, "progressDetail": detail, "progress": bar(current, total), "id": id})
+            let mut value = json!({"status": status, "progressDetail": detail, "progress": bar(current, total)});
+            // An import has no layers to tell apart.
+            if !id.is_empty() {
+                value["id"] = json!(id);
+            }
+            value
         }
         TransferMessage::Pushed { tag, digest, size_bytes } => {
             json!({"progressDetail": {}, "aux": {"Tag": tag, "Digest": digest, "Size": size_bytes}})

@@ -2,9 +2,8 @@
 
 use super::{auth, messages, split_action};
 use crate::error::{ApiResult, plain};
-use crate::json::{Fields, JsonBody};
+use crate::json::{Fields, Json, JsonBody};
 use crate::params::Params;
-use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::IntoResponse;

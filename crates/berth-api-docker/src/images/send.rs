@@ -2,9 +2,8 @@
 
 use crate::containers::{archive_body, byte_source};
 use crate::error::ApiResult;
-use crate::json::JsonBody;
+use crate::json::{Json, JsonBody};
 use crate::params::Params;
-use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::IntoResponse;

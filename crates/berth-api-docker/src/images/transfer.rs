@@ -38,7 +38,7 @@ pub(super) async fn create(State(engine): State<Engine>, params: Params, headers
     };
     let id = match source {
         "-" => engine.images().import(archive, options).await?,
-        url => engine.images().import_from(url, options).await?,
+        url => return Ok(messages::answer_transfer(engine.images().import_from(url, options).await?, false).await?),
     };
     Ok(messages::whole(Body::from(messages::status(&id.to_string()))))
 }

@@ -7,14 +7,15 @@
 mod wire;
 
 use crate::error::ApiResult;
-use crate::json::RawBody;
+use crate::json::{Fields, Json, RawBody};
 use crate::params::Params;
+use crate::spec;
 use crate::version::ApiVersion;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
-use axum::{Extension, Json, Router};
+use axum::{Extension, Router};
 use berth_engine::Engine;
 use berth_types::Error;
 use serde::de::DeserializeOwned;
@@ -101,7 +102,7 @@ async fn connect(
 ) -> ApiResult<StatusCode> {
     let body: ConnectBody = parse(&body)?;
     named(&body.container)?;
-    let endpoint = body.endpoint_config.unwrap_or_default().into_spec()?;
+    let endpoint = spec::endpoint(&Fields::new(&body.endpoint_config, "EndpointSettings")?)?;
     engine.networks().connect(&body.container, &network, endpoint).await?;
     Ok(StatusCode::OK)
 }

@@ -4,7 +4,6 @@ use crate::time::rfc3339_nano;
 use crate::version::ApiVersion;
 use berth_engine::networks::Subnet;
 use berth_engine::networks::{AddressBlock, BlockSpec, Endpoint, NetworkSpec, NetworkView};
-use berth_types::spec::EndpointSpec;
 use berth_types::{ContainerId, Error, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -111,7 +110,11 @@ impl From<&AddressBlock> for IpamBlockJson {
         IpamBlockJson {
             subnet: block.subnet.to_string(),
             range: block.range.map(|range| range.to_string()).unwrap_or_default(),
-            gateway: block.gateway.map(|address| address.to_string()).unwrap_or_default(),
+            gateway: block
+                .gateway
+                .filter(|_| !block.gateway_chosen)
+                .map(|address| address.to_string())
+                .unwrap_or_default(),
             auxiliary: block.auxiliary.iter().map(|(name, address)| (name.clone(), address.to_string())).collect(),
         }
     }
@@ -298,7 +301,9 @@ impl CreateBody {
 pub(super) struct ConnectBody {
     #[serde(default, deserialize_with = "or_default")]
     pub(super) container: String,
-    pub(super) endpoint_config: Option<EndpointBody>,
+    /// As in a container's creation.
+    #[serde(default)]
+    pub(super) endpoint_config: serde_json::Value,
 }
 
 #[derive(Debug, Deserialize)]
@@ -308,49 +313,6 @@ pub(super) struct DisconnectBody {
     pub(super) container: String,
     #[serde(default, deserialize_with = "or_default")]
     pub(super) force: bool,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
-pub(super) struct EndpointBody {
-    #[serde(rename = "IPAMConfig", deserialize_with = "or_default")]
-    ipam: EndpointIpamBody,
-    #[serde(deserialize_with = "or_default")]
-    links: Vec<String>,
-    #[serde(deserialize_with = "or_default")]
-    aliases: Vec<String>,
-    #[serde(deserialize_with = "or_default")]
-    mac_address: String,
-    #[serde(deserialize_with = "or_default")]
-    driver_opts: BTreeMap<String, String>,
-    #[serde(deserialize_with = "or_default")]
-    gw_priority: i64,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct EndpointIpamBody {
-    #[serde(rename = "IPv4Address", deserialize_with = "or_default")]
-    ipv4: String,
-    #[serde(rename = "IPv6Address", deserialize_with = "or_default")]
-    ipv6: String,
-    #[serde(rename = "LinkLocalIPs", deserialize_with = "or_default")]
-    link_local: Vec<String>,
-}
-
-impl EndpointBody {
-    pub(super) fn into_spec(self) -> Result<EndpointSpec> {
-        Ok(EndpointSpec {
-            ipv4_address: optional("IPv4 address", &self.ipam.ipv4)?,
-            ipv6_address: optional("IPv6 address", &self.ipam.ipv6)?,
-            link_local_ips: self.ipam.link_local,
-            mac_address: self.mac_address,
-            aliases: self.aliases,
-            links: self.links,
-            driver_options: self.driver_opts,
-            gateway_priority: self.gw_priority,
-        })
-    }
 }
 
 #[cfg(test)]

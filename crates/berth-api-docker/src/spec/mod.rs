@@ -7,7 +7,9 @@ mod render;
 mod resources;
 mod versions;
 
-pub(crate) use parse::{config as config_body, console_size, create_body, healthcheck, log_config, port_bindings};
+pub(crate) use parse::{
+    config as config_body, console_size, create_body, endpoint, healthcheck, log_config, port_bindings,
+};
 pub(crate) use render::{config, host_config};
 pub(crate) use resources::{disk_limits, resources, restart_policy};
 

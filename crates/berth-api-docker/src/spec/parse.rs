@@ -320,20 +320,46 @@ fn mount(f: &Fields<'_>) -> Result<MountSpec> {
     })
 }
 
-fn endpoint(f: &Fields<'_>) -> Result<EndpointSpec> {
+/// `EndpointSettings`, as creations and `connect` have it.
+pub(crate) fn endpoint(f: &Fields<'_>) -> Result<EndpointSpec> {
     let ipam = f.object("IPAMConfig", "EndpointIPAMConfig")?;
     let (ipv4, ipv6) = (ipam.text("IPv4Address")?, ipam.text("IPv6Address")?);
-    let parse = |text: &str| Error::invalid(format!("invalid endpoint settings: invalid IP address: {text}"));
+    let parse = |family: &str, text: &str| {
+        Error::invalid(format!(
+            "invalid endpoint settings:\n* invalid {family} address: {text}\n* no configured subnet or ip-range contain \
+             the IP address {text}"
+        ))
+    };
     Ok(EndpointSpec {
-        ipv4_address: (!ipv4.is_empty()).then(|| ipv4.parse().map_err(|_| parse(&ipv4))).transpose()?,
-        ipv6_address: (!ipv6.is_empty()).then(|| ipv6.parse().map_err(|_| parse(&ipv6))).transpose()?,
+        ipv4_address: (!ipv4.is_empty()).then(|| ipv4.parse().map_err(|_| parse("IPv4", &ipv4))).transpose()?,
+        ipv6_address: (!ipv6.is_empty()).then(|| ipv6.parse().map_err(|_| parse("IPv6", &ipv6))).transpose()?,
         link_local_ips: ipam.texts("LinkLocalIPs")?,
         mac_address: f.text("MacAddress")?,
         aliases: f.texts("Aliases")?,
         links: f.texts("Links")?,
         driver_options: f.text_map("DriverOpts")?,
         gateway_priority: f.int("GwPriority")?,
+        given_empty: [
+            ("IPAMConfig", EndpointField::Addresses),
+            ("Links", EndpointField::Links),
+            ("Aliases", EndpointField::Aliases),
+            ("DriverOpts", EndpointField::DriverOptions),
+        ]
+        .into_iter()
+        .filter_map(|(name, field)| f.raw(name).filter(|value| is_empty(value)).map(|_| field))
+        .collect(),
     })
+}
+
+/// An object counts as empty where all that is in it is.
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::String(text) => text.is_empty(),
+        Value::Array(list) => list.is_empty(),
+        Value::Object(map) => map.values().all(is_empty),
+        Value::Bool(_) | Value::Number(_) => false,
+    }
 }
 
 #[cfg(test)]

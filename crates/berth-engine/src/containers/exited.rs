@@ -113,9 +113,10 @@ impl Containers {
             let auto_remove = record.spec.host.auto_remove && !live.held && !live.removing;
             let written = self.save(&live);
             live.exits.send_modify(|count| *count += 1);
-            (End { record, written, attachment, restart, auto_remove }, live.run.started_unix_nanos)
+            (End { record: record.clone(), written, attachment, restart, auto_remove }, live.run.started_unix_nanos)
         };
         let seconds = exit.finished_unix_nanos.saturating_sub(started) / 1_000_000_000;
+        self.tell_volumes("unmount", &record);
         self.tell(container, "die", &[("execDuration", seconds.to_string()), ("exitCode", code.to_string())]);
         Some(end)
     }

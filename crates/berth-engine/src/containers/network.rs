@@ -7,7 +7,7 @@ use super::record::{Container, Live, Paths, Record};
 use super::{Containers, start};
 use crate::networks::{Attachment, Driver, Endpoint, Network};
 use berth_types::spec::{EndpointSpec, NetworkMode};
-use berth_types::{Error, ErrorKind, Phase, Result};
+use berth_types::{ContainerId, Error, ErrorKind, Phase, Result};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -35,7 +35,7 @@ impl Record {
 }
 
 fn private() -> Error {
-    forbidden("container cannot be connected to multiple networks with one of the networks in private (none) mode")
+    Error::invalid("container cannot be connected to multiple networks with one of the networks in private (none) mode")
 }
 
 /// Its interfaces are network cards.
@@ -62,13 +62,14 @@ impl Containers {
         let _ops = found.ops.lock().await;
         let record = found.record();
         match (&record.spec.host.network_mode, network.driver) {
+            (NetworkMode::Host, Driver::Host) | (NetworkMode::None, Driver::Null) => {}
             (_, Driver::Host) => {
-                return Err(forbidden(
+                return Err(Error::invalid(
                     "cannot connect container to host network - container must be created in host network mode",
                 ));
             }
             (NetworkMode::Host | NetworkMode::Container(_), _) => {
-                return Err(forbidden(
+                return Err(Error::invalid(
                     "container sharing network namespace with another container or host cannot be connected to any other network",
                 ));
             }
@@ -89,14 +90,20 @@ impl Containers {
         }
         must_not_stand_still(&found, &record)?;
         let planned = record.spec.endpoints.keys().any(|key| means(network, key));
-        if planned || record.starts_on(network) {
+        // One that does not run may be told once more how it is to join.
+        if pid.is_some() && (planned || record.starts_on(network)) {
             return Err(forbidden(format!(
                 "endpoint with name {} already exists in network {}",
                 record.name, network.name
             )));
         }
         let mut changed = (*record).clone();
-        changed.spec.endpoints.insert(network.name.clone(), spec.clone());
+        changed.spec.endpoints.retain(|key, _| !means(network, key));
+        if network.driver.has_addresses() {
+            changed.spec.endpoints.insert(network.name.clone(), spec.clone());
+        } else {
+            changed.parted = false;
+        }
         if pid.is_some() {
             let hostname = start::chosen_hostname(&record);
             let mut attachment = self.engine.networks().join(&found.id, network, spec, hostname).await?;
@@ -125,11 +132,13 @@ impl Containers {
         };
         let _ops = found.ops.lock().await;
         let record = found.record();
-        if matches!(record.spec.host.network_mode, NetworkMode::Host) && network.driver == Driver::Host {
-            return Err(forbidden("container cannot be disconnected from host network or connected to host network"));
-        }
         must_not_stand_still(&found, &record)?;
         let pid = found.live().run.phase.pid();
+        if pid.is_some() && record.spec.host.network_mode == NetworkMode::Host && network.driver == Driver::Host {
+            return Err(Error::invalid(
+                "cannot disconnect container from host network - container was created in host network mode",
+            ));
+        }
         let mut changed = (*record).clone();
         let before = changed.spec.endpoints.len();
         changed.spec.endpoints.retain(|key, _| !means(network, key));
@@ -192,6 +201,19 @@ impl Containers {
             planned.entry(name).or_insert(endpoint);
         }
         planned
+    }
+
+    /// Those that run on the host's own network; the networks' state knows nothing of them.
+    pub(crate) fn on_host_network(&self) -> Vec<(ContainerId, String, Endpoint)> {
+        let endpoint = |container: &Arc<Container>| {
+            let live = container.live();
+            if !live.is_running() || live.record.spec.host.network_mode != NetworkMode::Host {
+                return None;
+            }
+            let endpoint = live.run.attachment.endpoints.values().next()?;
+            Some((container.id.clone(), live.record.name.clone(), Endpoint::clone(endpoint)))
+        };
+        self.engine.table().all().iter().filter_map(endpoint).collect()
     }
 
     /// Its network is another one now: record, hosts file, resolv.conf.

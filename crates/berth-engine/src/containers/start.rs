@@ -22,7 +22,7 @@ use crate::shim::{Incoming, Shim};
 use berth_shim_proto::{Answer, Body, Create, HealthProbe, Notice, Target};
 use berth_types::mount::{Overlay, Rootfs};
 use berth_types::phase::Event;
-use berth_types::spec::{ContainerSpec, IpcMode, NamespaceMode, NetworkMode};
+use berth_types::spec::{ContainerSpec, IpcMode, MountKind, NamespaceMode, NetworkMode};
 use berth_types::{Error, ErrorKind, Phase, Result};
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -196,6 +196,7 @@ impl Containers {
         undo.attached = None;
         undo.shim = None;
         self.tell_networks("connect", &record, &attachment);
+        self.tell_volumes("mount", &record);
         self.tell(container, "start", &[]);
         self.relink(container);
         let (of, shim) = (container.clone(), Arc::downgrade(&taken.shim));
@@ -268,7 +269,11 @@ impl Containers {
     async fn network(&self, record: &Record) -> Result<Attachment> {
         let host = &record.spec.host;
         match &host.network_mode {
-            NetworkMode::Host => return Ok(self.shared_network("host", NetworkMode::Host, record)),
+            NetworkMode::Host if record.parted => return Ok(Attachment::default()),
+            NetworkMode::Host => {
+                let (name, endpoint) = self.engine.networks().host_endpoint()?;
+                return Ok(Attachment { endpoints: [(name, Box::new(endpoint))].into(), ..Attachment::default() });
+            }
             NetworkMode::Container(_) => return Ok(Attachment::default()),
             NetworkMode::None | NetworkMode::Default | NetworkMode::Named(_) => {}
         }
@@ -293,16 +298,6 @@ impl Containers {
         let mut attachment = self.engine.networks().attach(request).await?;
         attachment.neighbours.extend(linked);
         Ok(attachment)
-    }
-
-    /// What `inspect` shows for a container on the host's network.
-    fn shared_network(&self, name: &str, _mode: NetworkMode, _record: &Record) -> Attachment {
-        let mut attachment = Attachment::default();
-        if let Ok((name, id)) = self.engine.networks().resolve(name) {
-            let endpoint = crate::networks::Endpoint { network_id: Some(id), ..Default::default() };
-            attachment.endpoints.insert(name, Box::new(endpoint));
-        }
-        attachment
     }
 
     /// Processes whose namespaces it joins, and its network namespace's file (`None`: the host's).
@@ -393,6 +388,22 @@ impl Containers {
             ]);
             let id = endpoint.network_id.as_ref().map_or(name.as_str(), |id| id.as_str());
             self.engine.events().publish(crate::events::EventKind::Network, action, id, attributes);
+        }
+    }
+
+    /// Its volumes are in use, or no longer: `mount`, `unmount`.
+    pub(super) fn tell_volumes(&self, action: &str, record: &Record) {
+        for point in record.mounts.iter().filter(|point| point.kind == MountKind::Volume) {
+            let mut attributes = std::collections::BTreeMap::from([
+                ("container".to_owned(), record.id.to_string()),
+                ("driver".to_owned(), point.driver.clone()),
+            ]);
+            if action == "mount" {
+                attributes.insert("destination".to_owned(), point.target.clone());
+                attributes.insert("propagation".to_owned(), point.propagation.clone());
+                attributes.insert("read/write".to_owned(), point.read_write.to_string());
+            }
+            self.engine.events().publish(crate::events::EventKind::Volume, action, &point.name, attributes);
         }
     }
 

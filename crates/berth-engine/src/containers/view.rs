@@ -96,6 +96,15 @@ impl Containers {
         })
     }
 
+    /// The name that it was made by, as long as that still means the same image; else the image's id.
+    fn shown_image(&self, record: &Record) -> String {
+        let name = &record.spec.config.image;
+        match record.image.filter(|own| self.engine.images().id_of(name).is_none_or(|now| now != *own)) {
+            Some(own) => own.to_string(),
+            None => name.clone(),
+        }
+    }
+
     fn summary(
         &self,
         container: &Container,
@@ -107,7 +116,7 @@ impl Containers {
         Summary {
             id: record.id.clone(),
             name: record.name.clone(),
-            image: record.spec.config.image.clone(),
+            image: self.shown_image(record),
             image_id: record.image,
             template: record.template,
             command: record.command.clone(),

@@ -346,11 +346,8 @@ impl Disk {
         let Some(upper) = overlay.upper.clone() else { return Ok(None) };
         let image = Root::of_image(&Rootfs::Overlay(overlay))
             .map_err(|cause| Error::because(ErrorKind::Internal, "cannot open the container's image", &cause))?;
-        let made_for_mounting: Vec<&str> = crate::files::MOUNT_TARGETS
-            .into_iter()
-            .filter(|target| image.find_no_follow(Path::new(target)).is_err())
-            .collect();
-        let leave_out = |path: &Path| made_for_mounting.iter().any(|target| path == Path::new(target));
+        let made_for_mounting = crate::files::made_for_mounting(&upper.upper, &image);
+        let leave_out = |path: &Path| made_for_mounting.contains(&path);
         let made = berth_image::unpack_changes(&*self.snapshots, &upper.upper, &leave_out);
         let made = made.map_err(|cause| commit_failed("cannot commit the container", &cause))?;
         made.map(|unpacked| self.keep(unpacked.layer)).transpose()

@@ -242,8 +242,9 @@ impl Removal<'_> {
     fn delete(&mut self, id: &Digest, force: bool, prune: bool, quiet: bool) -> Result<()> {
         let used = self.users.iter().any(|user| user.image == *id);
         if let Err(conflict) = self.check(id, force, true) {
-            let named = !self.names(id).is_empty();
-            return if quiet && (named || used) { Ok(()) } else { Err(conflict) };
+            // As dockerd: what others have or stand on has merely lost a name.
+            let needed = used || !self.names(id).is_empty() || self.has_children(id);
+            return if quiet && needed { Ok(()) } else { Err(conflict) };
         }
         self.untag_all(id);
         let record = self.catalog.images.get(id).cloned();

@@ -140,6 +140,11 @@ impl Images {
         self.shared().disk.usage(key)
     }
 
+    /// The id that `reference` means now.
+    pub(crate) fn id_of(&self, reference: &str) -> Option<Digest> {
+        self.shared().catalog().find(reference).ok()
+    }
+
     /// Bytes of all layers of `image`, as `ps --size` and `images` show it; 0 for one that is gone.
     pub fn size(&self, image: &Digest) -> u64 {
         self.shared().catalog().images.get(image).map_or(0, |record| record.size_bytes())

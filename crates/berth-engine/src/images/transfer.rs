@@ -4,12 +4,18 @@ use super::catalog::Record;
 use super::config::{ImageConfig, Step, host_architecture, rfc3339};
 use super::disk::{Layer, Loaded};
 use super::pipe::{Sink, Source};
-use super::{CommitOptions, Images, ImportOptions, LoadOptions, Progress, ProgressStream, changes};
+use super::registry::{Tell, tell};
+use super::{
+    CommitOptions, Images, ImportOptions, LoadOptions, Progress, ProgressStream, TransferMessage, TransferProgress,
+    TransferStream, changes,
+};
 use crate::containers::{ByteSource, ByteStream};
 use crate::events::{EventKind, now_unix_nanos};
-use berth_registry::{ConnectError, RegistryError};
+use berth_registry::{ConnectError, Download, RegistryError};
 use berth_types::spec::Config;
 use berth_types::{Digest, Error, ErrorKind, ImageName, Result};
+use bytes::Bytes;
+use futures_util::FutureExt;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::sync::mpsc;
@@ -18,6 +24,8 @@ use tokio::sync::mpsc;
 const MESSAGES_MAX: usize = 64;
 /// Chunks of an archive between the disk or another host and a slow client.
 const CHUNKS_MAX: usize = 16;
+/// How often an import from elsewhere says how far it is.
+const TELL: std::time::Duration = std::time::Duration::from_millis(100);
 
 impl Images {
     /// Reads an archive of `save`, Docker's or OCI's layout.
@@ -174,25 +182,17 @@ impl Images {
         .await
     }
 
-    /// The same for an archive elsewhere; a name without a scheme is fetched by HTTP.
-    pub async fn import_from(&self, url: &str, options: ImportOptions) -> Result<Digest> {
+    /// The same for an archive elsewhere; a name without a scheme is fetched by HTTP. What it becomes is told once the
+    /// other side has begun to send.
+    pub async fn import_from(&self, url: &str, options: ImportOptions) -> Result<TransferStream> {
         let url = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
         if !(url.starts_with("http://") || url.starts_with("https://")) {
             return Err(Error::invalid(format!("cannot import from {url}: only http and https are fetched")));
         }
-        let failed = |cause: &RegistryError| {
-            let kind = match cause {
-                // What was asked for is no address.
-                RegistryError::Configuration { .. } | RegistryError::TooLarge { .. } => ErrorKind::InvalidArgument,
-                // Nobody is called that.
-                RegistryError::Connect { cause: ConnectError::Resolve(..) | ConnectError::NoAddress(_), .. } => {
-                    ErrorKind::NotFound
-                }
-                _ => ErrorKind::Unavailable,
-            };
-            Error::because(kind, format!("cannot fetch {url}"), cause)
-        };
-        let mut download = self.download(&url).await.map_err(|cause| failed(&cause))?;
+        // Before anybody is asked.
+        changes::apply(&mut Config::default(), &options.changes)?;
+        new_config(options.platform.as_deref(), 0)?;
+        let download = self.download(&url).await.map_err(|cause| not_fetched(&url, &cause))?;
         if !(200..300).contains(&download.status()) {
             let kind = match download.status() {
                 401 => ErrorKind::Unauthorized,
@@ -203,24 +203,18 @@ impl Images {
             };
             return Err(Error::new(kind, format!("cannot fetch {url}: the server answers {}", download.status())));
         }
-        let (sender, archive) = mpsc::channel(CHUNKS_MAX);
-        let fetch = async {
-            loop {
-                let chunk = match download.chunk().await {
-                    Ok(None) => break,
-                    Ok(Some(bytes)) => Ok(bytes),
-                    Err(cause) => Err(failed(&cause)),
-                };
-                let last = chunk.is_err();
-                // An import that has failed wants no more.
-                if sender.send(chunk).await.is_err() || last {
-                    break;
-                }
+        let images = self.clone();
+        Ok(TransferStream::of(move |to| {
+            async move {
+                tell(&to, TransferMessage::line(format!("Downloading from {url}"))).await;
+                let (sender, archive) = mpsc::channel(CHUNKS_MAX);
+                let fetch = fetch(download, &url, sender, &to);
+                let (id, ()) = tokio::join!(images.import(archive, options), fetch);
+                tell(&to, TransferMessage::line(id?.to_string())).await;
+                Ok(())
             }
-            drop(sender);
-        };
-        let (id, ()) = tokio::join!(self.import(archive, options), fetch);
-        id
+            .boxed()
+        }))
     }
 
     /// Unpacks `source` as the one layer of an image with the configuration `made`.
@@ -303,6 +297,44 @@ impl Images {
             Ok(id)
         })
         .await
+    }
+}
+
+fn not_fetched(url: &str, cause: &RegistryError) -> Error {
+    let kind = match cause {
+        // What was asked for is no address.
+        RegistryError::Configuration { .. } | RegistryError::TooLarge { .. } => ErrorKind::InvalidArgument,
+        // Nobody is called that.
+        RegistryError::Connect { cause: ConnectError::Resolve(..) | ConnectError::NoAddress(_), .. } => {
+            ErrorKind::NotFound
+        }
+        _ => ErrorKind::Unavailable,
+    };
+    Error::because(kind, format!("cannot fetch {url}"), cause)
+}
+
+/// Passes on what comes, and tells how much that is.
+async fn fetch(mut download: Download, url: &str, sender: mpsc::Sender<Result<Bytes>>, to: &Tell) {
+    let total_bytes = download.length().unwrap_or(0);
+    let mut progress = TransferProgress { current_bytes: 0, total_bytes, unpacked_bytes: 0 };
+    let mut told = std::time::Instant::now();
+    loop {
+        let chunk = match download.chunk().await {
+            Ok(None) => break,
+            Ok(Some(bytes)) => Ok(bytes),
+            Err(cause) => Err(not_fetched(url, &cause)),
+        };
+        let last = chunk.is_err();
+        progress.current_bytes += chunk.as_ref().map_or(0, |bytes| bytes.len() as u64);
+        // An import that has failed wants no more.
+        if sender.send(chunk).await.is_err() || last {
+            break;
+        }
+        if told.elapsed() >= TELL || progress.current_bytes == total_bytes {
+            told = std::time::Instant::now();
+            let status = "Importing".to_owned();
+            tell(to, TransferMessage::Layer { id: String::new(), status, progress: Some(progress) }).await;
+        }
     }
 }
 

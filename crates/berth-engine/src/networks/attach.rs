@@ -371,6 +371,8 @@ impl Live {
         let mut wanted_v4 = spec.ipv4_address.map(IpAddr::from);
         let mut wanted_v6 = spec.ipv6_address.map(IpAddr::from);
         let mut taken = Vec::new();
+        // Nothing leads out of an internal network, though its bridge has an address.
+        let leads_out = !self.network.internal;
         let mut take = || -> Result<(), AddressError> {
             // The block that a fixed address is in goes first; then each family's first block.
             for (pool, block) in self.pools.iter_mut().zip(&self.network.blocks) {
@@ -387,7 +389,7 @@ impl Live {
                     None => pool.take_any()?,
                 };
                 taken.push(address);
-                match (address, block.gateway) {
+                match (address, block.gateway.filter(|_| leads_out)) {
                     (IpAddr::V4(address), gateway) => {
                         endpoint.ipv4 = Some((address, block.subnet.prefix_len));
                         endpoint.gateway = gateway.and_then(v4_of);

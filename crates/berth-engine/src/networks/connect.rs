@@ -95,12 +95,8 @@ impl Shared {
     pub(super) fn disconnect(&self, id: &ContainerId, reference: &str) -> Result<Attachment> {
         let mut state = self.ready()?;
         let network = state.find(reference)?.network.clone();
-        let missing = || {
-            Error::new(
-                ErrorKind::Forbidden,
-                format!("container {} is not connected to network {}", id.short(), network.name),
-            )
-        };
+        let missing =
+            || Error::new(ErrorKind::Forbidden, format!("container {id} is not connected to network {}", network.name));
         let held = state.held.get_mut(id).ok_or_else(missing)?;
         let endpoint = held.attachment.endpoints.remove(&network.name).ok_or_else(missing)?;
         let own = held.own_namespace();

@@ -251,13 +251,14 @@ fn choose_blocks(spec: &NetworkSpec, taken: &[(Subnet, String)]) -> Result<Vec<A
         }
         let mut block = block_of(subnet)?;
         block.gateway = wanted.gateway.or(block.gateway.filter(|_| has_gateway(subnet)));
-        for (what, address) in [("gateway", block.gateway), ("range", wanted.range.map(|range| range.address))]
+        block.gateway_chosen = wanted.gateway.is_none();
+        for (what, address) in [("gateway", block.gateway), ("ip-range", wanted.range.map(|range| range.address))]
             .into_iter()
             .chain(wanted.auxiliary.values().map(|address| ("auxiliary address", Some(*address))))
         {
             if let Some(address) = address.filter(|address| !subnet.contains(*address)) {
                 return Err(Error::invalid(format!(
-                    "invalid network config:\n{what} {address} is not in subnet {subnet}"
+                    "invalid network config:\ninvalid {what} {address}: parent subnet {subnet} doesn't contain this address"
                 )));
             }
         }

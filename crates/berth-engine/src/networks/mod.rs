@@ -158,13 +158,28 @@ impl Networks {
                 && filters.exact("type", if network.is_predefined() { "builtin" } else { "custom" })
                 && dangling.is_none_or(|wanted| wanted == (!network.is_predefined() && view.containers.is_empty()))
         };
-        Ok(self.shared().views().into_iter().filter(matches).collect())
+        Ok(self.views().into_iter().filter(matches).collect())
     }
 
     pub fn inspect(&self, reference: &str) -> Result<NetworkView> {
         let network = self.shared().resolve(reference)?;
-        let view = self.shared().views().into_iter().find(|view| view.network.id == network.id);
+        let view = self.views().into_iter().find(|view| view.network.id == network.id);
         view.ok_or_else(|| Error::not_found(format!("network {reference} not found")))
+    }
+
+    /// What `inspect` shows of a container on the host's own network, and under which name.
+    pub(crate) fn host_endpoint(&self) -> Result<(String, Endpoint)> {
+        let (name, id) = self.resolve("host")?;
+        let endpoint_id = berth_types::digest::hex(&state::random_id()?);
+        Ok((name, Endpoint { network_id: Some(id), endpoint_id, ..Endpoint::default() }))
+    }
+
+    fn views(&self) -> Vec<NetworkView> {
+        let mut views = self.shared().views();
+        for view in views.iter_mut().filter(|view| view.network.driver == Driver::Host) {
+            view.containers = self.engine.containers().on_host_network();
+        }
+        views
     }
 
     pub async fn create(&self, spec: NetworkSpec) -> Result<NetworkId> {

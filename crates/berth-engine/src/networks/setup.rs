@@ -390,7 +390,7 @@ fn configured_block(text: &str) -> Result<AddressBlock> {
 /// The whole of `subnet` with its first address as gateway.
 pub(super) fn block_of(subnet: Subnet) -> Result<AddressBlock> {
     let gateway = subnet.nth(1).ok_or_else(|| Error::invalid(format!("subnet {subnet} is too small")))?;
-    Ok(AddressBlock { subnet, range: None, gateway: Some(gateway), auxiliary: BTreeMap::new() })
+    Ok(AddressBlock { subnet, range: None, gateway: Some(gateway), gateway_chosen: false, auxiliary: BTreeMap::new() })
 }
 
 /// What the host uses, apart from the bridge `own`, and the interface behind each; 0: none.

@@ -101,6 +101,9 @@ pub struct AddressBlock {
     /// The host's address on the bridge, or another router's; `None`: nobody's.
     #[serde(default)]
     pub gateway: Option<IpAddr>,
+    /// The gateway was chosen for a subnet that was asked for: Docker's answers show what was asked for.
+    #[serde(default)]
+    pub gateway_chosen: bool,
     /// Addresses that other machines have, by name.
     #[serde(default)]
     pub auxiliary: BTreeMap<String, IpAddr>,
