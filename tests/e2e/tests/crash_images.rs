@@ -2,7 +2,7 @@
 //! whole can be seen, nothing is left, and `system df` says what the disk has.
 //!
 //! Every run has another seed, and prints it: `BERTH_SEED` plays one again, as far as time can be. `BERTH_KILLS` sets
-//! the number of kills; 200 take a minute.
+//! the number of kills; 200 take a minute, and are part of the nightly run.
 
 use berth_testkit::{Engine, Link, Random, Registry, Remote, Response, du, setting, wait_until};
 use std::path::Path;

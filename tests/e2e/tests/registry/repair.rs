@@ -91,3 +91,22 @@ fn what_is_damaged_is_fetched_again_and_containers_run_on() {
     engine.docker(["rm", "-f", "runs", "new"]).success();
     engine.berth(["system", "check", "--repair"]).success();
 }
+
+#[test]
+fn what_only_its_users_may_read_is_repaired_with_their_login() {
+    let Some(registry) = Registry::secured() else { return };
+    let Some(engine) = Engine::start("repair-login") else { return };
+    let name = format!("{}/own:1", registry.address());
+    make_image(&engine, &name, 1, 5);
+    engine.docker(["login", "-u", Registry::USER, "-p", Registry::PASSWORD, registry.address()]).success();
+    engine.docker(["push", "-q", &name]).success();
+    forget_packed(&engine);
+    flip(&layer(&engine, &name, 0), 5);
+    engine.docker(["create", "--name", "stands", &name]).success();
+    // Another user of the engine, without a login.
+    let stranger = engine.api("POST", "/api/v1/system/check?repair=1", "").expect(200).text();
+    assert!(stranger.contains("no basic auth") || stranger.contains("unauthorized"), "{stranger}");
+    let said = engine.berth(["system", "check", "--repair"]).success();
+    assert!(said.contains("is repaired") && said.contains("1 repaired"), "{said}");
+    engine.berth(["system", "check"]).success();
+}
