@@ -252,9 +252,13 @@ impl Machines {
     pub async fn snapshot(&self, machine: &str, name: &str, memory: bool) -> Result<()> {
         let found = self.get(machine)?;
         let _ops = found.ops.lock().await;
-        crate::containers::check_name(name).map_err(|_| {
-            Error::invalid(format!("invalid snapshot name ({name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed"))
-        })?;
+        // As a container's, and also a single letter: nobody else can mean it.
+        let single = name.len() == 1 && name.bytes().all(|byte| byte.is_ascii_alphanumeric());
+        if !single && crate::containers::check_name(name).is_err() {
+            return Err(Error::invalid(format!(
+                "invalid snapshot name ({name}), only [a-zA-Z0-9][a-zA-Z0-9_.-]* are allowed"
+            )));
+        }
         let record = self.machine_of(&found)?;
         if record.snapshots.iter().any(|one| one.name == name) {
             return Err(Error::conflict(format!("machine {} has a snapshot {name} already", found.name())));
@@ -293,7 +297,7 @@ impl Machines {
             name: one.name,
             parent: one.parent,
             created_unix_nanos: one.created_unix_nanos,
-            memory: one.moment.is_some(),
+            memory: one.moment.as_ref().is_some_and(|moment| self.engine.machine_state().is_saved(moment)),
         };
         Ok(record.snapshots.iter().cloned().map(view).collect())
     }

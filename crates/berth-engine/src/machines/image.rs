@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  image ── mke2fs -d ── root.raw (sparse) ── qemu-img ── root.qcow2 ── brought in as any disk
-//!     |                     '-- debugfs: berth-agent and its unit, where the image has systemd
+//!     |                     '-- debugfs: berth-agent and its unit, the host name, where the image has systemd
 //!     '-- /boot/vmlinuz-..., /boot/initrd.img-... ── the machine's kernel, booted directly
 //! ```
 //!
@@ -57,8 +57,8 @@ impl Machines {
                 "a machine from an image boots the image's own kernel: leave out --kernel and --uefi",
             ));
         }
-        let (engine, size) = (self.engine.clone(), wish.image_bytes);
-        let made = blocking(move || make(&engine, &image, size)).await?;
+        let (engine, size, name) = (self.engine.clone(), wish.image_bytes, wish.name.clone());
+        let made = blocking(move || make(&engine, &image, size, name.as_deref())).await?;
         let (folder, disk, kernel) = made;
         wish.disks.insert(0, disk);
         wish.kernel = Some(kernel);
@@ -66,7 +66,7 @@ impl Machines {
     }
 }
 
-fn make(engine: &Engine, reference: &str, size: u64) -> Result<(Folder, NewDisk, DirectKernel)> {
+fn make(engine: &Engine, reference: &str, size: u64, name: Option<&str>) -> Result<(Folder, NewDisk, DirectKernel)> {
     let failed = |error: Error| error.context(format!("cannot make a disk of image {reference}"));
     let images = engine.images();
     let image = images.resolve(reference)?;
@@ -86,7 +86,7 @@ fn make(engine: &Engine, reference: &str, size: u64) -> Result<(Folder, NewDisk,
     let top = root.find(Path::new("/")).map_err(|cause| failed(unread(&cause)))?;
     file_system(&top, &raw, if size == 0 { SIZE_BYTES_DEFAULT } else { size }).map_err(failed)?;
     if root.find(Path::new(UNITS)).is_ok_and(|found| found.is_dir()) {
-        put_agent(engine, &folder.0, &raw).map_err(failed)?;
+        put_agent(engine, &folder.0, &raw, name).map_err(failed)?;
     }
     let disk = at("root.qcow2");
     run(Command::new("qemu-img").args(["convert", "-q", "-f", "raw", "-O", "qcow2"]).args([&raw, &disk]), "qemu-utils")
@@ -182,13 +182,13 @@ fn file_system(top: &Found, to: &Path, size: u64) -> Result<()> {
     run(command.arg(to), "e2fsprogs").map(drop)
 }
 
-/// The agent, started by systemd.
-fn put_agent(engine: &Engine, folder: &Path, disk: &Path) -> Result<()> {
+/// The agent, started by systemd; and the machine's name, where an image has that of the host that it was made on.
+fn put_agent(engine: &Engine, folder: &Path, disk: &Path, name: Option<&str>) -> Result<()> {
     let agent = engine.config().shim_program.with_file_name("berth-agent");
     if !agent.exists() {
         return Ok(());
     }
-    let (unit, commands) = (folder.join("unit"), folder.join("commands"));
+    let (unit, commands, hostname) = (folder.join("unit"), folder.join("commands"), folder.join("hostname"));
     let service = "berth-agent.service";
     let mut script = String::new();
     // One that is there already is complained about and left.
@@ -198,7 +198,12 @@ fn put_agent(engine: &Engine, folder: &Path, disk: &Path) -> Result<()> {
     script.push_str(&format!("rm {AGENT}\nwrite {} {AGENT}\nsif {AGENT} mode 0100755\n", agent.display()));
     script.push_str(&format!("rm {UNITS}/{service}\nwrite {} {UNITS}/{service}\n", unit.display()));
     script.push_str(&format!("symlink {UNITS}/multi-user.target.wants/{service} ../{service}\n"));
-    for (path, text) in [(&unit, UNIT), (&commands, script.as_str())] {
+    if name.is_some() {
+        let (path, from) = ("/etc/hostname", hostname.display());
+        script.push_str(&format!("rm {path}\nwrite {from} {path}\nsif {path} mode 0100644\n"));
+    }
+    let name = name.map_or(String::new(), |name| format!("{name}\n"));
+    for (path, text) in [(&unit, UNIT), (&commands, script.as_str()), (&hostname, name.as_str())] {
         std::fs::write(path, text).map_err(|cause| start::cannot_write(path, &cause))?;
     }
     let words = run(Command::new("debugfs").args(["-w", "-f"]).arg(&commands).arg(disk), "e2fsprogs")?;

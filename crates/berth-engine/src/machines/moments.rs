@@ -164,6 +164,11 @@ impl Shared {
         self.moments_folder().join(moment)
     }
 
+    /// An engine that was killed while it saved has left the name and nothing else.
+    pub(super) fn is_saved(&self, moment: &Moment) -> bool {
+        self.moment_folder(&moment.name).join(STATE).exists()
+    }
+
     pub(super) fn pin_moment(self: &Arc<Shared>, name: &str) -> MomentPin {
         *locked(&self.moments.pins).entry(name.to_owned()).or_default() += 1;
         MomentPin { shared: self.clone(), name: name.to_owned() }

@@ -318,6 +318,7 @@ fn an_image_with_a_kernel_becomes_a_machine() {
     assert_eq!(said(&engine, "box", "cat /etc/owned; stat -c ' %u %g' /etc/owned"), "by somebody 33 44");
     let unit = said(&engine, "box", "cat /etc/systemd/system/multi-user.target.wants/berth-agent.service");
     assert!(unit.contains("--service"), "{unit}");
+    assert_eq!(said(&engine, "box", "cat /etc/hostname"), "box");
     // What it writes is its own; the image stays what it was.
     said(&engine, "box", "echo new > /etc/owned");
     engine.berth(["vm", "create", "--from-image", "bootable,size=300M", "-m", "192m", "other"]).success();

@@ -147,6 +147,9 @@ fn snapshots_are_a_tree_and_clones_share_nothing_but_the_past() {
     engine.berth(["vm", "create", "--disk", disk.to_str().unwrap(), "-m", "64m", "one"]).success();
     boots(&engine, "one", "boot A");
     engine.berth(["vm", "snapshot", "one", "after-a"]).success();
+    engine.berth(["vm", "snapshot", "one", "x"]).success();
+    engine.berth(["vm", "forget", "one", "x"]).success();
+    engine.berth(["vm", "snapshot", "one", ".x"]).failure(1);
     let refused = engine.berth(["vm", "snapshot", "one", "after-a"]).failure(1);
     assert!(refused.contains("already"), "{refused}");
     boots(&engine, "one", "boot B");
