@@ -3,7 +3,7 @@
 use berth_testkit::Engine;
 
 /// Method, address, body, status, and words of the refusal.
-const REFUSED: [(&str, &str, &str, u16, &str); 18] = [
+const REFUSED: [(&str, &str, &str, u16, &str); 19] = [
     ("POST", "/containers/box/restart?signal=NOPE", "", 400, "invalid signal: NOPE"),
     ("POST", "/containers/box/stop?signal=NOPE", "", 400, "invalid signal: NOPE"),
     ("POST", "/containers/box/wait?condition=nope", "", 400, "invalid condition"),
@@ -31,6 +31,7 @@ const REFUSED: [(&str, &str, &str, u16, &str); 18] = [
     ("POST", "/images/tiny/push?platform=linux/s390x", "", 404, "does not match the specified platform"),
     ("DELETE", "/images/tiny?platforms=linux/s390x", "", 404, "does not match the specified platform"),
     ("POST", "/build/prune?filters=%7B%22nope%22%3A%5B%22x%22%5D%7D", "", 400, "invalid filter 'nope'"),
+    ("POST", "/build/prune?min-free-space=1", "", 501, "a prune until so much is free"),
     ("POST", "/build?version=3", "", 400, "invalid version \"3\""),
     ("GET", "/system/df?type=nope", "", 400, "nope"),
     ("GET", "/events?since=1&until=2&filters=%7B%22nope%22%3A%5B%22x%22%5D%7D", "", 400, "invalid filter 'nope'"),

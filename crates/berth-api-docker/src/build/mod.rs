@@ -67,11 +67,19 @@ fn remote(address: &str) -> Result<Remote, Error> {
     found.ok_or_else(|| Error::invalid(format!("cannot build from {address:?}: it is no repository and no address")))
 }
 
-/// `POST /build/prune?all=1&keep-storage=N&filters={"until":["24h"]}`
+/// `POST /build/prune?all=1&max-used-space=N&reserved-space=N&filters={"until":["24h"]}`
 async fn prune(State(engine): State<Engine>, params: Params) -> ApiResult {
     let filters = params.filters()?;
     filters.only(&["until"])?;
-    let keep = ["reserved-space", "keep-storage"].iter().find_map(|name| params.int(name).transpose()).transpose()?;
+    let bytes = |name: &str| Ok::<_, Error>(u64::try_from(params.int(name)?.unwrap_or(0)).unwrap_or(0));
+    if bytes("min-free-space")? > 0 {
+        return Err(Error::not_implemented("not supported: a prune until so much is free on the disk")
+            .with_hint("say with max-used-space how much may stay")
+            .into());
+    }
+    // What is reserved stays, whatever may be used at most.
+    let reserved = bytes("reserved-space")?.max(bytes("keep-storage")?);
+    let keep_bytes = reserved.max(bytes("max-used-space")?);
     let until = filters.get("until").first().cloned();
     let before = match until {
         None => None,
@@ -82,7 +90,6 @@ async fn prune(State(engine): State<Engine>, params: Params) -> ApiResult {
             Some(i64::try_from(now).unwrap_or(i64::MAX).saturating_sub(age))
         }
     };
-    let keep_bytes = u64::try_from(keep.unwrap_or(0)).unwrap_or(0);
     let (gone, freed) = engine.builds().prune(params.flag("all"), keep_bytes, before).await?;
     let ids: Vec<String> = gone.iter().map(berth_types::Digest::hex).collect();
     Ok(crate::json::Json(json!({"CachesDeleted": ids, "SpaceReclaimed": freed})).into_response())

@@ -159,6 +159,9 @@ fn the_cache_is_pruned_by_age_and_to_a_size() {
     let until = |age: &str| format!("filters=%7B%22until%22%3A%7B%22{age}%22%3Atrue%7D%7D");
     assert_eq!(prune(&until("1h"))["SpaceReclaimed"], 0);
     assert_eq!(bytes(), whole, "nothing is that old");
+    // What may be used at most, and what stays in any case.
+    assert_eq!(prune("max-used-space=999000000")["SpaceReclaimed"], 0);
+    assert_eq!(prune("max-used-space=1&reserved-space=999000000")["SpaceReclaimed"], 0);
     engine.berth(["builder", "prune", "-af", "--keep-storage", "3MB"]).success();
     let kept = bytes();
     assert!((2 << 20..3_000_000).contains(&kept), "{kept}");
