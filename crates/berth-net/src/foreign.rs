@@ -11,7 +11,7 @@
 
 use crate::netlink::{DUMP, NetlinkError, Reply, Socket, attributes, text};
 use crate::nft::expr::{self, Expression, MetaKey, Verdict};
-use crate::nft::{self, Transaction};
+use crate::nft::{self, Transaction, look};
 use std::collections::BTreeSet;
 
 /// A base chain of somebody else that drops what it does not know.
@@ -74,8 +74,17 @@ fn be32(value: &[u8]) -> Option<u32> {
 }
 
 fn dropping_chains(socket: &mut Socket) -> Result<Vec<Chain>, NetlinkError> {
-    let replies = nft::dump_chains(socket, DUMP)?;
-    Ok(replies.iter().filter_map(parse_chain).collect())
+    // Only of families in which somebody else has a table: engines' own hold a few chains for each of a thousand networks.
+    let others: BTreeSet<u8> = look::all_tables(socket)?
+        .into_iter()
+        .filter(|(_, table)| !table.starts_with(look::ENGINES))
+        .map(|(family, _)| family)
+        .collect();
+    let mut chains = Vec::new();
+    for family in FAMILIES.into_iter().filter(|family| others.contains(family)) {
+        chains.extend(nft::dump_chains(socket, DUMP, family)?.iter().filter_map(parse_chain));
+    }
+    Ok(chains)
 }
 
 fn parse_chain(reply: &Reply) -> Option<Chain> {

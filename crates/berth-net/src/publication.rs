@@ -165,7 +165,7 @@ impl Others {
         for (family, table) in &tables {
             // One that stands in for an engine's table says nothing that that does not say.
             let owner = table.strip_suffix(NEXT).filter(|owner| tables.iter().any(|(_, table)| table == owner));
-            if *family != FAMILY_INET || owner.is_some() || table == own_table || !table.starts_with("berth_") {
+            if *family != FAMILY_INET || owner.is_some() || table == own_table || !table.starts_with(look::ENGINES) {
                 continue;
             }
             for (map, address_bytes) in MAPS {

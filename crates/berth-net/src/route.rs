@@ -451,6 +451,11 @@ impl Route {
         self.ask_link(0, Some(name))
     }
 
+    /// The interface with that number, if there is one.
+    pub fn link_at(&mut self, index: u32) -> Result<Option<Link>, NetlinkError> {
+        self.ask_link(index, None)
+    }
+
     fn ask_link(&mut self, index: u32, name: Option<&str>) -> Result<Option<Link>, NetlinkError> {
         let mut batch = Batch::default();
         // The acknowledgement marks the end: a single answer has no DONE after it.

@@ -7,10 +7,11 @@
 use super::attach::{Blank, build_endpoint};
 use super::state::{Leaving, Shared, Slot, State, host_name};
 use berth_net::firewall::{Notice, Watch};
-use berth_net::netlink::Batch;
+use berth_net::netlink::{Batch, NetlinkError};
 use berth_net::route::{self, Route};
 use berth_net::slot::{self, Namespace};
 use berth_types::{Error, Result};
+use std::collections::HashSet;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -104,10 +105,23 @@ fn turn(shared: &Arc<Shared>, looked: &mut Instant) -> bool {
     true
 }
 
+/// Which of them there are: a few are asked for by name, since a list of all is long beside a thousand networks.
+fn still_there(route: &mut Route, leaving: &[Leaving]) -> Result<HashSet<String>, NetlinkError> {
+    const FEW: usize = 16;
+    if leaving.len() > FEW {
+        return Ok(route.links()?.into_iter().map(|link| link.name).collect());
+    }
+    let mut there = HashSet::new();
+    for one in leaving {
+        there.extend(route.link(&one.host_name)?.map(|link| link.name));
+    }
+    Ok(there)
+}
+
 /// Gives back the addresses of interfaces that are gone, and ends those that stay too long.
 fn settle(shared: &Shared, leaving: Vec<Leaving>) {
-    let links = Route::open().and_then(|mut route| Ok((route.links()?, route)));
-    let (links, mut route) = match links {
+    let there = Route::open().and_then(|mut route| Ok((still_there(&mut route, &leaving)?, route)));
+    let (there, mut route) = match there {
         Ok(found) => found,
         Err(error) => {
             tracing::warn!(%error, "cannot list interfaces");
@@ -115,8 +129,7 @@ fn settle(shared: &Shared, leaving: Vec<Leaving>) {
             return;
         }
     };
-    let (still, gone): (Vec<_>, Vec<_>) =
-        leaving.into_iter().partition(|one| links.iter().any(|link| link.name == one.host_name));
+    let (still, gone): (Vec<_>, Vec<_>) = leaving.into_iter().partition(|one| there.contains(&one.host_name));
     for one in still.iter().filter(|one| one.since.elapsed() > PATIENCE) {
         let mut batch = Batch::default();
         route::delete_link(&mut batch, &one.host_name);

@@ -8,7 +8,7 @@ use super::types::{AddressBlock, BlockSpec, Driver, Network, NetworkSpec, is_pre
 use crate::events::now_unix_nanos;
 use berth_net::addresses::{Subnet, free_subnet};
 use berth_net::netlink::Batch;
-use berth_net::route::{self, Link, Route};
+use berth_net::route::{self, Route};
 use berth_types::{Error, ErrorKind, NetworkId, Result};
 use std::collections::{HashMap, HashSet};
 
@@ -54,8 +54,7 @@ impl Shared {
         };
         let mut route = Route::open().map_err(|error| failed(&error))?;
         let _choosing = choice_lock();
-        let links = route.links().map_err(|error| failed(&error))?;
-        let taken = self.taken(&state, &mut route, &links, driver)?;
+        let taken = taken(&state, &mut route, driver)?;
         let blocks = choose_blocks(&spec, &taken)?;
 
         let id = NetworkId::from_bytes(random_id()?);
@@ -82,10 +81,10 @@ impl Shared {
         // The record first: a crash from here on leaves a network that the next start completes.
         state.networks.insert(id.clone(), Live::new(network.clone(), 0));
         let result = self.save(&state).and_then(|()| {
-            if driver == Driver::Bridge && links.iter().any(|link| link.name == network.bridge) {
+            if driver == Driver::Bridge && route.link(&network.bridge).map_err(|error| failed(&error))?.is_some() {
                 return Err(Error::conflict(format!("interface {} already exists", network.bridge)));
             }
-            let index = self.raise(&mut route, &links, &network)?;
+            let index = self.raise(&mut route, &network)?;
             let live = state.networks.get_mut(&id).expect("inserted above under the same lock");
             live.set_bridge_index(index);
             if driver != Driver::Bridge {
@@ -109,31 +108,6 @@ impl Shared {
         drop(state);
         self.work.notify_all();
         Ok(network)
-    }
-
-    /// What a new network may not overlap: our own, and what the host uses. A macvlan is part of the host's.
-    fn taken(
-        &self,
-        state: &super::state::State,
-        route: &mut Route,
-        links: &[Link],
-        driver: Driver,
-    ) -> Result<Vec<(Subnet, String)>> {
-        let mut taken = Vec::new();
-        for live in state.networks.values().filter(|live| live.network.driver.has_addresses()) {
-            let whose = format!("network {}", live.network.name);
-            taken.extend(live.network.blocks.iter().map(|block| (block.subnet, whose.clone())));
-        }
-        if driver == Driver::Bridge {
-            let names: HashMap<u32, &str> = links.iter().map(|link| (link.index, link.name.as_str())).collect();
-            let own: HashSet<Subnet> = taken.iter().map(|(subnet, _)| *subnet).collect();
-            for (subnet, index) in busy_subnets(route, "")?.into_iter().filter(|(subnet, _)| !own.contains(subnet)) {
-                let whose =
-                    names.get(&index).map_or("the host".to_owned(), |name| format!("the host's interface {name}"));
-                taken.push((subnet, format!("{whose} (see `ip route`)")));
-            }
-        }
-        Ok(taken)
     }
 
     pub(super) fn remove(&self, reference: &str) -> Result<Network> {
@@ -179,6 +153,29 @@ impl Shared {
             .map(|()| network.clone())
             .map_err(|error| host_error(format!("network {} is removed but left something", network.name), &error))
     }
+}
+
+/// What a new network may not overlap: our own, and what the host uses. A macvlan is part of the host's.
+fn taken(state: &super::state::State, route: &mut Route, driver: Driver) -> Result<Vec<(Subnet, String)>> {
+    let mut taken = Vec::new();
+    for live in state.networks.values().filter(|live| live.network.driver.has_addresses()) {
+        let whose = format!("network {}", live.network.name);
+        taken.extend(live.network.blocks.iter().map(|block| (block.subnet, whose.clone())));
+    }
+    if driver == Driver::Bridge {
+        let own: HashSet<Subnet> = taken.iter().map(|(subnet, _)| *subnet).collect();
+        // Asked one by one: a list of all interfaces is long where there are a thousand networks of ours.
+        let mut names = HashMap::new();
+        for (subnet, index) in busy_subnets(route, "")?.into_iter().filter(|(subnet, _)| !own.contains(subnet)) {
+            let whose = names.entry(index).or_insert_with(|| match route.link_at(index) {
+                Ok(Some(link)) => format!("the host's interface {}", link.name),
+                // It serves the hint of an error alone.
+                _ => "the host".to_owned(),
+            });
+            taken.push((subnet, format!("{whose} (see `ip route`)")));
+        }
+    }
+    Ok(taken)
 }
 
 /// As dockerd: whatever is not blank. Nothing of the host carries this name.

@@ -10,7 +10,7 @@ use super::setup::mark;
 use super::state::{Shared, host_error};
 use super::types::Network;
 use berth_net::netlink::{Batch, NetlinkError};
-use berth_net::route::{self, Link, Route};
+use berth_net::route::{self, Route};
 use berth_types::{Error, Result};
 use std::collections::BTreeMap;
 
@@ -52,10 +52,10 @@ pub(super) fn check_options(options: &BTreeMap<String, String>) -> Result<()> {
 
 impl Shared {
     /// The interface that containers' interfaces hang on, made or found; answers its index.
-    pub(super) fn raise_parent(&self, route: &mut Route, links: &[Link], network: &Network) -> Result<u32> {
+    pub(super) fn raise_parent(&self, route: &mut Route, network: &Network) -> Result<u32> {
         let name = network.bridge.as_str();
         let failed = |error: NetlinkError| host_error(format!("cannot set up interface {name}"), &error);
-        if let Some(link) = links.iter().find(|link| link.name == name) {
+        if let Some(link) = route.link(name).map_err(failed)? {
             return Ok(link.index);
         }
         let mut batch = Batch::default();
@@ -64,8 +64,9 @@ impl Shared {
             route::add_bridge(&mut batch, name, mac, 1500, &mark(&self.bridge_name));
         } else {
             let vlan = name.rsplit_once('.').and_then(|(base, number)| Some((base, number.parse::<u16>().ok()?)));
-            let base = vlan.and_then(|(base, number)| Some((links.iter().find(|link| link.name == base)?, number)));
-            let Some((base, number)) = base.filter(|(_, number)| (1..4095).contains(number)) else {
+            let vlan = vlan.filter(|(_, number)| (1..4095).contains(number));
+            let base = vlan.map(|(base, number)| Ok((route.link(base)?, number))).transpose().map_err(failed)?;
+            let Some((Some(base), number)) = base else {
                 return Err(Error::invalid(format!("invalid parent interface {name}: there is no such interface"))
                     .with_hint("name one that `ip link` lists, or <interface>.<vlan>"));
             };

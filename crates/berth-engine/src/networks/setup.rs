@@ -65,7 +65,7 @@ impl Shared {
 
         let links = route.links().map_err(failed)?;
         for live in state.networks.values_mut().filter(|live| live.network.driver.has_addresses()) {
-            match self.raise(&mut route, &links, &live.network) {
+            match self.raise(&mut route, &live.network) {
                 Ok(index) => live.set_bridge_index(index),
                 // One network that cannot be had must not cost the others.
                 Err(error) if !live.network.is_predefined() => {
@@ -238,14 +238,14 @@ impl Shared {
     }
 
     /// The bridge of `network`, made or found; answers its interface index.
-    pub(super) fn raise(&self, route: &mut Route, links: &[Link], network: &Network) -> Result<u32> {
+    pub(super) fn raise(&self, route: &mut Route, network: &Network) -> Result<u32> {
         if network.driver == Driver::Macvlan {
-            return self.raise_parent(route, links, network);
+            return self.raise_parent(route, network);
         }
         let name = network.bridge.as_str();
         let failed = |error: NetlinkError| host_error(format!("cannot set up bridge {name}"), &error);
-        let found = links.iter().find(|link| link.name == name);
-        if let Some(link) = found
+        let found = route.link(name).map_err(failed)?;
+        if let Some(link) = &found
             && (link.kind != "bridge" || !(link.alias.is_empty() || link.alias == mark(&self.bridge_name)))
         {
             return Err(Error::conflict(format!("interface {name} belongs to somebody else"))

@@ -4,6 +4,9 @@ use super::{FAMILY_INET, GET_ELEMENT, GET_TABLE, SUBSYSTEM, Transaction, nfgen};
 use crate::netlink::{Batch, DUMP, NetlinkError, Socket, attributes, text};
 use rustix::io::Errno;
 
+/// What the names of engines' tables begin with.
+pub(crate) const ENGINES: &str = "berth_";
+
 /// Families and names of all tables.
 pub fn all_tables(socket: &mut Socket) -> Result<Vec<(u8, String)>, NetlinkError> {
     let mut batch = Batch::default();

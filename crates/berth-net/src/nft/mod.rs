@@ -336,9 +336,9 @@ pub(crate) fn table_exists(socket: &mut Socket, family: u8, table: &str) -> Resu
 }
 
 /// All chains of all families.
-pub(crate) fn dump_chains(socket: &mut Socket, flags: u16) -> Result<Vec<Reply>, NetlinkError> {
+pub(crate) fn dump_chains(socket: &mut Socket, flags: u16, family: u8) -> Result<Vec<Reply>, NetlinkError> {
     let mut batch = Batch::default();
-    batch.message(SUBSYSTEM | GET_CHAIN, flags, &nfgen(0, 0), |_| ());
+    batch.message(SUBSYSTEM | GET_CHAIN, flags, &nfgen(family, 0), |_| ());
     socket.query(batch)
 }
 
