@@ -43,6 +43,7 @@ use crate::nft::expr::{self, Base, ConntrackKey, Expression, MetaKey, REG, Verdi
 use crate::nft::{self, DataType, Element, Hook, SetShape, Transaction, look};
 pub use crate::publication::{Opening, Others, Publication};
 use crate::publication::{by_map, openings_by_set};
+pub use crate::watch::{Ear, Notice, Watch};
 pub use crate::zone::{Access, Zone};
 use crate::{conntrack, foreign, guard, zone};
 use berth_types::spec::Protocol;
@@ -101,7 +102,15 @@ pub struct Firewall {
     not_led: Option<Errno>,
     /// Whether the kernel filters on bridges at all.
     guarding: bool,
+    ear: Option<Ear>,
 }
+
+/// A change of so many elements is made while nobody listens: composing a notice of each takes the kernel as long as the
+/// element itself (`nf_tables_setelem_notify`). It asks for listeners of all network namespaces: another engine's watch, in
+/// its own, costs the same.
+const MANY_ELEMENTS: usize = 512;
+/// Whoever deletes it again and again is told apart from a table that is back by the next notice.
+const HEALS_MAX: usize = 3;
 
 /// Ends the name of the table that stands in while an engine's own is replaced.
 pub(crate) const NEXT: &str = ".next";
@@ -137,6 +146,7 @@ impl Firewall {
             led: None,
             not_led: None,
             guarding: true,
+            ear: None,
         };
         match firewall.replace() {
             // Kernels without filters on bridges (NF_TABLES_BRIDGE): all the rest works.
@@ -243,14 +253,52 @@ impl Firewall {
         foreign::open(&mut self.socket, &self.table, &bridges)
     }
 
+    /// Whoever watches over the table: not told of large changes of ours.
+    pub fn heard_by(&mut self, ear: Ear) {
+        self.ear = Some(ear);
+    }
+
     /// Puts the table back if it is gone, and says whether it was.
     pub fn heal(&mut self) -> Result<bool, NetlinkError> {
-        let inet = nft::table_exists(&mut self.socket, nft::FAMILY_INET, &self.table)?;
-        if inet && (!self.guarding || nft::table_exists(&mut self.socket, nft::FAMILY_BRIDGE, &self.table)?) {
-            return Ok(false);
+        let mut healed = false;
+        for _ in 0..HEALS_MAX {
+            if self.is_there()? {
+                return Ok(healed);
+            }
+            // And look again: nobody listens meanwhile.
+            let ear = self.ear.clone();
+            let covered = ear.as_ref().map(Ear::cover).transpose()?;
+            self.restore()?;
+            drop(covered);
+            healed = true;
         }
-        self.restore()?;
-        Ok(true)
+        Ok(healed)
+    }
+
+    fn is_there(&mut self) -> Result<bool, NetlinkError> {
+        let inet = nft::table_exists(&mut self.socket, nft::FAMILY_INET, &self.table)?;
+        Ok(inet && (!self.guarding || nft::table_exists(&mut self.socket, nft::FAMILY_BRIDGE, &self.table)?))
+    }
+
+    /// Commits a change of so many elements; answers whether it was made while nobody listened.
+    fn commit(&mut self, change: Transaction, elements: usize) -> Result<bool, NetlinkError> {
+        let ear = self.ear.clone().filter(|_| elements >= MANY_ELEMENTS);
+        let covered = ear.as_ref().map(Ear::cover).transpose()?;
+        let outcome = change.commit(&mut self.socket);
+        drop(covered);
+        if outcome.is_err() {
+            self.catch_up(ear.is_some())?;
+        }
+        outcome.map(|()| ear.is_some())
+    }
+
+    /// What others did while nobody listened.
+    fn catch_up(&mut self, unheard: bool) -> Result<(), NetlinkError> {
+        if unheard {
+            self.heal()?;
+            self.pass_foreign_chains()?;
+        }
+        Ok(())
     }
 
     pub fn add_network(&mut self, zone: Zone) -> Result<(), NetlinkError> {
@@ -314,15 +362,19 @@ impl Firewall {
     /// All of them or none.
     pub fn publish(&mut self, publications: &[Publication], openings: &[Opening]) -> Result<(), NetlinkError> {
         let mut change = Transaction::new(&self.table);
+        let mut count = 0;
         for (map, elements) in by_map(publications) {
             change.add_elements(map, &elements);
+            count += elements.len();
         }
         for (set, elements) in openings_by_set(openings) {
             change.add_elements(set, &elements);
+            count += elements.len();
         }
-        change.commit(&mut self.socket)?;
+        let unheard = self.commit(change, count)?;
         self.openings.extend(openings);
         self.publications.extend(publications.iter().map(|p| ((p.protocol, p.host, p.host_port), *p)));
+        self.catch_up(unheard)?;
         if let Some(Err(errno)) = self.led.as_ref().map(|led| led.add(publications)) {
             self.not_led = Some(errno);
         }
@@ -337,20 +389,24 @@ impl Firewall {
             .copied()
             .collect();
         let mut change = Transaction::new(&self.table);
+        let mut count = 0;
         for (map, elements) in by_map(&there) {
             change.delete_elements(map, &elements);
+            count += elements.len();
         }
         let open: Vec<Opening> = openings.iter().filter(|one| self.openings.contains(one)).copied().collect();
         for (set, elements) in openings_by_set(&open) {
             change.delete_elements(set, &elements);
+            count += elements.len();
         }
-        change.commit(&mut self.socket)?;
+        let unheard = self.commit(change, count)?;
         for one in &open {
             self.openings.remove(one);
         }
         for p in &there {
             self.publications.remove(&(p.protocol, p.host, p.host_port));
         }
+        self.catch_up(unheard)?;
         if let Some(led) = &self.led {
             led.remove(&there).map_err(NetlinkError::Led)?;
         }
@@ -529,46 +585,6 @@ pub(crate) fn destination(ipv6: bool) -> Vec<Expression> {
     let mut steps = vec![Expression::Payload { base: Base::Network, offset, bytes, register: REG }];
     steps.extend(protocol_and_port(REG + registers));
     steps
-}
-
-/// Hears of changes to the host's rules by others: `nft flush ruleset`, a firewall service that restarts,
-/// another engine that comes up.
-#[derive(Debug)]
-pub struct Watch {
-    socket: Socket,
-    table: String,
-}
-
-/// What others did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Notice {
-    /// Our table is gone, or we may have missed that.
-    TableDeleted,
-    /// A chain came or changed, or a rule went.
-    Changed,
-    Nothing,
-}
-
-impl Watch {
-    pub fn open(table: &str) -> Result<Watch, NetlinkError> {
-        const NFNLGRP_NFTABLES: u32 = 7;
-        let socket = Socket::open(Some(rustix::net::netlink::NETFILTER), 1 << (NFNLGRP_NFTABLES - 1))?;
-        Ok(Watch { socket, table: table.to_owned() })
-    }
-
-    /// Blocks until notices came.
-    pub fn wait(&mut self) -> Result<Notice, NetlinkError> {
-        match self.socket.notices() {
-            Ok(notices) if notices.iter().any(|notice| nft::tells_deletion(notice, &self.table)) => {
-                Ok(Notice::TableDeleted)
-            }
-            Ok(notices) if notices.iter().any(nft::tells_foreign_change) => Ok(Notice::Changed),
-            Ok(_) => Ok(Notice::Nothing),
-            // The kernel had more to say than we read: look for ourselves.
-            Err(NetlinkError::Receive(rustix::io::Errno::NOBUFS)) => Ok(Notice::TableDeleted),
-            Err(error) => Err(error),
-        }
-    }
 }
 
 #[cfg(test)]

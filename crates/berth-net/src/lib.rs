@@ -9,6 +9,7 @@
 //!  guard     what a container's port may not pretend, on the bridge itself
 //!  loopback  published ports on ::1, where translation cannot
 //!  conntrack UDP flows that outlive a change of ports
+//!  watch     hears of changes to the rules by others
 //!  foreign   two rules per bridge in chains of others that drop what they do not know
 //!  slot      a network namespace with its interface, made ahead of time
 //!  names     the sockets of a container's name server
@@ -37,6 +38,7 @@ mod publication;
 pub mod route;
 pub mod slot;
 mod sysctl;
+mod watch;
 mod zone;
 
 pub use rustix::io::Errno;

@@ -249,8 +249,8 @@ impl Socket {
             .map_err(NetlinkError::Open)?;
         net::bind(&fd, &netlink::SocketAddrNetlink::new(0, groups)).map_err(NetlinkError::Open)?;
         // Comfort only: words with errors, and no echo of large requests.
-        set_netlink_option(fd.as_fd(), NetlinkOption::ExtAck, true).ok();
-        set_netlink_option(fd.as_fd(), NetlinkOption::CapAck, true).ok();
+        set_netlink_option(fd.as_fd(), NetlinkOption::ExtAck, 1).ok();
+        set_netlink_option(fd.as_fd(), NetlinkOption::CapAck, 1).ok();
         Ok(Socket { fd, sequence: 1, buffer: Vec::new() })
     }
 

@@ -29,8 +29,7 @@ pub fn cookie(socket: BorrowedFd<'_>) -> Result<u64, Errno> {
 }
 
 /// `setsockopt(fd, SOL_NETLINK, option, value)` for the options that take an integer.
-pub fn set_netlink_option(fd: BorrowedFd<'_>, option: NetlinkOption, value: bool) -> Result<(), Errno> {
-    let value: libc::c_int = value.into();
+pub fn set_netlink_option(fd: BorrowedFd<'_>, option: NetlinkOption, value: i32) -> Result<(), Errno> {
     let length = size_of::<libc::c_int>() as libc::socklen_t;
     // SAFETY: the kernel copies four bytes from `value`, which lives until the call returns; the borrow
     // keeps `fd` open.
@@ -51,6 +50,9 @@ pub enum NetlinkOption {
     CapAck = libc::NETLINK_CAP_ACK,
     /// Say in words what was wrong with a request.
     ExtAck = libc::NETLINK_EXT_ACK,
+    /// Hear what is told to the group with that number.
+    AddMembership = libc::NETLINK_ADD_MEMBERSHIP,
+    DropMembership = libc::NETLINK_DROP_MEMBERSHIP,
 }
 
 /// Moves the calling thread into fresh namespaces of kinds that share no memory with other threads (cgroup, time).

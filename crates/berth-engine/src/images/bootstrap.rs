@@ -45,9 +45,12 @@ const UNKNOWN_SUITES_DAY: i64 = 1_754_697_600;
 const RESOLVER_INSIDE: &[&str] = &["buster", "bullseye", "focal", "jammy"];
 /// What a machine boots beside its kernel: the first process, its bus (power button), and a network.
 const BOOTABLE: &[&str] = &["systemd-sysv", "dbus", "iproute2"];
-/// Addresses and names as the machine's network tells them. mmdebstrap runs it with the root's folder behind it.
+/// Addresses and names as the machine's network tells them; containers have names of one word. mmdebstrap runs it with the
+/// root's folder behind it.
 const NETWORK_HOOK: &str = r#"set -e
 printf '[Match]\nName=en* eth*\n\n[Network]\nDHCP=yes\n' > "$1/etc/systemd/network/80-dhcp.network"
+mkdir -p "$1/etc/systemd/resolved.conf.d"
+printf '[Resolve]\nResolveUnicastSingleLabel=yes\n' > "$1/etc/systemd/resolved.conf.d/names.conf"
 chroot "$1" systemctl enable systemd-networkd systemd-resolved
 ln -sf ../run/systemd/resolve/stub-resolv.conf "$1/etc/resolv.conf""#;
 

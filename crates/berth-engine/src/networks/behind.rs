@@ -221,6 +221,16 @@ fn watch_table(shared: Weak<Shared>) {
             return;
         }
     };
+    // Before anything large is published: what follows is only faster with it.
+    match (watch.ear(), shared.upgrade()) {
+        (Ok(ear), Some(shared)) => {
+            if let Some(ready) = &mut shared.lock().ready {
+                ready.firewall.heard_by(ear);
+            }
+        }
+        (Err(error), _) => tracing::warn!(%error, "large changes to the firewall take longer"),
+        (_, None) => return,
+    }
     loop {
         let notice = watch.wait();
         let Some(shared) = shared.upgrade() else { return };
