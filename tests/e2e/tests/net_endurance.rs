@@ -4,7 +4,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test program; clippy knows only #[test] functions as tests")]
 
-use berth_testkit::Engine;
+use berth_testkit::{Engine, wait_until};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
@@ -172,5 +172,6 @@ fn no_request_datagram_or_name_is_lost_while_the_engine_is_killed_again_and_agai
     }
     // The published port is still the container's, and the engine's to take back.
     engine.docker(["rm", "-f", "web"]).success();
-    assert!(TcpListener::bind(("127.0.0.1", tcp_port)).is_ok());
+    // A program that the engine is just starting has its sockets for a moment too.
+    wait_until("the port is free", || TcpListener::bind(("127.0.0.1", tcp_port)).is_ok());
 }

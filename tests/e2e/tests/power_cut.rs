@@ -23,7 +23,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// Calls that change names, sizes or what is on the disk for good.
 const CALLS: &str = "rename,renameat,renameat2,unlink,unlinkat,rmdir,mkdir,mkdirat,ftruncate,fsync,fdatasync,syncfs";
@@ -86,6 +86,16 @@ struct Recorder<'a> {
     /// Names that are on the disk, by the folder's number.
     named: HashMap<u64, Names>,
     moments: Vec<Moment>,
+}
+
+fn modified(path: &Path) -> Option<SystemTime> {
+    std::fs::metadata(path).and_then(|meta| meta.modified()).ok()
+}
+
+fn set_modified(path: &Path, time: Option<SystemTime>) {
+    if let Some(time) = time {
+        std::fs::File::open(path).unwrap().set_modified(time).unwrap();
+    }
 }
 
 fn copy(from: &Path, to: &Path) {
@@ -204,7 +214,10 @@ impl<'a> Recorder<'a> {
     fn lose_content(&self, path: &Path, number: u64, now: Option<&Vec<u8>>) {
         let on_disk = self.synced.get(&number).map_or(&[][..], Vec::as_slice);
         if now.is_none_or(|now| now != on_disk) {
+            // A disk that loses content keeps the time.
+            let before = modified(path);
             std::fs::write(path, on_disk).unwrap();
+            set_modified(path, before);
         }
     }
 
@@ -217,6 +230,7 @@ impl<'a> Recorder<'a> {
         while let Some((folder, number)) = todo.pop() {
             let empty = Names::new();
             let wanted = self.named.get(&number).unwrap_or(&empty);
+            let before = modified(&to.join(&folder));
             for entry in std::fs::read_dir(to.join(&folder)).unwrap() {
                 let entry = entry.unwrap();
                 let known = now.all.get(&data.join(&folder).join(entry.file_name())).map(|(number, _)| *number);
@@ -246,6 +260,7 @@ impl<'a> Recorder<'a> {
                     self.lose_content(&target, *number, None);
                 }
             }
+            set_modified(&to.join(&folder), before);
         }
     }
 
