@@ -3,7 +3,7 @@
 //   paint   time to the first useful paint: the overview with its numbers, signed in, nothing in the browser's cache
 //   action  from a click to its effect on the screen, less what the engine itself takes for the same call
 //   stutter how long frames take while a list of 1,000 is scrolled, all its meters come and twenty of its rows change each second
-//   crowd   processor and memory of engine and browser while so many instances change, for so long
+//   crowd   processor and memory of engine and browser while so many instances change, for so long; from 500 on also its list's frames
 //
 // Programs: BERTH_PROGRAMS (release ones, for numbers that mean something). It needs what tests/console needs.
 
@@ -125,10 +125,45 @@ async function action() {
   engine.berth('rm', '-f', 'pressed');
 }
 
+/** How long frames of a list take, at rest and scrolled, and what of the time the page works. */
+async function frames(at, what) {
+  const [SECONDS, FRAME_MILLIS] = [20, 1000 / 60];
+  const measure = (scrolls) => at.evaluate(([seconds, moves]) => new Promise((resolve) => {
+    const box = document.querySelector('.rows');
+    const gaps = [];
+    let [last, down] = [performance.now(), 1];
+    const end = last + seconds * 1000;
+    const frame = (now) => {
+      gaps.push(now - last);
+      last = now;
+      if (moves) {
+        if (box.scrollTop + box.clientHeight >= box.scrollHeight - 1) down = -1;
+        if (box.scrollTop === 0) down = 1;
+        box.scrollTop += 60 * down;
+      }
+      if (now < end) requestAnimationFrame(frame);
+      else resolve(gaps.slice(1));
+    };
+    requestAnimationFrame(frame);
+  }), [SECONDS, scrolls]);
+  const cdp = await at.context().newCDPSession(at);
+  await cdp.send('Performance.enable');
+  const work = async () => Object.fromEntries((await cdp.send('Performance.getMetrics')).metrics.map((one) => [one.name, one.value]));
+  for (const [how, scrolls] of [['told of changes', false], ['told of changes and scrolled', true]]) {
+    const before = await work();
+    const gaps = await measure(scrolls);
+    const after = await work();
+    const share = (name) => `${((100 * (after[name] - before[name])) / SECONDS).toFixed(1)} %`;
+    tell(`${what}, ${how}: a frame`, gaps);
+    const late = gaps.filter((gap) => gap > 3 * FRAME_MILLIS).length;
+    console.log(`  of that time: script ${share('ScriptDuration')}, styles ${share('RecalcStyleDuration')}, layout ${share('LayoutDuration')}, all tasks of the page ${share('TaskDuration')}`);
+    console.log(`  longer than three frames: ${late} of ${gaps.length}, longest ${Math.max(...gaps).toFixed(0)} ms; rows in the document ${await at.locator('tbody tr').count()}`);
+  }
+}
+
 /** The rows and what is told of them are made up: what the page does with them is not. */
 async function stutter() {
   const COUNT = 1000;
-  const [SECONDS, FRAME_MILLIS] = [20, 1000 / 60];
   const row = (n) => ({
     id: String(n).padStart(64, '0'), name: `many-${n}`, image: 'tiny', image_id: null, command: 'sleep 1000', state: 'running', status: 'Up', health: null, exit_code: 0,
     out_of_memory: false, error: '', created_unix_millis: Date.now() - n * 1000, started_unix_millis: Date.now(), finished_unix_millis: 0, labels: { team: `t${n % 7}` }, ports: [], networks: [], volumes: [],
@@ -150,44 +185,14 @@ async function stutter() {
   });
   await crowded.goto(`${engine.url}/instances`);
   await crowded.getByRole('link', { name: 'many-0', exact: true }).waitFor();
-  const measure = (scrolls) => crowded.evaluate(([seconds, moves]) => new Promise((resolve) => {
-    const box = document.querySelector('.rows');
-    const gaps = [];
-    let [last, down] = [performance.now(), 1];
-    const end = last + seconds * 1000;
-    const frame = (now) => {
-      gaps.push(now - last);
-      last = now;
-      if (moves) {
-        if (box.scrollTop + box.clientHeight >= box.scrollHeight - 1) down = -1;
-        if (box.scrollTop === 0) down = 1;
-        box.scrollTop += 60 * down;
-      }
-      if (now < end) requestAnimationFrame(frame);
-      else resolve(gaps.slice(1));
-    };
-    requestAnimationFrame(frame);
-  }), [SECONDS, scrolls]);
-  const cdp = await crowded.context().newCDPSession(crowded);
-  await cdp.send('Performance.enable');
-  const work = async () => Object.fromEntries((await cdp.send('Performance.getMetrics')).metrics.map((one) => [one.name, one.value]));
-  for (const [what, scrolls] of [['told of changes', false], ['told of changes and scrolled', true]]) {
-    const before = await work();
-    const gaps = await measure(scrolls);
-    const after = await work();
-    const share = (name) => `${((100 * (after[name] - before[name])) / SECONDS).toFixed(1)} %`;
-    tell(`a list of ${COUNT}, ${what}: a frame`, gaps);
-    const late = gaps.filter((gap) => gap > 3 * FRAME_MILLIS).length;
-    console.log(`  of that time: script ${share('ScriptDuration')}, styles ${share('RecalcStyleDuration')}, layout ${share('LayoutDuration')}, all tasks of the page ${share('TaskDuration')}`);
-    console.log(`  longer than three frames: ${late} of ${gaps.length}, longest ${Math.max(...gaps).toFixed(0)} ms; rows in the document ${await crowded.locator('tbody tr').count()}`);
-  }
+  await frames(crowded, `a list of ${COUNT}`);
   clearInterval(telling);
   await crowded.context().close();
 }
 
 async function crowd() {
   for (let n = 0; n < INSTANCES; n += 1) {
-    engine.berth('run', '-d', '--name', `many-${n}`, '-m', '64m', 'tiny', 'sh', '-c', 'while true; do i=0; while [ $i -lt 60 ]; do i=$((i+1)); done; sleep 2; done');
+    engine.berth('run', '-d', '--name', `many-${n}`, '-m', '64m', 'tiny', 'sh', '-c', `while true; do i=0; while [ $i -lt 60 ]; do i=$((i+1)); done; sleep ${INSTANCES >= 500 ? 10 : 2}; done`);
   }
   await session.go('/instances');
   await page.getByRole('link', { name: 'many-0', exact: true }).or(page.getByRole('link', { name: `many-${INSTANCES - 1}`, exact: true })).first().waitFor();
@@ -214,6 +219,19 @@ async function crowd() {
   const mib = (count) => `${(count / 1048576).toFixed(1)} MiB`;
   console.log(`${INSTANCES} instances for ${(seconds / 60).toFixed(1)} minutes, ${changed} paused and resumed, the list open:`);
   console.log(`engine: ${share('engine')}, ${mib(from.engine.bytes)} -> ${mib(to.engine.bytes)} resident`);
+  if (INSTANCES >= 500) {
+    let ends = false;
+    const changing = (async () => {
+      for (let n = 0; !ends; n += 1) {
+        engine.berth('pause', `many-${n % INSTANCES}`);
+        engine.berth('unpause', `many-${n % INSTANCES}`);
+        await new Promise((resolve) => setTimeout(resolve, 900));
+      }
+    })();
+    await frames(page, `the list of ${INSTANCES} real ones`);
+    ends = true;
+    await changing;
+  }
   console.log(`browser (all its processes): ${share('browser')}, ${mib(from.browser.bytes)} -> ${mib(to.browser.bytes)}; the page's heap ${mib(from.heap)} -> ${mib(to.heap)}, ${from.nodes} -> ${to.nodes} nodes`);
 }
 

@@ -325,6 +325,7 @@ test('a project shows its members their own, and keeps its quota', async () => {
   assert.equal(await page.getByRole('link', { name: 'web', exact: true }).count(), 0, 'and no others');
   engine.berth('rm', '-f', 'shop-1', 'shop-two', 'elsewhere');
   assert.equal((await page.request.delete(api('/projects/shop'), { headers: csrf })).status(), 200);
+  await until('the project is gone', async () => !(await get('/projects')).some((one) => one.name === 'shop'));
 });
 
 test('whoever removes a project sees what is left in it, and says what becomes of it', async () => {

@@ -19,11 +19,13 @@ mod docker_audit;
 mod doors;
 mod error;
 mod extract;
+mod follow;
 mod guard;
 mod history;
 mod hosts;
 mod hub;
 mod identity;
+mod notes;
 mod oidc;
 mod pages;
 mod quota;
@@ -33,6 +35,7 @@ mod schema;
 mod stacks;
 mod tasks;
 mod tls;
+mod updates;
 mod uploads;
 
 pub use tls::Certificate;
@@ -94,6 +97,8 @@ pub(crate) struct Api {
     /// Whoever makes something in a project with a quota: one after the other.
     pub(crate) making: Arc<quota::Turns>,
     pub(crate) schedules: Arc<schedules::Schedules>,
+    pub(crate) notes: Arc<notes::Notes>,
+    pub(crate) updates: Arc<updates::Updates>,
     pub(crate) uploads: Arc<uploads::Uploads>,
 }
 
@@ -121,6 +126,8 @@ impl Api {
             oidc: Arc::new(oidc::Oidc::open(store.clone())?),
             making: Arc::default(),
             schedules: Arc::new(schedules::Schedules::new(store.clone())),
+            notes: Arc::new(notes::Notes::new(store.clone())),
+            updates: Arc::new(updates::Updates::new(store.clone())),
             uploads: Arc::new(uploads::Uploads::new(store.clone(), &data_root)),
             engine,
             identity,
@@ -131,7 +138,7 @@ impl Api {
     }
 }
 
-/// What goes on in an engine that serves no console: backups by their schedules, and uploads whose time is over.
+/// What goes on in an engine that serves no console: backups and snapshots by their schedules, and uploads whose time is over.
 pub struct Unattended {
     api: Api,
 }
@@ -146,7 +153,7 @@ impl Unattended {
         match api.schedules.list()?.len() {
             0 => {}
             count => {
-                tracing::info!(count, "no console is served; volumes are backed up by their schedules all the same")
+                tracing::info!(count, "no console is served; its schedules go on all the same")
             }
         }
         Ok(Some(Unattended { api }))
@@ -157,6 +164,7 @@ impl Unattended {
         tokio::select! {
             () = schedules::run(self.api.clone()) => {}
             () = uploads::run(self.api.uploads.clone()) => {}
+            () = follow::run(self.api.clone()) => {}
             // Whoever held the other end is gone, where it cannot be heard any more.
             _ = stop.wait_for(|stop| *stop) => {}
         }
@@ -238,12 +246,16 @@ impl Console {
         let watching = tokio::spawn(hosts::watch(self.api.clone()));
         let backing_up = tokio::spawn(schedules::run(self.api.clone()));
         let sweeping = tokio::spawn(uploads::run(self.api.uploads.clone()));
+        let tidying = tokio::spawn(follow::run(self.api.clone()));
+        let asking = tokio::spawn(updates::run(self.api.clone()));
         let served = tls::serve(self.listener, self.tls, self.routes, stop).await;
         following.abort();
         reading.abort();
         watching.abort();
         backing_up.abort();
         sweeping.abort();
+        tidying.abort();
+        asking.abort();
         served
     }
 }

@@ -1,15 +1,20 @@
-//! Backups of volumes by a schedule.
+//! Backups of volumes and snapshots of instances by a schedule.
 //!
 //! ```text
-//! console.redb    schedules/<volume>    from when on, how often, how many are kept; the next run and how the last one ended
+//! console.redb
+//!   schedules/<volume>           from when on, how often, how many are kept; the next run and how the last one ended
+//!   schedules/instance:<id>      the same of an instance or machine ([`snapshots`]); no volume has such a name
 //! ```
 //!
 //! The next run is written down anew only when a run has ended. So one that the engine was not there for, or that its end
 //! cut off, is made once when it is back, and never twice for one time. A run is a task like every other; it removes the
-//! oldest of a schedule's own backups beyond what is kept, and none that somebody made by hand. Schedules are made in
+//! oldest of a schedule's own beyond what is kept, and none that somebody made by hand. Schedules are made in
 //! the console, and run in an engine that serves none too ([`crate::Unattended`]).
 
+pub(crate) mod snapshots;
+
 use crate::Api;
+use crate::follow::Owner;
 use crate::identity::projects::of;
 use crate::quota::{backup_room, known};
 use crate::tasks::Progress;
@@ -22,6 +27,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::sync::Notify;
 
+/// What the keys of instances begin with.
+pub(crate) const INSTANCE: &str = "instance:";
 const SCHEDULES_MAX: usize = 1000;
 const HOUR_MILLIS: i64 = 3_600_000;
 /// The end of the year 9999: no sum of times leaves its number.
@@ -30,6 +37,8 @@ const EVERY_HOURS_MAX: u32 = 366 * 24;
 pub(crate) const KEEP_MAX: u32 = 1000;
 /// The clock may be set meanwhile.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
+/// How often it is looked for snapshots whose time is over.
+const SWEEP_EVERY: Duration = Duration::from_secs(300);
 /// Where a run cannot begin now.
 const TRY_AGAIN: Duration = Duration::from_secs(5);
 
@@ -37,15 +46,24 @@ const TRY_AGAIN: Duration = Duration::from_secs(5);
 pub(crate) struct Schedule {
     pub(crate) begin_unix_millis: i64,
     pub(crate) every_hours: u32,
-    /// Of its own backups.
+    /// Of its own backups or snapshots.
     pub(crate) keep: u32,
     pub(crate) hold: bool,
-    /// The volume's, when the schedule was made.
+    /// Of a machine: with its memory.
+    #[serde(default)]
+    pub(crate) memory: bool,
+    /// The volume's or the instance's, when the schedule was made.
     pub(crate) labels: BTreeMap<String, String>,
     pub(crate) who: String,
     pub(crate) next_unix_millis: i64,
     #[serde(default)]
     pub(crate) last: Option<Last>,
+    /// Of an instance's.
+    #[serde(default)]
+    pub(crate) owner: Owner,
+    /// Of a machine's: the snapshots that it has made, oldest first.
+    #[serde(default)]
+    pub(crate) made: Vec<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -68,7 +86,7 @@ impl Schedule {
         }
         match (1..=KEEP_MAX).contains(&self.keep) {
             true => Ok(()),
-            false => Err(Error::invalid(format!("{} backups to keep: 1 to {KEEP_MAX} are possible", self.keep))),
+            false => Err(Error::invalid(format!("{} to keep: 1 to {KEEP_MAX} are possible", self.keep))),
         }
     }
 
@@ -87,6 +105,11 @@ pub(crate) struct Schedules {
     changing: tokio::sync::Mutex<()>,
     running: Mutex<BTreeSet<String>>,
     changed: Notify,
+}
+
+/// The key of an instance's schedule.
+pub(crate) fn of_instance(id: &str) -> String {
+    format!("{INSTANCE}{id}")
 }
 
 pub(crate) fn now_millis() -> i64 {
@@ -149,7 +172,9 @@ impl Schedules {
             return Err(Error::conflict(format!("there are {SCHEDULES_MAX} schedules already")));
         }
         schedule.next_unix_millis = schedule.first(now);
-        schedule.last = before.and_then(|before| before.last);
+        if let Some(before) = before {
+            (schedule.last, schedule.made) = (before.last, before.made);
+        }
         self.write(volume, &schedule).await
     }
 
@@ -162,6 +187,39 @@ impl Schedules {
             self.commit(batch).await?;
         }
         Ok(there)
+    }
+
+    /// The instance `id` has another name now.
+    pub(crate) async fn renamed(&self, id: &str, name: &str) -> Result<()> {
+        let _changing = self.changing.lock().await;
+        let key = of_instance(id);
+        let Some(mut schedule) = self.get(&key)? else { return Ok(()) };
+        name.clone_into(&mut schedule.owner.name);
+        self.write(&key, &schedule).await
+    }
+
+    /// The instance `id` goes: its schedule is `heir`'s, where that has none of its own. A run of it that ends meanwhile is
+    /// not written down: the heir makes one more.
+    pub(crate) async fn pass(&self, id: &str, heir: Option<&str>) -> Result<()> {
+        let _changing = self.changing.lock().await;
+        let key = of_instance(id);
+        let Some(schedule) = self.get(&key)? else { return Ok(()) };
+        let mut batch = Batch::new();
+        batch.delete("schedules", &key);
+        if let Some(heir) = heir.map(of_instance)
+            && self.get(&heir)?.is_none()
+        {
+            batch.put("schedules", &heir, &schedule).map_err(|cause| failed(&cause))?;
+        }
+        self.commit(batch).await
+    }
+
+    /// The snapshots of a machine's schedule are these.
+    async fn note_made(&self, key: &str, made: Vec<String>) -> Result<()> {
+        let _changing = self.changing.lock().await;
+        let Some(mut schedule) = self.get(key)? else { return Ok(()) };
+        schedule.made = made;
+        self.write(key, &schedule).await
     }
 
     /// Those whose time has come; from now on they run.
@@ -219,7 +277,7 @@ impl Drop for Run {
         let (schedules, volume, error) = (self.schedules.clone(), self.volume.clone(), self.error.take());
         tokio::spawn(async move {
             if let Err(error) = schedules.ended(&volume, now_millis(), error).await {
-                tracing::error!(volume, %error, "the end of a scheduled backup is not written down");
+                tracing::error!(volume, %error, "the end of what a schedule made is not written down");
             }
         });
     }
@@ -227,7 +285,12 @@ impl Drop for Run {
 
 /// Begins what is due, for ever.
 pub(crate) async fn run(api: Api) {
+    let mut sweeps = tokio::time::interval(SWEEP_EVERY);
     loop {
+        // An interval ticks at once: what ended while the engine was down goes now.
+        if futures_util::FutureExt::now_or_never(sweeps.tick()).is_some() {
+            snapshots::sweep(&api, now_millis()).await;
+        }
         match api.schedules.due(now_millis()) {
             Ok(due) => due.into_iter().for_each(|(volume, schedule)| begin(&api, volume, schedule)),
             Err(error) => tracing::error!(%error, "schedules cannot be read"),
@@ -243,18 +306,25 @@ fn begin(api: &Api, volume: String, schedule: Schedule) {
         volume: volume.clone(),
         error: Some("it was cancelled, or too much else ran".to_owned()),
     };
-    let (doing, name) = (api.clone(), volume.clone());
-    let begun = api.tasks.start(&who, "volume.backup", &volume, move |progress| async move {
+    let (doing, key) = (api.clone(), volume.clone());
+    let (act, target) = match volume.starts_with(INSTANCE) {
+        true => ("instance.snapshot", schedule.owner.name.clone()),
+        false => ("volume.backup", volume.clone()),
+    };
+    let begun = api.tasks.start(&who, act, &target, move |progress| async move {
         // All of it, so that it is dropped with the task.
         let mut run = run;
-        let made = make(&doing, &name, &schedule, &progress).await;
+        let made = match key.strip_prefix(INSTANCE) {
+            Some(id) => snapshots::make(&doing, id, &schedule, &progress).await,
+            None => make(&doing, &key, &schedule, &progress).await,
+        };
         run.error = made.as_ref().err().map(ToString::to_string);
         drop(run);
         made
     });
     if let Err(error) = begun {
         // Too many tasks run: its `Run` was dropped with the work, and its next time is another one.
-        tracing::warn!(volume, %error, "a scheduled backup cannot begin");
+        tracing::warn!(volume, %error, "what a schedule asks for cannot begin");
     }
 }
 
@@ -293,6 +363,9 @@ mod tests {
             who: "ada".to_owned(),
             next_unix_millis: BEGIN,
             last: None,
+            memory: false,
+            owner: Owner::default(),
+            made: Vec::new(),
         }
     }
 
@@ -355,6 +428,20 @@ mod tests {
         assert!(after.forget("data").await.unwrap() && !after.forget("data").await.unwrap());
         after.ended("data", BEGIN + 25 * HOUR_MILLIS, None).await.unwrap();
         assert!(after.get("data").unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn a_schedule_goes_on_to_the_instance_that_replaces_its_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let all = open(folder.path());
+        let owner = Owner { name: "web".to_owned(), project: None };
+        all.write(&of_instance("old"), &Schedule { owner, ..daily() }).await.unwrap();
+        all.renamed("old", "shop").await.unwrap();
+        all.pass("old", Some("new")).await.unwrap();
+        assert!(all.get(&of_instance("old")).unwrap().is_none());
+        assert_eq!(all.get(&of_instance("new")).unwrap().unwrap().owner.name, "shop");
+        all.pass("new", None).await.unwrap();
+        assert_eq!(all.list().unwrap(), []);
     }
 
     #[tokio::test]

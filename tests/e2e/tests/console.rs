@@ -29,8 +29,15 @@ fn the_console_works_in_a_real_browser() {
         // They wait more than they work: not one after the other on a small machine.
         .args(["--test", "--test-concurrency=3"])
         .args(
-            ["console.test.mjs", "machines.test.mjs", "work.test.mjs", "limits.test.mjs", "hostile.test.mjs"]
-                .map(|file| root.join("tests/console").join(file)),
+            [
+                "console.test.mjs",
+                "machines.test.mjs",
+                "work.test.mjs",
+                "limits.test.mjs",
+                "hostile.test.mjs",
+                "upkeep.test.mjs",
+            ]
+            .map(|file| root.join("tests/console").join(file)),
         )
         .env("BERTH_PROGRAMS", berth_testkit::programs())
         .stdin(Stdio::null())

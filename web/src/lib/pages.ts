@@ -17,5 +17,5 @@ export const PAGES: Page[] = [
   { to: '/projects', key: 'p', name: 'Projects', icon: 'project', role: 'member' },
   { to: '/people', key: 'u', name: 'Access', icon: 'people', role: 'member' },
   { to: '/hosts', key: 'h', name: 'Hosts', icon: 'hosts', role: 'viewer', everywhere: true },
-  { to: '/settings', key: 'e', name: 'Host', icon: 'gear', role: 'viewer', everywhere: true },
+  { to: '/settings', key: 'e', name: 'This host', icon: 'gear', role: 'viewer', everywhere: true },
 ];

@@ -10,7 +10,7 @@ use crate::identity::{Role, Who};
 use crate::schema::{answers, requests};
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
-use berth_engine::images::{ListOptions, Progress, PullOptions, RemoveOptions, TransferMessage};
+use berth_engine::images::{Images, ListOptions, Progress, PullOptions, RemoveOptions, TransferMessage};
 use berth_types::{Error, ImageName};
 use serde::Deserialize;
 use std::collections::{BTreeMap, HashMap};
@@ -190,40 +190,49 @@ pub(crate) async fn pull(State(api): State<Api>, who: Who, Json(body): Json<Pull
     let target = name.familiar();
     let images = api.engine.images();
     let task = api.tasks.start(&who.user, "image.pull", &target, move |progress| async move {
-        let mut stream = images.pull(name, PullOptions::default()).await?;
-        // Layer -> bytes there and bytes in all: together they are the task's progress.
-        let mut layers: HashMap<String, (u64, u64)> = HashMap::new();
-        let mut waits: HashMap<String, u64> = HashMap::new();
-        let mut told = 0;
-        while let Some(message) = stream.next().await {
-            match message? {
-                TransferMessage::Status { text, .. } => progress.line(&text),
-                TransferMessage::Wanted { id, size_bytes } => {
-                    progress.line(&format!("{id}: Pulling fs layer"));
-                    layers.insert(id, (0, size_bytes));
-                }
-                TransferMessage::Layer { id, progress: Some(now), .. } => {
-                    layers.insert(id, (now.current_bytes, now.total_bytes));
-                    let (there, all) = layers.values().fold((0, 0), |(a, b), (c, d)| (a + c, b + d));
-                    // A page needs no more than a hundred steps.
-                    if (there * 100).checked_div(all).is_some_and(|percent| percent != told) {
-                        told = there * 100 / all;
-                        progress.part(there, all);
-                    }
-                }
-                TransferMessage::Layer { id, status, progress: None } => progress.line(&format!("{id}: {status}")),
-                TransferMessage::Retrying { id, seconds } => {
-                    // Told once for each wait, not every time that it is counted down.
-                    if waits.insert(id.clone(), seconds).is_none_or(|before| before < seconds) {
-                        progress.line(&format!("{id}: asked again in {seconds} s"));
-                    }
-                }
-                TransferMessage::Pushed { .. } => {}
-            }
-        }
-        Ok(())
+        fetch(&images, name, &progress).await
     })?;
     let mut response = axum::Json(task).into_response();
     response.extensions_mut().insert(Target(target));
     Ok(response)
+}
+
+/// Pulls an image; its steps are the task's.
+pub(crate) async fn fetch(
+    images: &Images,
+    name: ImageName,
+    progress: &crate::tasks::Progress,
+) -> berth_types::Result<()> {
+    let mut stream = images.pull(name, PullOptions::default()).await?;
+    // Layer -> bytes there and bytes in all: together they are the task's progress.
+    let mut layers: HashMap<String, (u64, u64)> = HashMap::new();
+    let mut waits: HashMap<String, u64> = HashMap::new();
+    let mut told = 0;
+    while let Some(message) = stream.next().await {
+        match message? {
+            TransferMessage::Status { text, .. } => progress.line(&text),
+            TransferMessage::Wanted { id, size_bytes } => {
+                progress.line(&format!("{id}: Pulling fs layer"));
+                layers.insert(id, (0, size_bytes));
+            }
+            TransferMessage::Layer { id, progress: Some(now), .. } => {
+                layers.insert(id, (now.current_bytes, now.total_bytes));
+                let (there, all) = layers.values().fold((0, 0), |(a, b), (c, d)| (a + c, b + d));
+                // A page needs no more than a hundred steps.
+                if (there * 100).checked_div(all).is_some_and(|percent| percent != told) {
+                    told = there * 100 / all;
+                    progress.part(there, all);
+                }
+            }
+            TransferMessage::Layer { id, status, progress: None } => progress.line(&format!("{id}: {status}")),
+            TransferMessage::Retrying { id, seconds } => {
+                // Told once for each wait, not every time that it is counted down.
+                if waits.insert(id.clone(), seconds).is_none_or(|before| before < seconds) {
+                    progress.line(&format!("{id}: asked again in {seconds} s"));
+                }
+            }
+            TransferMessage::Pushed { .. } => {}
+        }
+    }
+    Ok(())
 }

@@ -179,13 +179,16 @@ struct Parts<'a> {
     mounts: &'a [MountPoint],
 }
 
+/// starting, healthy or unhealthy; `None` without a probe.
+pub(crate) fn health(state: &Phase) -> Option<String> {
+    let status = serde_json::to_value(state.health.as_ref()?.status).ok()?;
+    status.as_str().map(str::to_owned)
+}
+
 fn instance(parts: Parts<'_>) -> Instance {
     let state = parts.state;
     let word = state.word().as_str();
-    let health = state
-        .health
-        .as_ref()
-        .and_then(|health| serde_json::to_value(health.status).ok().and_then(|word| word.as_str().map(str::to_owned)));
+    let health = health(state);
     let ports = parts.network.ports.iter().flat_map(|(port, listeners)| {
         listeners.iter().filter(|(_, host_port)| *host_port != 0).map(|(address, host_port)| Port {
             address: address.to_string(),

@@ -15,6 +15,7 @@ mod machine_export;
 mod machine_serial;
 pub(crate) mod machines;
 pub(crate) mod networks;
+pub(crate) mod notes;
 pub(crate) mod oidc;
 pub(crate) mod people;
 mod project_contents;
@@ -26,6 +27,7 @@ pub(crate) mod schedules;
 pub(crate) mod stacks;
 pub(crate) mod streams;
 pub(crate) mod system;
+pub(crate) mod updates;
 pub(crate) mod uploads;
 pub(crate) mod volumes;
 
@@ -85,7 +87,13 @@ pub(crate) fn table() -> Table {
     t.add::<remake::Changes, instances::Created, _, _>(post.clone(), "/instances/{id}/clone", OPERATOR, "instance.clone", "Makes another instance from the same settings, with changes", remake::clone);
     t.add::<(), Vec<saved::SavedRow>, _, _>(get.clone(), "/instances/{id}/snapshots", VIEWER, "", "Its snapshots, newest first: images of what its files were", saved::list);
     t.add::<saved::NewSaved, Done, _, _>(post.clone(), "/instances/{id}/snapshots", OPERATOR, "instance.snapshot", "Makes an image of its files as they are now", saved::create);
+    t.add::<(), Option<schedules::ScheduleRow>, _, _>(get.clone(), "/instances/{id}/schedule", VIEWER, "", "When a snapshot of it is taken by itself", schedules::of_instance);
+    t.add::<schedules::NewSchedule, Done, _, _>(put.clone(), "/instances/{id}/schedule", OPERATOR, "instance.schedule", "Takes a snapshot of an instance or machine from a time on, again and again", schedules::put_of_instance);
+    t.add::<(), Done, _, _>(delete.clone(), "/instances/{id}/schedule", OPERATOR, "instance.schedule.remove", "Ends that; the snapshots stay", schedules::remove_of_instance);
+    t.add::<(), notes::NoteView, _, _>(get.clone(), "/instances/{id}/note", VIEWER, "", "What people want to know about an instance or machine", notes::get);
+    t.add::<notes::NewNote, Done, _, _>(put.clone(), "/instances/{id}/note", OPERATOR, "instance.note", "Writes that down; an empty text removes it", notes::put);
     t.add::<remake::Changes, crate::tasks::Task, _, _>(post.clone(), "/instances/{id}/recreate", OPERATOR, "instance.recreate", "Replaces it by one with the same settings and the changes; back to the old one where that fails", remake::recreate);
+    t.add::<(), crate::tasks::Task, _, _>(post.clone(), "/instances/{id}/upgrade", OPERATOR, "instance.upgrade", "Gets the newest image of its name and replaces it by one made from that, as a task; back to the old one where the new one is not well", updates::upgrade);
     t.add::<(), instances::WhyView, _, _>(get.clone(), "/instances/{id}/why", VIEWER, "", "Why it is in the state that it is in", instances::why);
     t.add::<(), create::CreateInstance, _, _>(get.clone(), "/instances/{id}/settings", OPERATOR, "", "Its settings as a wish for a new one", remake::settings);
     t.add::<(), instances::Processes, _, _>(get.clone(), "/instances/{id}/processes", VIEWER, "", "Its processes", instances::processes);
@@ -114,6 +122,7 @@ pub(crate) fn table() -> Table {
     t.add::<(), Vec<stacks::StackRow>, _, _>(get.clone(), "/stacks", SOME_VIEWER, "", "All stacks: those put up here, and those that docker compose made", stacks::list);
     t.add::<(), Done, _, _>(get.clone(), "/stacks/ready", SOME_VIEWER, "", "Whether the compose plugin is there", stacks::ready);
     t.add::<stacks::CheckStack, stacks::StackCheck, _, _>(post.clone(), "/stacks/check", SOME_OPERATOR, "", "What a compose file means, and whether one may put it up", stacks::check);
+    t.add::<stacks::ReadGit, stacks::GitText, _, _>(post.clone(), "/stacks/git", SOME_OPERATOR, "stack.git.read", "Reads a compose file out of a git repository", stacks::read_git);
     t.add::<(), stacks::StackDetail, _, _>(get.clone(), "/stacks/{name}", SOME_VIEWER, "", "A stack and its compose file", stacks::inspect);
     t.add::<stacks::PutStack, crate::tasks::Task, _, _>(put.clone(), "/stacks/{name}", SOME_OPERATOR, "stack.put", "Puts a compose file up, new or changed, as a task", stacks::put);
     t.add::<stacks::ActOnStack, crate::tasks::Task, _, _>(post.clone(), "/stacks/{name}/act", SOME_OPERATOR, "stack.act", "Starts, stops, restarts, pulls or scales a stack or a service of it, as a task", stacks::act);
@@ -138,6 +147,10 @@ pub(crate) fn table() -> Table {
     t.add::<images::Pull, crate::tasks::Task, _, _>(post.clone(), "/images/pull", SOME_OPERATOR, "image.pull", "Pulls an image from its registry, as a task", images::pull);
     t.add::<images::Tag, Done, _, _>(post.clone(), "/images/tag", OPERATOR, "image.tag", "Gives an image another name", images::tag);
 
+    t.add::<(), updates::UpdatesView, _, _>(get.clone(), "/updates", SOME_VIEWER, "", "Images of which a newer one is there, and the instances made from the older", updates::list);
+    t.add::<(), crate::tasks::Task, _, _>(post.clone(), "/updates", SOME_OPERATOR, "images.ask", "Asks the registries of all images that instances are made from, as a task", updates::ask);
+    t.add::<updates::UpdatesPlan, Done, _, _>(put.clone(), "/updates", ADMIN, "images.ask.plan", "Says how often that is done by itself", updates::plan);
+
     // Steps run on the network where those are that are in no project: not for members of projects.
     t.add::<(), Vec<crate::builds::BuildRow>, _, _>(get.clone(), "/builds", VIEWER, "", "Builds that were asked for here, newest first", builds::list);
     t.add::<builds::NewBuild, crate::tasks::Task, _, _>(post.clone(), "/builds", OPERATOR, "image.build", "Builds an image from a Dockerfile without files of its own, as a task", builds::build);
@@ -157,7 +170,7 @@ pub(crate) fn table() -> Table {
     t.add::<(), (), _, _>(get.clone(), "/volumes/{name}/backups/{id}/content", OPERATOR, "volume.backup.read", "The backup as a tar archive (zstd)", backups::content);
     t.add::<(), Done, _, _>(delete.clone(), "/volumes/{name}/backups/{id}", OPERATOR, "volume.backup.remove", "Removes a backup", backups::remove);
 
-    t.add::<(), Vec<schedules::ScheduleRow>, _, _>(get.clone(), "/schedules", SOME_VIEWER, "", "When volumes are backed up by themselves", schedules::list);
+    t.add::<(), Vec<schedules::ScheduleRow>, _, _>(get.clone(), "/schedules", SOME_VIEWER, "", "When volumes are backed up, and snapshots of instances taken, by themselves", schedules::list);
     t.add::<schedules::NewSchedule, Done, _, _>(put.clone(), "/volumes/{name}/schedule", OPERATOR, "volume.schedule", "Backs a volume up from a time on, again and again", schedules::put);
     t.add::<(), Done, _, _>(delete.clone(), "/volumes/{name}/schedule", OPERATOR, "volume.schedule.remove", "Ends that; the backups stay", schedules::remove);
 
@@ -178,7 +191,7 @@ pub(crate) fn table() -> Table {
     t.add::<(), Vec<projects::ProjectRow>, _, _>(get.clone(), "/projects", SIGNED_IN, "", "The projects that one sees, with their quotas and what of them is used", projects::list);
     t.add::<projects::NewProject, Done, _, _>(post.clone(), "/projects", ADMIN, "project.create", "Makes a project with a network of its name", projects::create);
     t.add::<projects::ChangeProject, Done, _, _>(patch.clone(), "/projects/{name}", ADMIN, "project.change", "Changes a project's members and quota", projects::change);
-    t.add::<(), Done, _, _>(delete.clone(), "/projects/{name}", ADMIN, "project.remove", "Removes a project that has no instances; ?contents says what becomes of what else is in it: remove or keep", project_contents::remove);
+    t.add::<(), crate::tasks::Task, _, _>(delete.clone(), "/projects/{name}", ADMIN, "project.remove", "Removes a project that has no instances, as a task; ?contents says what becomes of what else is in it: remove or keep", project_contents::remove);
     t.add::<(), project_contents::ProjectContents, _, _>(get.clone(), "/projects/{name}/contents", ADMIN, "", "What is in a project", project_contents::inspect);
 
     t.add::<(), Vec<people::UserRow>, _, _>(get.clone(), "/users", ADMIN, "", "All users", people::users);

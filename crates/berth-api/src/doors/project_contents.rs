@@ -7,8 +7,10 @@ use crate::Api;
 use crate::error::ApiResult;
 use crate::extract::Query;
 use crate::guard::Target;
+use crate::identity::Who;
 use crate::identity::projects::of;
 use crate::schema::answers;
+use crate::tasks::Progress;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use berth_engine::Filters;
@@ -109,12 +111,13 @@ pub(crate) struct RemoveQuery {
 
 pub(crate) async fn remove(
     State(api): State<Api>,
+    who: Who,
     Path(name): Path<String>,
     Query(query): Query<RemoveQuery>,
 ) -> ApiResult<Response> {
     api.identity.project(&name)?;
     // Whoever makes something in it meanwhile waits, and then finds no project.
-    let _turn = api.making.of(&name).await;
+    let turn = api.making.of(&name).await;
     let there = contents(&api, &name).await?;
     if !there.instances.is_empty() {
         let some = there.instances.iter().take(NAMED_MAX).map(String::as_str).collect::<Vec<_>>().join(", ");
@@ -123,22 +126,25 @@ pub(crate) async fn remove(
             .into());
     }
     let said = there.said();
-    match (query.contents, &said) {
-        (None, Some(said)) => {
-            return Err(Error::conflict(format!("project {name} still has {said}"))
-                .with_hint("?contents=remove removes them too; ?contents=keep leaves them, with the project's label")
-                .into());
+    if let (None, Some(said)) = (query.contents, &said) {
+        return Err(Error::conflict(format!("project {name} still has {said}"))
+            .with_hint("?contents=remove removes them too; ?contents=keep leaves them, with the project's label")
+            .into());
+    }
+    let (doing, project, removes) = (api.clone(), name.clone(), query.contents == Some(Wanted::Remove));
+    let task = api.tasks.start(&who.user, "project.remove", &name, move |progress| async move {
+        let (api, name, _turn) = (doing, project, turn);
+        if removes {
+            empty(&api, &name, &there, &progress).await?;
         }
-        (Some(Wanted::Remove), Some(_)) => empty(&api, &name, &there).await?,
-        _ => {}
-    }
-    if let Ok(network) = api.engine.networks().inspect(&name)
-        && of(&network.network.labels) == Some(&name)
-    {
-        api.engine.networks().remove(&name).await?;
-    }
-    api.identity.remove_project(&name).await?;
-    let mut response = super::Done::plainly().into_response();
+        if let Ok(network) = api.engine.networks().inspect(&name)
+            && of(&network.network.labels) == Some(&name)
+        {
+            api.engine.networks().remove(&name).await?;
+        }
+        api.identity.remove_project(&name).await
+    })?;
+    let mut response = axum::Json(task).into_response();
     if let Some(said) = said {
         let fate = if query.contents == Some(Wanted::Remove) { "removed" } else { "kept" };
         response.extensions_mut().insert(Target(format!("{said} {fate}")));
@@ -147,22 +153,36 @@ pub(crate) async fn remove(
 }
 
 /// Ends at the first that cannot be removed, with the project and the rest as they were: the next try goes on there.
-async fn empty(api: &Api, project: &str, there: &ProjectContents) -> Result<()> {
+async fn empty(api: &Api, project: &str, there: &ProjectContents, progress: &Progress) -> Result<()> {
+    let all =
+        [&there.stacks, &there.volumes, &there.snapshots, &there.networks].iter().map(|list| list.len()).sum::<usize>()
+            + there.backups.len();
+    let mut count = 0;
+    let mut done = |what: &str, name: &str| {
+        count += 1;
+        progress.line(&format!("{what} {name} is removed"));
+        progress.part(count, all as u64);
+    };
     for stack in &there.stacks {
         api.stacks.forget(stack).await?;
+        done("stack", stack);
     }
     for volume in &there.volumes {
         api.engine.volumes().remove(volume, false).await?;
         api.schedules.forget(volume).await?;
+        done("volume", volume);
     }
     for backup in &there.backups {
         api.engine.volumes().remove_backup(&backup.volume, &backup.id).await?;
+        done("backup", &format!("{} of {}", backup.id, backup.volume));
     }
     for snapshot in &there.snapshots {
         api.engine.images().remove(snapshot, RemoveOptions { force: false, no_prune: false }).await?;
+        done("snapshot", snapshot);
     }
     for network in &there.networks {
         api.engine.networks().remove(network).await?;
+        done("network", network);
     }
     for (id, upload) in api.uploads.list()? {
         if upload.project.as_deref() == Some(project) {

@@ -16,10 +16,17 @@ use crate::schema::requests;
 use crate::tasks::Task;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
-use berth_engine::containers::{self, Containers, Inspect, RemoveOptions, StopOptions};
+use berth_engine::containers::{self, Containers, Inspect, RemoveOptions, StateWord, StopOptions};
 use berth_types::spec::{ContainerSpec, MountKind, NetworkMode};
-use berth_types::{Error, Phase, Result};
+use berth_types::{Error, ErrorKind, Phase, Result};
 use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// Until a new one with a health check must be well.
+const HEALTHY_WITHIN: Duration = Duration::from_secs(180);
+/// A new one without a health check that runs for so long is taken for well.
+const STAYS_FOR: Duration = Duration::from_secs(3);
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
 requests! {
     /// What is to differ; all else stays as it is.
@@ -148,16 +155,29 @@ pub(crate) async fn recreate(
     may(&who, &spec, "recreate")?;
     super::saved::check(&api, &who, &spec.config.image)?;
     let turn = stay(&api, &who, &found, &mut spec, &[found.id.as_str()]).await?;
-    let target = found.name.clone();
+    let (target, doing) = (found.name.clone(), api.clone());
     let task = api.tasks.start(&who.user, "instance.recreate", &target, move |progress| async move {
         // On a task of its own: cancelled half way it would leave neither the old nor the new one.
         let replacing = tokio::spawn(async move {
             let _turn = turn;
-            replace(&containers, found, spec, &progress).await
+            replace(&doing, found, spec, &progress).await
         });
         replacing.await.unwrap_or_else(|cause| Err(Error::internal(format!("replacing ended early: {cause}"))))
     })?;
     Ok(axum::Json(task))
+}
+
+/// What makes `found` once more from the image that its image's name means now, in its project and within its quota.
+pub(super) async fn anew(
+    api: &Api,
+    who: &Who,
+    found: &Inspect,
+) -> ApiResult<(ContainerSpec, Option<tokio::sync::OwnedMutexGuard<()>>)> {
+    let mut spec = asked(api, found);
+    may(who, &spec, "recreate")?;
+    super::saved::check(api, who, &spec.config.image)?;
+    let turn = stay(api, who, found, &mut spec, &[found.id.as_str()]).await?;
+    Ok((spec, turn))
 }
 
 /// Keeps what is made from `found` in its project, and the project within its quota.
@@ -179,12 +199,14 @@ async fn stay(
     Ok(turn)
 }
 
-async fn replace(
-    containers: &Containers,
+/// A new one in the place of `old`, which comes back where the new one cannot be made, does not start, or is not well.
+pub(super) async fn replace(
+    api: &Api,
     old: Inspect,
     spec: ContainerSpec,
     progress: &crate::tasks::Progress,
 ) -> Result<()> {
+    let containers = &api.engine.containers();
     let (id, name) = (old.id.as_str(), old.name.as_str());
     let runs = matches!(old.state.phase, Phase::Running { .. } | Phase::Paused { .. });
     let aside = format!("{name}-before-{}", old.id.short());
@@ -198,19 +220,62 @@ async fn replace(
         progress.line(warning);
     }
     progress.line("the new one is made");
+    let new = made.id.as_str();
     if runs {
         if let Err(error) = containers.stop(id, StopOptions::default()).await {
-            return Err(back(containers, id, name, Some(made.id.as_str()), false, error).await);
+            return Err(back(containers, id, name, Some(new), false, error).await);
         }
         progress.line("the old one has stopped");
-        if let Err(error) = containers.start(made.id.as_str()).await {
-            return Err(back(containers, id, name, Some(made.id.as_str()), true, error).await);
+        let started = match containers.start(new).await {
+            Ok(_) => {
+                progress.line("the new one runs");
+                well(containers, new, progress).await
+            }
+            Err(error) => Err(error),
+        };
+        if let Err(error) = started {
+            return Err(back(containers, id, name, Some(new), true, error).await);
         }
-        progress.line("the new one runs");
     }
+    // Before anybody who looks at the new one sees that there is no other any more.
+    crate::follow::pass(api, id, Some(new)).await?;
     containers.remove(id, RemoveOptions::default()).await?;
     progress.line("the old one is removed");
     Ok(())
+}
+
+/// Waits until a new one is well: healthy where it is asked for its health, else still there after a moment. One that has
+/// ended without an error was meant to.
+async fn well(containers: &Containers, id: &str, progress: &crate::tasks::Progress) -> Result<()> {
+    let begun = tokio::time::Instant::now();
+    let mut told = false;
+    loop {
+        let now = containers.inspect(id, false).await?;
+        let ended = |what: String| Error::new(ErrorKind::Conflict, format!("the new {} {what}", now.name));
+        match now.state.word() {
+            StateWord::Running if now.restart_count == 0 || now.state.exit_code == 0 => {}
+            StateWord::Exited | StateWord::Restarting if now.state.exit_code == 0 => return Ok(()),
+            StateWord::Running | StateWord::Restarting => return Err(ended("ends again and again".to_owned())),
+            _ => return Err(ended(format!("ended with code {}", now.state.exit_code))),
+        }
+        match super::instances::health(&now.state).as_deref() {
+            Some(health) => match health {
+                "healthy" => return Ok(()),
+                "unhealthy" => return Err(ended("is not healthy".to_owned())),
+                _ if begun.elapsed() >= HEALTHY_WITHIN => {
+                    return Err(ended(format!("was not healthy within {} s", HEALTHY_WITHIN.as_secs())));
+                }
+                _ if !told => {
+                    told = true;
+                    progress.line("waiting until it is healthy");
+                }
+                _ => {}
+            },
+            None if begun.elapsed() >= STAYS_FOR => return Ok(()),
+            None => {}
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
 }
 
 /// Puts the old one in its place again; `error` says why, and what of this failed too.

@@ -22,6 +22,10 @@ use std::collections::BTreeMap;
 
 /// On a snapshot: the instance's name when it was made.
 pub(crate) const OF: &str = "berth.snapshot.of";
+/// On a snapshot: a schedule made it, and removes it in time.
+pub(crate) const SCHEDULED: &str = "berth.snapshot.scheduled";
+/// On a snapshot: it goes after this moment, in milliseconds since 1970; 0: it stays.
+pub(crate) const UNTIL: &str = "berth.snapshot.until";
 /// Where snapshots are among the images: `snapshot/<instance>:<name>`.
 const REPOSITORY: &str = "snapshot";
 
@@ -37,6 +41,10 @@ answers! {
         own_bytes: u64,
         /// What the instance runs now began as this one.
         current: bool,
+        /// Made by a schedule, which removes it in time.
+        scheduled: bool,
+        /// It goes after this moment; 0: it stays.
+        until_unix_millis: i64,
     }
 }
 
@@ -44,6 +52,8 @@ requests! {
     NewSaved {
         /// Letters, digits, dots, dashes.
         name: String,
+        /// It goes by itself after this moment; 0: it stays.
+        until_unix_millis: i64,
     }
 }
 
@@ -80,7 +90,18 @@ pub(crate) async fn sizes(engine: &Engine) -> Result<Vec<(BTreeMap<String, Strin
         .collect())
 }
 
-async fn of(api: &Api, found: &Inspect) -> Result<Vec<SavedRow>> {
+pub(crate) fn until(labels: &BTreeMap<String, String>) -> i64 {
+    labels.get(UNTIL).and_then(|text| text.parse().ok()).unwrap_or(0)
+}
+
+/// Names of snapshots whose time is over at `now`. Whatever was built from one carries its labels, but no such name.
+pub(crate) async fn over(engine: &Engine, now: i64) -> Result<Vec<String>> {
+    let images = engine.images().list(&ListOptions::default()).await?;
+    let over = images.into_iter().filter(|image| (1..=now).contains(&until(&image.labels)));
+    Ok(over.flat_map(|image| image.repo_tags).filter(|name| name.starts_with(&format!("{REPOSITORY}/"))).collect())
+}
+
+pub(crate) async fn of(api: &Api, found: &Inspect) -> Result<Vec<SavedRow>> {
     let images = api.engine.images().list(&ListOptions { shared_size: true, ..ListOptions::default() }).await?;
     let prefix = format!("{}:", repository(&found.name));
     let project = projects::of(&found.spec.config.labels);
@@ -96,6 +117,8 @@ async fn of(api: &Api, found: &Inspect) -> Result<Vec<SavedRow>> {
             current: found.image_id.as_ref() == Some(&image.id),
             id: image.id.to_string(),
             created_unix_millis: image.created_unix_nanos / 1_000_000,
+            scheduled: image.labels.get(SCHEDULED).is_some_and(|word| word == "true"),
+            until_unix_millis: until(&image.labels),
             own_bytes: image.size_bytes.saturating_sub(image.shared_size_bytes.unwrap_or(0)),
         })
     });
@@ -115,18 +138,43 @@ pub(crate) async fn create(
     Json(body): Json<NewSaved>,
 ) -> ApiResult<Response> {
     let found = api.engine.containers().inspect(&id, false).await?;
-    let project = projects::of(&found.spec.config.labels);
+    let until = body.until_unix_millis;
+    if until != 0 && until <= crate::schedules::now_millis() {
+        return Err(Error::invalid("the time of this snapshot would be over already").into());
+    }
     let name = body.name.trim();
+    take(&api, &found, name, Keep { scheduled: false, until_unix_millis: until }).await?;
+    let mut response = Done::plainly().into_response();
+    response.extensions_mut().insert(Target(name.to_owned()));
+    Ok(response)
+}
+
+/// For how long a snapshot stays.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Keep {
+    pub(crate) scheduled: bool,
+    /// 0: for ever.
+    pub(crate) until_unix_millis: i64,
+}
+
+/// Makes the snapshot `name` of an instance.
+pub(crate) async fn take(api: &Api, found: &Inspect, name: &str, keep: Keep) -> ApiResult<()> {
+    let project = projects::of(&found.spec.config.labels);
     if name.is_empty() || name.contains([':', '/', '@']) {
         return Err(Error::invalid(format!("{name:?} is no name of a snapshot"))
             .with_hint("letters, digits, dots and dashes")
             .into());
     }
-    if of(&api, &found).await?.iter().any(|row| row.name == name) {
+    if of(api, found).await?.iter().any(|row| row.name == name) {
         return Err(Error::conflict(format!("{} has a snapshot {name} already", found.name)).into());
     }
-    let _turn = room(&api, known(&api, &found.spec.config.labels), &[Need::disk(1)], &[]).await?;
-    let mut changes = vec![format!("LABEL {OF}={}", found.name)];
+    let _turn = room(api, known(api, &found.spec.config.labels), &[Need::disk(1)], &[]).await?;
+    // All of them always: an instance that was made from a snapshot has that one's.
+    let mut changes = vec![
+        format!("LABEL {OF}={}", found.name),
+        format!("LABEL {SCHEDULED}={}", keep.scheduled),
+        format!("LABEL {UNTIL}={}", keep.until_unix_millis),
+    ];
     changes.extend(project.map(|project| format!("LABEL {}={project}", projects::LABEL)));
     let options = CommitOptions {
         container: found.id.to_string(),
@@ -137,7 +185,5 @@ pub(crate) async fn create(
         ..CommitOptions::default()
     };
     api.engine.images().commit(options).await?;
-    let mut response = Done::plainly().into_response();
-    response.extensions_mut().insert(Target(name.to_owned()));
-    Ok(response)
+    Ok(())
 }

@@ -9,6 +9,7 @@ use crate::identity::projects::of;
 use crate::identity::{Role, Who};
 use crate::quota::room;
 use crate::schema::{answers, requests};
+use crate::stacks::git::Source;
 use crate::stacks::model::{self, ServiceView};
 use crate::stacks::{self, Compose, PROJECT, Stack};
 use crate::tasks::Task;
@@ -37,7 +38,22 @@ answers! {
         kept: bool,
         /// The compose file; empty where it is not kept here.
         text: String,
+        /// Where it comes from, if not from whoever put it up.
+        git: Option<GitView>,
     }
+    /// A compose file of a commit.
+    GitView {
+        url: String,
+        branch: String,
+        path: String,
+        commit: String,
+        /// The commit's first line.
+        subject: String,
+        committed_unix_millis: i64,
+        /// A token is kept for it.
+        token: bool,
+    }
+    GitText { git: GitView, text: String }
     /// What a compose file means.
     StackCheck {
         services: Vec<ServiceView>,
@@ -52,8 +68,29 @@ answers! {
 
 requests! {
     CheckStack { name: String, text: String }
+    /// Where in a repository.
+    GitWish {
+        /// https://...
+        url: String,
+        /// A branch or tag; empty: what the repository itself has as its first.
+        branch: String,
+        /// Of the compose file in it.
+        path: String,
+        /// 40 hexadecimal digits; empty: the newest of the branch.
+        commit: String,
+        /// For a repository that not everybody may read; empty: the one that is kept for the stack.
+        token: String,
+    }
+    ReadGit {
+        git: GitWish,
+        /// The stack whose token is used; empty: none.
+        stack: String,
+    }
     PutStack {
+        /// Not with git.
         text: String,
+        /// Its text is this commit's.
+        git: Option<GitWish>,
         /// Of a new stack; empty: in none, or in the only one that its maker has.
         project: String,
         /// One service after the other, new instances beside the old ones where two can run.
@@ -156,7 +193,41 @@ pub(crate) async fn inspect(
         true => kept.as_ref().map(|stack| stack.text.clone()).unwrap_or_default(),
         false => String::new(),
     };
-    Ok(axum::Json(StackDetail { name, project, kept: kept.is_some(), text }))
+    let git = kept.as_ref().and_then(|stack| stack.git.as_ref()).map(view);
+    Ok(axum::Json(StackDetail { name, project, kept: kept.is_some(), text, git }))
+}
+
+fn view(source: &Source) -> GitView {
+    GitView {
+        url: source.url.clone(),
+        branch: source.branch.clone(),
+        path: source.path.clone(),
+        commit: source.commit.clone(),
+        subject: source.subject.clone(),
+        committed_unix_millis: source.committed_unix_millis,
+        token: !source.token.is_empty(),
+    }
+}
+
+/// `wish` with the token that is kept for `stack`, which is for the same repository only.
+fn source(wish: GitWish, stack: Option<&Stack>) -> Source {
+    let GitWish { url, branch, path, commit, token } = wish;
+    let kept = stack.and_then(|stack| stack.git.as_ref()).filter(|kept| token.is_empty() && kept.url == url);
+    let token = kept.map_or(token, |kept| kept.token.clone());
+    Source { url, branch, path, commit, token, ..Source::default() }
+}
+
+pub(crate) async fn read_git(
+    State(api): State<Api>,
+    who: Who,
+    Json(body): Json<ReadGit>,
+) -> ApiResult<axum::Json<GitText>> {
+    let kept = match body.stack.as_str() {
+        "" => None,
+        name => find(&api, &who, name, Role::Operator).await?.0,
+    };
+    let read = source(body.git, kept.as_ref()).read().await?;
+    Ok(axum::Json(GitText { git: view(&read.source), text: read.text }))
 }
 
 /// The plain model of a text, and why only an administrator may put it up.
@@ -239,7 +310,17 @@ pub(crate) async fn put(
         }
         Err(error) => return Err(error),
     };
-    let (mut model, warnings, beyond) = read(&api, &compose, &name, &body.text).await?;
+    let (text, git) = match body.git {
+        None => (body.text, None),
+        Some(_) if !body.text.is_empty() => {
+            return Err(Error::invalid("a stack's text is given, or comes from a repository: not both").into());
+        }
+        Some(wish) => {
+            let read = source(wish, known.as_ref()).read().await?;
+            (read.text, Some(read.source))
+        }
+    };
+    let (mut model, warnings, beyond) = read(&api, &compose, &name, &text).await?;
     if who.role != Role::Admin && !beyond.is_empty() {
         let message = format!("only an administrator may put up: {}", beyond.join(", "));
         return Err(Error::new(ErrorKind::Forbidden, message)
@@ -253,11 +334,15 @@ pub(crate) async fn put(
     let without: Vec<String> = there.iter().map(|one| one.id.to_string()).collect();
     let ids: Vec<&str> = without.iter().map(String::as_str).collect();
     drop(room(&api, project.as_deref(), &model::needs(&model), &ids).await?);
-    let target =
+    let mut target =
         format!("{}{}", if body.rolling { "rolling, " } else { "" }, if known.is_some() { "changed" } else { "new" });
+    if let Some(git) = &git {
+        target.push_str(&format!(", {git:?}"));
+    }
     let (doing, of) = (api.clone(), name.clone());
     let stack = Stack {
-        text: body.text,
+        text,
+        git,
         project: project.clone(),
         who: who.user.clone(),
         changed_unix_millis: berth_engine::events::now_unix_nanos() / 1_000_000,

@@ -1,7 +1,7 @@
 //! Stacks: several instances that belong together, described by a compose file.
 //!
 //! ```text
-//! console.redb    stacks/<name>                      its text, its project, who changed it when
+//! console.redb    stacks/<name>                      its text, its project, who changed it when; where it comes from
 //! <data-root>/console/stacks/<name>/compose.json     what the text means: the model that was last put up
 //! ```
 //!
@@ -11,6 +11,7 @@
 //! which gives the plain model ([`model`]): an `include`, an `env_file` or a secret in it opens no file of root's. The
 //! model is checked, gets its project's labels, and only that is put up.
 
+pub(crate) mod git;
 pub(crate) mod model;
 mod roll;
 mod run;
@@ -40,6 +41,9 @@ pub(crate) struct Stack {
     pub(crate) project: Option<String>,
     pub(crate) who: String,
     pub(crate) changed_unix_millis: i64,
+    /// Where its text comes from, if not from whoever put it up.
+    #[serde(default)]
+    pub(crate) git: Option<git::Source>,
 }
 
 pub(crate) struct Stacks {
@@ -52,7 +56,7 @@ pub(crate) fn check_name(name: &str) -> Result<()> {
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_';
     let begins = name.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit());
     // Paths of the API and of the page.
-    let reserved = ["ready", "check", "new"].contains(&name);
+    let reserved = ["ready", "check", "git", "new"].contains(&name);
     match begins && !reserved && name.len() <= NAME_BYTES_MAX && name.chars().all(plain) {
         true => Ok(()),
         false => Err(Error::invalid(format!(
@@ -152,7 +156,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let open = || Store::open(&folder.path().join("a.redb"), |_, _, record| record).unwrap();
         let stacks = Stacks::new(open(), folder.path());
-        let stack = Stack { text: "services: {}".into(), project: None, who: "ada".into(), changed_unix_millis: 1 };
+        let stack =
+            Stack { text: "services: {}".into(), project: None, who: "ada".into(), changed_unix_millis: 1, git: None };
         stacks.put("web", &stack).await.unwrap();
         let next = stacks.write_next("web", &serde_json::json!({"services": {}})).unwrap();
         stacks.keep("web", &next).unwrap();

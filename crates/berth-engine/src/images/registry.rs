@@ -301,6 +301,18 @@ impl Images {
         Ok(Distribution { media_type: manifest.media_type, digest: manifest.digest, size_bytes, platforms })
     }
 
+    /// The digest that `name` means at its registry now. Asked for without the manifest where the registry says it so:
+    /// that is no pull, which some registries count.
+    pub async fn digest_now(&self, name: &ImageName) -> Result<Digest> {
+        let name = name.clone().or_latest();
+        let repository = self.shared().registries.client.repository(&name, Access::Pull, None);
+        let fail = |cause: RegistryError| failed("look up", &name, &cause);
+        if let Some(found) = repository.resolve(&reference(&name)).await.map_err(fail)? {
+            return Ok(found.digest);
+        }
+        Ok(repository.manifest(&reference(&name)).await.map_err(fail)?.digest)
+    }
+
     /// Repositories that `term` (`[host/]words`) finds.
     pub async fn search(&self, term: &str, limit: usize, credentials: Option<Credentials>) -> Result<Vec<Found>> {
         let host = |first: &&str| first.contains(['.', ':']) || *first == "localhost";
