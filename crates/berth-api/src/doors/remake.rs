@@ -156,7 +156,14 @@ pub(crate) async fn recreate(
     super::saved::check(&api, &who, &spec.config.image)?;
     let turn = stay(&api, &who, &found, &mut spec, &[found.id.as_str()]).await?;
     let (target, doing) = (found.name.clone(), api.clone());
+    // Nobody gets another image by the way without a word.
+    let now = api.engine.images().resolve(&spec.config.image).ok().map(|image| image.id);
+    let another = changes.image.is_none() && now.is_some() && now != found.image_id;
+    let image = spec.config.image.clone();
     let task = api.tasks.start(&who.user, "instance.recreate", &target, move |progress| async move {
+        if another {
+            progress.line(&format!("{image} means another image now than the one that it was made from"));
+        }
         // On a task of its own: cancelled half way it would leave neither the old nor the new one.
         let replacing = tokio::spawn(async move {
             let _turn = turn;
