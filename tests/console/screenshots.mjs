@@ -66,8 +66,16 @@ try {
     if (!/no-such-program/.test(String(error.stderr ?? error))) throw error;
   }
   await machines();
-  await done('POST', '/builds', { name: 'shop/web:42', dockerfile: 'FROM tiny AS build\nRUN mkdir /out && echo compiled > /out/app\n\nFROM tiny\nCOPY --from=build /out /app\nRUN echo "ready" && sleep 1\nCMD ["sleep", "1000"]\n' });
-  await ended('image.build');
+  for (const word of ['first', 'ready']) {
+    await done('POST', '/builds', { name: 'shop/web:42', dockerfile: `FROM tiny AS build\nRUN mkdir /out && echo compiled > /out/app\n\nFROM tiny\nCOPY --from=build /out /app\nRUN echo "${word}" && sleep 1\nCMD ["sleep", "1000"]\n` });
+    await ended('image.build');
+    // It is made from what its image's name meant before.
+    if (word === 'first') engine.berth('run', '-d', '--name', 'catalog', '--network', 'shop', '-m', '64m', '-l', 'team=shop', '-l', 'berth.project=shop', 'shop/web:42');
+  }
+  await done('PUT', `/instances/${session.idOf('web')}/note`, { text: 'What customers see. Ask Mia before you stop it; when it is slow, look at db first.' });
+  await done('POST', `/instances/${session.idOf('web')}/snapshots`, { name: 'before-sale' });
+  await done('PUT', `/instances/${session.idOf('web')}/schedule`, { begin_unix_millis: 0, every_hours: 24, keep: 7 });
+  await ended('instance.snapshot');
   await done('POST', '/volumes/shop-data/backups', { hold: true });
   await ended('volume.backup');
   await done('PUT', '/volumes/shop-data/schedule', { begin_unix_millis: 0, every_hours: 24, keep: 7, hold: true });
@@ -85,7 +93,7 @@ try {
 
   const seen = (words) => () => page.locator('main').getByText(words).first().waitFor();
   const PAGES = [
-    ['overview', '/', seen('On the disk')], ['instances', '/instances', seen('gateway')], ['create', '/create?image=tiny:latest', seen('Where it comes from')],
+    ['overview', '/', seen('Newer images')], ['instances', '/instances', seen('gateway')], ['create', '/create?image=tiny:latest', seen('Where it comes from')],
     ['instance', `/instances/${id}`, seen('Who can reach it')], ['logs', `/instances/${id}/logs`, seen('GET /item')],
     ['terminal', `/instances/${id}/terminal`, async () => {
       await page.getByText('connected').waitFor();

@@ -242,7 +242,7 @@ test('a snapshot with an end goes by itself, and nothing that was made from it',
   await page.getByLabel('How long it stays').selectOption({ label: 'goes after 7 days' });
   await page.getByRole('button', { name: 'Take a snapshot' }).click();
   await page.getByText(/^until /).waitFor();
-  const end = Date.now() + 1000;
+  const end = Date.now() + 15_000;
   for (const name of ['used', 'free']) await json('POST', `/instances/${id}/snapshots`, { name, until_unix_millis: end });
   // Made from one that ends: a snapshot of that has no end of its own.
   engine.berth('run', '-d', '--name', 'heir', 'snapshot/brief:used', 'sleep', '100000');
