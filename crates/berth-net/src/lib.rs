@@ -35,6 +35,7 @@ pub mod netlink;
 pub mod nft;
 pub mod ports;
 mod publication;
+pub mod rate;
 pub mod route;
 pub mod slot;
 mod sysctl;

@@ -9,7 +9,8 @@
 //! names and the guard against foreign addresses hold for it as they are. All of it lies in the container's
 //! network namespace and goes with it.
 
-use crate::netlink::Batch;
+use crate::netlink::{Batch, NetlinkError};
+use crate::rate::{self, Bandwidth};
 use crate::route::{self, Route};
 use crate::slot::{Namespace, SlotError};
 use std::net::{IpAddr, Ipv4Addr};
@@ -27,6 +28,7 @@ pub struct HandOver<'a> {
     pub owner: u32,
     /// An address that only the guest reaches, for what answers its questions, and the guest's own.
     pub service: Option<(Ipv4Addr, Ipv4Addr)>,
+    pub bandwidth: Bandwidth,
 }
 
 impl Namespace {
@@ -61,7 +63,25 @@ impl Namespace {
             if let Some((address, guest)) = hand.service {
                 route::add_peer(&mut batch, bridge, address, guest);
             }
-            route.run(batch).map_err(failed)
+            route.run(batch).map_err(failed)?;
+            match hand.bandwidth == Bandwidth::default() {
+                true => Ok(()),
+                false => limit(&mut route, [interface.index, tap], hand.bandwidth).map_err(failed),
+            }
+        })
+    }
+
+    /// The limits of a card that was handed over, from now on.
+    pub fn limit(&self, interface: &str, tap: &str, bandwidth: Bandwidth) -> Result<(), SlotError> {
+        self.enter(|| {
+            let failed = |source| SlotError::Interface { name: interface.to_owned(), source };
+            let mut route = Route::open().map_err(failed)?;
+            let mut index = |name: &str| match route.link(name).map_err(failed)? {
+                Some(link) => Ok(link.index),
+                None => Err(SlotError::Lost(name.to_owned())),
+            };
+            let cards = [index(interface)?, index(tap)?];
+            limit(&mut route, cards, bandwidth).map_err(failed)
         })
     }
 }
@@ -82,6 +102,12 @@ impl Namespace {
             Ok(())
         })
     }
+}
+
+/// What the guest receives the tap sends; what it sends leaves by the interface.
+fn limit(route: &mut Route, [interface, tap]: [u32; 2], bandwidth: Bandwidth) -> Result<(), NetlinkError> {
+    rate::set(route, tap, bandwidth.in_bits_per_second)?;
+    rate::set(route, interface, bandwidth.out_bits_per_second)
 }
 
 /// A locally administered address that differs from `mac`.

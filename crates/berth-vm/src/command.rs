@@ -5,8 +5,8 @@
 //! for. `q35` with spare root ports, because disks and cards can be added to it while it runs.
 
 use crate::spec::{
-    AGENT_SOCKET, Accelerator, Disk, DiskFile, DiskKind, EVENTS_SOCKET, Firmware, Format, Machine, Mapped, Nic,
-    QMP_SOCKET, RUN, SHARES_SOCKET, SHARES_TAG, Start, VNC_SOCKET,
+    AGENT_SOCKET, Accelerator, Disk, DiskFile, DiskKind, DiskLimits, EVENTS_SOCKET, Firmware, Format, Machine, Mapped,
+    Nic, QMP_SOCKET, RUN, SHARES_SOCKET, SHARES_TAG, Start, VNC_SOCKET,
 };
 use serde_json::{Value, json};
 use std::path::Path;
@@ -62,6 +62,9 @@ pub fn arguments(machine: &Machine, given: Descriptors) -> Vec<String> {
     if given.state.is_some() {
         // What to read is said by the monitor, behind the capabilities.
         a.words(&["-incoming", "defer"]);
+    } else if is_limited(machine) {
+        // Nothing runs before its disks have their limits.
+        a.words(&["-S"]);
     }
     a.words(&["-rtc", "base=utc", "-boot", "strict=on"]);
     for (id, socket) in [("qmp", QMP_SOCKET), ("events", EVENTS_SOCKET)] {
@@ -254,6 +257,29 @@ pub fn disk_device(disk: &str) -> String {
     format!("{disk}-device")
 }
 
+/// Limits a disk's device while QEMU runs.
+pub const THROTTLE: &str = "block_set_io_throttle";
+
+/// What [`THROTTLE`] takes. The disk is not the PCI device but the one behind it.
+pub fn throttle(disk: &str, limits: DiskLimits) -> Value {
+    json!({
+        "id": format!("/machine/peripheral/{}/virtio-backend", disk_device(disk)),
+        "bps": 0, "bps_rd": limits.read_bytes, "bps_wr": limits.write_bytes,
+        "iops": 0, "iops_rd": limits.read_operations, "iops_wr": limits.write_operations,
+    })
+}
+
+/// Whether some disk has a limit.
+pub(crate) fn is_limited(machine: &Machine) -> bool {
+    machine.disks.iter().any(|disk| disk.limits != DiskLimits::default())
+}
+
+/// Of those disks that have limits, as they start without.
+pub fn throttles<'a>(disks: impl IntoIterator<Item = &'a Disk>) -> impl Iterator<Item = Value> {
+    let limited = disks.into_iter().filter(|disk| disk.limits != DiskLimits::default());
+    limited.map(|disk| throttle(&disk.id, disk.limits))
+}
+
 /// The device of a disk; `bus` is where it is plugged in, none for the built-in slots.
 pub fn device(disk: &Disk, boot_index: Option<usize>, bus: Option<&str>) -> Value {
     let id = disk_device(&disk.id);
@@ -315,6 +341,7 @@ mod tests {
                 chain,
                 kind: DiskKind::Disk,
                 port: None,
+                limits: DiskLimits::default(),
             }],
             nics: vec![Nic { tap: "tap0".to_owned(), mac: "02:42:00:00:00:01".to_owned(), lease: None }],
             display: false,
@@ -391,5 +418,17 @@ mod tests {
         assert!(of(Some(Mapped::Shared), false).contains("\"share\":true"));
         assert!(of(None, false).contains("memory-backend-memfd"));
         assert!(!cold(&machine()).contains(&"-incoming".to_owned()));
+    }
+
+    #[test]
+    fn a_limited_disk_reads_nothing_before_it_has_its_limits() {
+        let mut limited = machine();
+        assert!(!cold(&limited).contains(&"-S".to_owned()) && throttles(&limited.disks).next().is_none());
+        limited.disks[0].limits = DiskLimits { read_bytes: 4096, ..DiskLimits::default() };
+        assert!(cold(&limited).contains(&"-S".to_owned()));
+        let all: Vec<Value> = throttles(&limited.disks).collect();
+        assert_eq!((all.len(), &all[0]["id"], &all[0]["bps_rd"]), (1, &json!("/machine/peripheral/disk0-device/virtio-backend"), &json!(4096)));
+        let given = arguments(&limited, Descriptors { state: Some(3), memory: None });
+        assert!(!given.contains(&"-S".to_owned()), "it waits for its state as it is");
     }
 }

@@ -15,6 +15,7 @@
 //! given in one of three ways. Shared: a file in memory that is this machine's own from now on. Private: one that
 //! several machines map copy-on-write; it is sealed, so that none of them can change it. Or it is part of the state.
 
+use crate::command;
 use crate::qmp::{Client, QmpError};
 use crate::spec::{EVENTS_SOCKET, Machine, Nic, RUN, START_SOCKET, Start};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage};
@@ -28,6 +29,7 @@ use std::time::{Duration, Instant};
 
 /// A loaded host starts QEMU slowly; a state of gigabytes takes its time to be read.
 const LOAD_SECONDS_MAX: u64 = 600;
+const OPENS_SECONDS_MAX: u64 = 60;
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
 /// What the engine hears of a failure.
 const WHY_BYTES_MAX: usize = 2000;
@@ -39,7 +41,7 @@ pub enum RestoreError {
     Receive(io::Error),
     #[error("the engine gave no state")]
     Nothing,
-    #[error("QEMU has ended while it read the saved state; its last words stand above")]
+    #[error("QEMU has ended before its guest ran; its last words stand above")]
     Ended,
     #[error("QEMU did not read the saved state within {LOAD_SECONDS_MAX} seconds")]
     Late,
@@ -109,22 +111,38 @@ impl Given {
     }
 }
 
-/// Lets QEMU read the state and go on. `ended` says whether QEMU is gone.
-pub(crate) fn load(
-    machine: &Machine,
-    state: BorrowedFd<'_>,
-    mut ended: impl FnMut() -> bool,
-) -> Result<(), RestoreError> {
-    let deadline = Instant::now() + Duration::from_secs(LOAD_SECONDS_MAX);
-    let mut monitor = loop {
+/// The monitor of a QEMU that is about to start.
+fn reach(deadline: Instant, ended: &mut dyn FnMut() -> bool) -> Result<Client, RestoreError> {
+    loop {
         match Client::connect(Path::new(RUN), EVENTS_SOCKET, Duration::from_secs(LOAD_SECONDS_MAX)) {
-            Ok(monitor) => break monitor,
+            Ok(monitor) => return Ok(monitor),
             Err(_) if ended() => return Err(RestoreError::Ended),
             Err(error) if Instant::now() > deadline => return Err(error.into()),
             // Its socket is not there yet.
             Err(_) => std::thread::sleep(LOOK_AGAIN),
         }
-    };
+    }
+}
+
+/// Lets a machine whose disks have limits go on with them: its QEMU waits for that (`command::arguments`).
+pub(crate) fn begin_limited(machine: &Machine, ended: &mut dyn FnMut() -> bool) -> Result<(), RestoreError> {
+    let mut monitor = reach(Instant::now() + Duration::from_secs(OPENS_SECONDS_MAX), ended)?;
+    limit(machine, &mut monitor)?;
+    Ok(monitor.ask("cont", json!({})).map(drop)?)
+}
+
+fn limit(machine: &Machine, monitor: &mut Client) -> Result<(), QmpError> {
+    command::throttles(&machine.disks).try_for_each(|limits| monitor.ask(command::THROTTLE, limits).map(drop))
+}
+
+/// Lets QEMU read the state and go on. `ended` says whether QEMU is gone.
+pub(crate) fn load(
+    machine: &Machine,
+    state: BorrowedFd<'_>,
+    ended: &mut dyn FnMut() -> bool,
+) -> Result<(), RestoreError> {
+    let deadline = Instant::now() + Duration::from_secs(LOAD_SECONDS_MAX);
+    let mut monitor = reach(deadline, ended)?;
     let gone = |error: QmpError, ended: &mut dyn FnMut() -> bool| match error {
         QmpError::Broken(_) => {
             // The connection ends a moment before the process.
@@ -139,7 +157,7 @@ pub(crate) fn load(
     ignore_shared_memory(&mut monitor, given)?;
     monitor.ask("migrate-incoming", json!({"uri": format!("fd:{}", state.as_raw_fd())}))?;
     loop {
-        let answer = monitor.ask("query-migrate", json!({})).map_err(|error| gone(error, &mut ended))?;
+        let answer = monitor.ask("query-migrate", json!({})).map_err(|error| gone(error, ended))?;
         match answer["status"].as_str() {
             Some("completed") => break,
             Some("failed" | "cancelled") => {
@@ -157,7 +175,8 @@ pub(crate) fn load(
             monitor.ask("device_del", json!({"id": format!("nic{index}")}))?;
         }
     }
-    monitor.ask("cont", json!({})).map_err(|error| gone(error, &mut ended))?;
+    limit(machine, &mut monitor)?;
+    monitor.ask("cont", json!({})).map_err(|error| gone(error, ended))?;
     Ok(())
 }
 

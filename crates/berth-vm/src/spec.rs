@@ -164,7 +164,22 @@ pub struct Disk {
     /// The spare slot that it is in; `None`: a built-in one.
     #[serde(default)]
     pub port: Option<u8>,
+    #[serde(default)]
+    pub limits: DiskLimits,
 }
+
+/// How much a disk reads and writes at most, a second; 0: no limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DiskLimits {
+    pub read_bytes: u64,
+    pub write_bytes: u64,
+    pub read_operations: u64,
+    pub write_operations: u64,
+}
+
+/// What QEMU takes (`THROTTLE_VALUE_MAX`).
+pub const DISK_LIMIT_MAX: u64 = 1_000_000_000_000_000;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiskFile {

@@ -89,8 +89,14 @@ fn supervise(path: &Path) -> Result<u8, SuperviseError> {
         .env("PATH", "/usr/bin:/bin")
         .spawn()
         .map_err(|source| SuperviseError::Start { source })?;
-    if let Some(given) = given {
-        restored(&machine, given, &mut child)?;
+    match given {
+        Some(given) => {
+            let outcome = or_ended(&mut child, |ended| restore::load(&machine, given.state.as_fd(), ended));
+            given.tell(&outcome);
+            outcome?;
+        }
+        None if command::is_limited(&machine) => or_ended(&mut child, |ended| restore::begin_limited(&machine, ended))?,
+        None => {}
     }
     let qemu = Pid::from_child(&child);
     let mut cards = Cards::of(&machine);
@@ -170,16 +176,18 @@ impl End {
     }
 }
 
-/// Lets QEMU take the state over and tells the engine; a QEMU that cannot is ended.
-fn restored(machine: &Machine, given: restore::Given, child: &mut Child) -> Result<(), SuperviseError> {
-    let outcome = restore::load(machine, given.state.as_fd(), || !matches!(child.try_wait(), Ok(None)));
+/// What is done with QEMU before its guest runs on; a QEMU with which it fails is ended. `begin` can ask whether it has ended.
+fn or_ended(
+    child: &mut Child,
+    begin: impl FnOnce(&mut dyn FnMut() -> bool) -> Result<(), restore::RestoreError>,
+) -> Result<(), restore::RestoreError> {
+    let outcome = begin(&mut || !matches!(child.try_wait(), Ok(None)));
     if outcome.is_err() {
         // It may have ended by itself.
         child.kill().ok();
         child.wait().ok();
     }
-    given.tell(&outcome);
-    Ok(outcome?)
+    outcome
 }
 
 /// A fork's network cards that are still to be exchanged for its own.

@@ -40,10 +40,15 @@ export interface Instance {
   machine?: Machine;
 }
 
+/** A second; 0: no limit. */
+export interface DiskLimits { read_bytes: number; write_bytes: number; read_operations: number; write_operations: number }
+export interface Bandwidth { in_bits_per_second: number; out_bits_per_second: number }
+
 export interface Machine {
   id: string; name: string; state: string; status: string; exit_code: number; error: string; created_unix_millis: number; started_unix_millis: number;
   restart_count: number; cpus: number; memory_bytes: number; firmware: string; direct_kernel: boolean; accelerator: string; display: string; template: boolean;
-  resumes?: boolean; snapshots: number; disks: { name: string; kind: string; size_bytes: number; base: string | null }[];
+  resumes?: boolean; snapshots: number; disks: { name: string; kind: string; size_bytes: number; base: string | null; limits?: DiskLimits }[];
+  bandwidth?: Bandwidth;
   networks: Record<string, { ipv4: string | null; ipv6: string | null; mac: string }>; ports: string[]; labels: Record<string, string>;
 }
 

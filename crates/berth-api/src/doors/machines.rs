@@ -3,6 +3,11 @@
 //! These routes are also on the engine's own socket, for the command line; there everybody is root.
 
 use super::Done;
+use super::machine_bodies::{
+    ChangeMachine, Forked, Machine, MachineAddress, MachineBandwidth, MachineChanged, MachineDisk, MachineDiskLimits,
+    MachineFilesystem, MachineGuest, MachineMade, MachineSnapshot, MachineStats, NewBandwidth, NewClone, NewDiskLimits,
+    NewForks, NewMachine, NewMachineDisk, NewMachineName, NewMachineSnapshot,
+};
 use super::projects::labelled;
 use crate::Api;
 use crate::error::ApiResult;
@@ -11,7 +16,6 @@ use crate::guard::{Session, Target};
 use crate::identity::{Role, Who, projects};
 use crate::quota::{Need, known, of_machine, room, still_fits};
 use crate::routes::{OPERATOR, SOME_OPERATOR, SOME_VIEWER, Table, VIEWER};
-use crate::schema::{answers, requests};
 use axum::Extension;
 use axum::extract::{FromRef, Path, State};
 use axum::http::{Method, header};
@@ -19,7 +23,8 @@ use axum::response::{IntoResponse, Response};
 use berth_engine::Engine;
 use berth_engine::containers::StopOptions;
 use berth_engine::machines::{
-    CreateMachine, DirectKernel, Display, FirmwareKind, GuestStatistics, MachineView, NewDisk, Seed, UpdateMachine,
+    Bandwidth, CreateMachine, DirectKernel, DiskLimits, Display, FirmwareKind, GuestStatistics, MachineView, NewDisk,
+    Seed, UpdateMachine,
 };
 use berth_types::spec::{EndpointSpec, NetworkMode, PortBinding, PortProto, RestartPolicy};
 use berth_types::{Error, ErrorKind, Result};
@@ -33,203 +38,6 @@ const MEMORY_BYTES_DEFAULT: u64 = 512 << 20;
 /// Of a request by way of the console's guard. On the socket of an engine without a console there is none, and there are
 /// no projects.
 type Asked = Option<Extension<Session>>;
-
-answers! {
-    /// A virtual machine.
-    Machine {
-        id: String,
-        name: String,
-        /// created, running, paused, restarting, exited, ...
-        state: String,
-        /// Up 5 minutes, Exited (0) 3 hours ago, ...
-        status: String,
-        exit_code: i64,
-        /// Why the last start failed; empty otherwise.
-        error: String,
-        created_unix_millis: i64,
-        /// 0 where it never ran.
-        started_unix_millis: i64,
-        restart_count: u64,
-        cpus: u16,
-        memory_bytes: u64,
-        /// It can be given so much while it runs, counted from its next start.
-        memory_max_bytes: u64,
-        /// bios or uefi.
-        firmware: String,
-        /// It boots a kernel of its own folder, not what is on its disks.
-        direct_kernel: bool,
-        /// kvm, or tcg: every instruction is emulated.
-        accelerator: String,
-        /// none or vnc.
-        display: String,
-        /// Only there to be cloned.
-        template: bool,
-        /// Its next start goes on from a saved moment; a template's forks do.
-        resumes: bool,
-        /// How many snapshots it has.
-        snapshots: u64,
-        disks: Vec<MachineDisk>,
-        /// By network: the machine's addresses there.
-        networks: BTreeMap<String, MachineAddress>,
-        /// Published ports: `8080->80/tcp`.
-        ports: Vec<String>,
-        labels: BTreeMap<String, String>,
-        /// How its guest is, by its own word: with ?guest=true, where it runs and says it.
-        guest: Option<MachineGuest>,
-    }
-    MachineGuest {
-        /// agent, or balloon, which knows of the memory only.
-        source: String,
-        memory_total_bytes: u64,
-        /// Without what its kernel would give back.
-        memory_used_bytes: u64,
-        swap_total_bytes: u64,
-        swap_used_bytes: u64,
-        /// Since its boot.
-        uptime_millis: u64,
-        /// Those on disks of their own.
-        filesystems: Vec<MachineFilesystem>,
-    }
-    MachineFilesystem {
-        /// Where it is mounted in the guest.
-        path: String,
-        total_bytes: u64,
-        used_bytes: u64,
-    }
-    /// A machine's meters as the host counts them, since its start, and how its guest is.
-    MachineStats {
-        name: String,
-        read_unix_nanos: i64,
-        cpu_nanos: u64,
-        /// What the host gives to it, QEMU's own needs among it.
-        memory_bytes: u64,
-        memory_limit_bytes: u64,
-        read_bytes: u64,
-        written_bytes: u64,
-        received_bytes: u64,
-        sent_bytes: u64,
-        guest: Option<MachineGuest>,
-    }
-    MachineDisk {
-        name: String,
-        /// disk, readonly or cdrom.
-        kind: String,
-        size_bytes: u64,
-        /// Digest of the disk image that it started from.
-        base: Option<String>,
-    }
-    MachineAddress {
-        ipv4: Option<String>,
-        ipv6: Option<String>,
-        mac: String,
-    }
-    /// What a machine's disks held at a moment.
-    MachineSnapshot {
-        name: String,
-        parent: Option<String>,
-        created_unix_millis: i64,
-        /// What the disks hold now came after this one.
-        current: bool,
-        /// State and memory are part of it: a revert goes on from there.
-        memory: bool,
-    }
-    /// What became of a change, in words.
-    MachineChanged {
-        /// What it has at once.
-        now: Vec<String>,
-        /// What it has from its next start on, and why.
-        warnings: Vec<String>,
-    }
-    /// Machines that now run.
-    Forked { ids: Vec<String> }
-    /// A machine that now exists.
-    MachineMade { id: String, warnings: Vec<String> }
-}
-
-requests! {
-    /// A machine that is to be made.
-    NewMachine {
-        /// Empty: in none, or in the only one that its maker has.
-        project: String,
-        name: String,
-        /// 0: one.
-        cpus: u16,
-        /// 0: 512 MiB.
-        memory_bytes: u64,
-        /// It can be given so much while it runs; 0: as much as the host has, where it has a GiB to begin with.
-        memory_max_bytes: u64,
-        /// OVMF instead of a BIOS.
-        uefi: bool,
-        /// An image with a kernel and a first process, whose files become the first disk; none: no such.
-        from_image: Option<String>,
-        /// Of that disk; 0: 10 GiB, of which it takes what is written.
-        from_image_bytes: u64,
-        kernel: Option<NewKernel>,
-        disks: Vec<NewMachineDisk>,
-        /// Images of CDs: paths on the engine's host, or `upload:<id>`.
-        cdroms: Vec<String>,
-        /// none or vnc.
-        display: String,
-        /// For an image with cloud-init: what it is told at its first start.
-        cloud_init: Option<NewSeed>,
-        /// Empty: the default bridge; none.
-        network: String,
-        /// host port, container port, protocol: `8080:80/tcp`, `127.0.0.1:8080:80`.
-        publish: Vec<String>,
-        /// no, always, unless-stopped, on-failure[:n].
-        restart: String,
-        labels: BTreeMap<String, String>,
-        /// Start it at once.
-        start: bool,
-    }
-    /// cloud-init's NoCloud source; host name and network are always in it.
-    NewSeed {
-        /// `#cloud-config`, a script, ...; empty: none.
-        user_data: String,
-        /// Lines of authorized_keys for the image's user.
-        ssh_keys: Vec<String>,
-    }
-    /// A kernel that is booted directly: paths on the engine's host.
-    NewKernel { image: String, initrd: Option<String>, arguments: String }
-    NewMachineDisk {
-        /// A path on the engine's host, or `upload:<id>` of what was sent; none: an empty disk.
-        source: Option<String>,
-        /// raw, qcow2, vmdk, vdi, vhdx or ova; none: by its first bytes.
-        format: Option<String>,
-        /// 0: the source's own.
-        size_bytes: u64,
-    }
-    /// What is to change; absent: nothing.
-    ChangeMachine {
-        cpus: Option<u16>,
-        memory_bytes: Option<u64>,
-        /// From the next start on; 0: by itself.
-        memory_max_bytes: Option<u64>,
-        /// Disk and its new size in bytes, not smaller than now.
-        disks: BTreeMap<String, u64>,
-        /// Further ones: of a running machine at once, where it has a slot.
-        add_disks: Vec<NewMachineDisk>,
-        /// With what is on them.
-        remove_disks: Vec<String>,
-    }
-    NewMachineName { name: String }
-    /// Without a name it gets one of its own.
-    NewClone {
-        name: String,
-        start: bool,
-        /// Its disks are copied whole: it stands on nothing that others have.
-        full: bool,
-        /// It begins with what this snapshot holds; empty: with what the disks hold now.
-        snapshot: String,
-    }
-    NewMachineSnapshot {
-        name: String,
-        /// Of a running machine, where it stands too.
-        memory: bool,
-    }
-    /// An empty name: one is made up.
-    NewForks { names: Vec<String> }
-}
 
 #[rustfmt::skip]
 pub(crate) fn add<S>(t: &mut Table<S>)
@@ -286,6 +94,10 @@ fn view(machine: MachineView) -> Machine {
         cpus: machine.cpus,
         memory_bytes: machine.memory_bytes,
         memory_max_bytes: machine.memory_max_bytes,
+        bandwidth: MachineBandwidth {
+            in_bits_per_second: machine.bandwidth.in_bits_per_second,
+            out_bits_per_second: machine.bandwidth.out_bits_per_second,
+        },
         firmware: machine.firmware.to_owned(),
         direct_kernel: machine.direct_kernel,
         accelerator: machine.accelerator.to_owned(),
@@ -301,6 +113,12 @@ fn view(machine: MachineView) -> Machine {
                 kind: disk.kind.to_owned(),
                 size_bytes: disk.size_bytes,
                 base: disk.base,
+                limits: MachineDiskLimits {
+                    read_bytes: disk.limits.read_bytes,
+                    write_bytes: disk.limits.write_bytes,
+                    read_operations: disk.limits.read_operations,
+                    write_operations: disk.limits.write_operations,
+                },
             })
             .collect(),
         ports: ports.collect(),
@@ -451,6 +269,7 @@ fn wish(new: NewMachine) -> Result<CreateMachine> {
         cpus: new.cpus,
         memory_bytes: new.memory_bytes,
         memory_max_bytes: new.memory_max_bytes,
+        bandwidth: bandwidth(new.bandwidth.unwrap_or_default()),
         firmware: if new.uefi { FirmwareKind::Uefi } else { FirmwareKind::Bios },
         image: new.from_image.filter(|image| !image.is_empty()),
         image_bytes: new.from_image_bytes,
@@ -472,7 +291,21 @@ fn wish(new: NewMachine) -> Result<CreateMachine> {
 }
 
 fn new_disk(disk: NewMachineDisk) -> NewDisk {
-    NewDisk { source: disk.source.map(PathBuf::from), format: disk.format, size_bytes: disk.size_bytes }
+    let limits = disk_limits(disk.limits.unwrap_or_default());
+    NewDisk { source: disk.source.map(PathBuf::from), format: disk.format, size_bytes: disk.size_bytes, limits }
+}
+
+fn bandwidth(new: NewBandwidth) -> Bandwidth {
+    Bandwidth { in_bits_per_second: new.in_bits_per_second, out_bits_per_second: new.out_bits_per_second }
+}
+
+fn disk_limits(new: NewDiskLimits) -> DiskLimits {
+    DiskLimits {
+        read_bytes: new.read_bytes,
+        write_bytes: new.write_bytes,
+        read_operations: new.read_operations,
+        write_operations: new.write_operations,
+    }
 }
 
 /// Whoever names a file of the host reads it by the machine.
@@ -678,9 +511,16 @@ async fn update(
     need.disk_bytes = add_disks.iter().fold(need.disk_bytes, |sum, disk| sum.saturating_add(disk.size_bytes));
     let _turn = room_beside(&asked, &after, &[need], true).await?;
     let disks = body.disks.into_iter().collect();
-    let (cpus, memory_bytes, memory_max_bytes) = (body.cpus, body.memory_bytes, body.memory_max_bytes);
-    let remove_disks = body.remove_disks;
-    let change = UpdateMachine { cpus, memory_bytes, memory_max_bytes, disks, add_disks, remove_disks };
+    let change = UpdateMachine {
+        cpus: body.cpus,
+        memory_bytes: body.memory_bytes,
+        memory_max_bytes: body.memory_max_bytes,
+        bandwidth: body.bandwidth.map(bandwidth),
+        disk_limits: body.disk_limits.into_iter().map(|(name, new)| (name, disk_limits(new))).collect(),
+        disks,
+        add_disks,
+        remove_disks: body.remove_disks,
+    };
     let changed = engine.machines().update(&id, change).await?;
     Ok(axum::Json(MachineChanged { now: changed.now, warnings: changed.later }))
 }

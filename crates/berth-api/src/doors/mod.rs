@@ -10,6 +10,7 @@ pub(crate) mod images;
 pub(crate) mod instances;
 pub(crate) mod kernels;
 pub(crate) mod logs;
+mod machine_bodies;
 mod machine_display;
 mod machine_export;
 mod machine_serial;

@@ -74,7 +74,7 @@ pub(super) fn specification(
         // those that may do everything. It has a filter itself, as QEMU has.
         host.security_opt.push("seccomp=unconfined".to_owned());
     }
-    let (memory, pids) = crate::machines::limits(cpus, memory_bytes);
+    let (memory, pids) = crate::machines::limits_of_jail(cpus, memory_bytes);
     host.resources = of.resources.clone();
     host.resources.ulimits.clear();
     (host.resources.memory_bytes, host.resources.memory_swap_bytes) = (memory, 0);

@@ -13,6 +13,7 @@ use crate::containers::{Paths, Record, blocking};
 use crate::machines::told;
 use crate::networks::{Attachment, Endpoint};
 use berth_agent_proto::Request;
+use berth_net::rate::Bandwidth;
 use berth_net::slot::{Namespace, SlotError};
 use berth_types::{Error, ErrorKind, Result};
 use berth_vm::command::{SPARE_PORTS, SPARE_PORTS_OF_CONTAINERS, card_bus, card_on, spare_bus};
@@ -65,7 +66,8 @@ pub(crate) async fn joined(
     let (engine, record, attachment, endpoint) = (engine.clone(), record.clone(), attachment.clone(), endpoint.clone());
     blocking(move || {
         let namespace = Namespace::open(&attachment.netns).map_err(|cause| unhanded(&cause))?;
-        let nic = crate::machines::hand_over(&namespace, &endpoint, user(&record.id), false);
+        let bandwidth = record.machine.as_ref().map_or(Bandwidth::default(), |machine| machine.bandwidth);
+        let nic = crate::machines::hand_over(&namespace, &endpoint, user(&record.id), false, bandwidth);
         let nic = nic.map_err(|cause| unhanded(&cause))?;
         let done = plug(&engine, &record, &nic).and_then(|()| tell(&engine, &record, &attachment, Some(&endpoint)));
         if done.is_err() {

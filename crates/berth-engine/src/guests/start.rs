@@ -6,10 +6,12 @@ use crate::Engine;
 use crate::containers::Record;
 use crate::networks::Attachment;
 use berth_agent_proto::{Answer, Configure, EtcFile, Interface, Request, Run};
+use berth_net::rate::Bandwidth;
 use berth_types::spec::{ContainerSpec, Resources};
 use berth_types::{ContainerId, Error, ErrorKind, Result};
 use berth_vm::spec::{
-    self as words, Accelerator, CPUS_MAX, Disk, DiskFile, DiskKind, Firmware, Format, Machine, Shares, Workload,
+    self as words, Accelerator, CPUS_MAX, Disk, DiskFile, DiskKind, DiskLimits, Firmware, Format, Machine, Shares,
+    Workload,
 };
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use std::net::IpAddr;
@@ -109,6 +111,7 @@ pub(crate) fn before_start(
         chain: vec![DiskFile { path, format: Format::Raw }],
         kind,
         port: None,
+        limits: DiskLimits::default(),
     };
     let run = Run {
         id: id.as_str().to_owned(),
@@ -140,7 +143,7 @@ pub(crate) fn before_start(
             disk("image", Path::new(words::BASES).join(&image_disk), DiskKind::ReadOnly),
             disk("scratch", Path::new(words::MACHINE).join(SCRATCH), DiskKind::Disk),
         ],
-        nics: crate::machines::cards(attachment, owner)?,
+        nics: crate::machines::cards(attachment, owner, Bandwidth::default())?,
         display: false,
         start: words::Start::Cold,
         agent: true,

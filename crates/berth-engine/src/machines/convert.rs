@@ -14,6 +14,7 @@ use crate::containers::blocking;
 use berth_types::{Error, ErrorKind, Result};
 use berth_vm::disk::{self, DiskError, Kind};
 use berth_vm::ova;
+use berth_vm::spec::DiskLimits;
 use sha2::{Digest as _, Sha256};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -37,6 +38,7 @@ pub(super) struct NewlyBrought {
     /// `None`: an empty one.
     pub source: Option<Brought>,
     pub size_bytes: u64,
+    pub limits: DiskLimits,
 }
 
 /// Bytes of a file that are an image.
@@ -54,8 +56,9 @@ impl Machines {
     pub(super) async fn bring(&self, wish: &mut CreateMachine) -> Result<Vec<NewlyBrought>> {
         let mut brought = Vec::new();
         for wanted in wish.disks.clone() {
+            let asked = NewlyBrought { source: None, size_bytes: wanted.size_bytes, limits: wanted.limits };
             let Some(source) = wanted.source.clone() else {
-                brought.push(NewlyBrought { source: None, size_bytes: wanted.size_bytes });
+                brought.push(asked);
                 continue;
             };
             match kind_of(&wanted).await? {
@@ -63,7 +66,7 @@ impl Machines {
                     let shared = self.engine.machine_state().clone();
                     let format = wanted.format.clone();
                     let done = blocking(move || shared.bring(&source, format.as_deref())).await?;
-                    brought.push(NewlyBrought { source: Some(done), size_bytes: wanted.size_bytes });
+                    brought.push(NewlyBrought { source: Some(done), ..asked });
                 }
                 Kind::Ova => {
                     let (appliance, extents) = blocking(move || unpack(&source)).await?;
@@ -72,7 +75,7 @@ impl Machines {
                     }
                     for extent in extents {
                         let done = self.convert(extent).await?;
-                        brought.push(NewlyBrought { source: Some(done), size_bytes: wanted.size_bytes });
+                        brought.push(NewlyBrought { source: Some(done), ..asked });
                     }
                     wish.cpus = if wish.cpus == 0 { appliance.cpus } else { wish.cpus };
                     wish.memory_bytes = if wish.memory_bytes == 0 { appliance.memory_bytes } else { wish.memory_bytes };
@@ -84,7 +87,7 @@ impl Machines {
                         Ok(Extent { path: source, at: 0, bytes, kind })
                     };
                     let done = self.convert(blocking(whole).await?).await?;
-                    brought.push(NewlyBrought { source: Some(done), size_bytes: wanted.size_bytes });
+                    brought.push(NewlyBrought { source: Some(done), ..asked });
                 }
             }
         }

@@ -4,13 +4,13 @@ use super::bases::{Pin, open_source, refused};
 use super::convert::NewlyBrought;
 use super::record::{Base, BaseFormat, DiskRecord, KernelFiles, Record};
 use super::types::{CreateMachine, Display, FirmwareKind, NewDisk};
-use super::{Machines, scale, start};
+use super::{Machines, limits, scale, start};
 use crate::Engine;
 use crate::containers::{Created, Wish};
 use berth_types::spec::{ContainerSpec, DeviceMapping, MountKind, MountSpec, NamespaceMode, Resources};
 use berth_types::{ContainerId, Error, ErrorKind, Result};
 use berth_vm::command::SPARE_PORTS;
-use berth_vm::spec::{CPUS_MAX, DISKS_MAX, DiskKind, Format, MEMORY_BYTES_MAX, MEMORY_BYTES_MIN};
+use berth_vm::spec::{CPUS_MAX, DISKS_MAX, DiskKind, DiskLimits, Format, MEMORY_BYTES_MAX, MEMORY_BYTES_MIN};
 use berth_vm::{disk, spec as words};
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -36,6 +36,7 @@ fn check(wish: &CreateMachine) -> Result<()> {
     }
     check_size(wish.cpus, wish.memory_bytes)?;
     scale::check_room(memory_bytes(wish), wish.memory_max_bytes)?;
+    limits::check_bandwidth(wish.bandwidth)?;
     wish.seed.as_ref().map_or(Ok(()), super::Seed::check)?;
     if wish.disks.is_empty() && wish.cdroms.is_empty() && wish.kernel.is_none() {
         return Err(Error::invalid("a machine needs something to boot from")
@@ -65,6 +66,7 @@ pub(super) fn check_disk(disk: &NewDisk) -> Result<()> {
     if disk.source.is_none() && disk.size_bytes == 0 {
         return Err(Error::invalid("an empty disk needs a size").with_hint("--disk size=10G"));
     }
+    limits::check_disk(disk.limits)?;
     match disk.size_bytes {
         0 => Ok(()),
         bytes => disk::check_size(bytes).map_err(|error| Error::invalid(error.to_string())),
@@ -87,7 +89,7 @@ pub(super) fn check_size(cpus: u16, memory_bytes: u64) -> Result<()> {
 }
 
 /// The jail's limits of memory and of processes.
-pub(crate) fn limits(cpus: u16, memory_bytes: u64) -> (i64, i64) {
+pub(crate) fn limits_of_jail(cpus: u16, memory_bytes: u64) -> (i64, i64) {
     let memory = i64::try_from(memory_bytes + MEMORY_BESIDE_GUEST_BYTES).unwrap_or(i64::MAX);
     (memory, i64::from(cpus) + PIDS_BESIDE_CPUS)
 }
@@ -118,7 +120,7 @@ pub(super) fn specification(wish: &CreateMachine) -> ContainerSpec {
     (config.tty, config.open_stdin) = (true, true);
     config.stop_timeout_seconds = Some(GRACE_SECONDS);
     config.exposed_ports = wish.ports.keys().copied().collect();
-    let (memory_bytes, pids) = limits(wish.cpus.max(1), memory_bytes(wish));
+    let (memory_bytes, pids) = limits_of_jail(wish.cpus.max(1), memory_bytes(wish));
     let host = &mut spec.host;
     host.network_mode = wish.network.clone();
     host.port_bindings.clone_from(&wish.ports);
@@ -183,6 +185,7 @@ fn furnish(
             size_bytes: brought.size_bytes,
             kind: DiskKind::Cdrom,
             port: None,
+            limits: DiskLimits::default(),
         });
     }
     let mut kernel = None;
@@ -205,6 +208,7 @@ fn furnish(
         cpus: wish.cpus.max(1),
         memory_bytes: memory_bytes(wish),
         memory_max_bytes: wish.memory_max_bytes,
+        bandwidth: wish.bandwidth,
         uefi: wish.firmware == FirmwareKind::Uefi,
         kernel,
         disks,
@@ -243,8 +247,15 @@ pub(super) fn make_disk(
     make_overlay(&path, size_bytes, base.as_ref())?;
     start::seal(&path, Some(owner))?;
     let bases = base.into_iter().collect();
-    let disk =
-        DiskRecord { name: name.to_owned(), file: Some(file), bases, size_bytes, kind: DiskKind::Disk, port: None };
+    let disk = DiskRecord {
+        name: name.to_owned(),
+        file: Some(file),
+        bases,
+        size_bytes,
+        kind: DiskKind::Disk,
+        port: None,
+        limits: wanted.limits,
+    };
     Ok((disk, pin))
 }
 

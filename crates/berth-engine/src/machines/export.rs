@@ -11,7 +11,7 @@ use crate::containers::{Container, blocking};
 use berth_types::{Error, ErrorKind, Phase, Result};
 use berth_vm::command;
 use berth_vm::ova::{self, Packed};
-use berth_vm::spec::{BASES, Disk, DiskFile, DiskKind, MACHINE};
+use berth_vm::spec::{BASES, Disk, DiskFile, DiskKind, DiskLimits, MACHINE};
 use serde_json::json;
 use std::fs::File;
 use std::path::Path;
@@ -65,6 +65,7 @@ fn chain(disk: &DiskRecord) -> String {
         chain: files,
         kind: DiskKind::ReadOnly,
         port: None,
+        limits: DiskLimits::default(),
     });
     format!("json:{node}")
 }
@@ -302,6 +303,7 @@ mod tests {
             size_bytes: 1 << 20,
             kind: DiskKind::Disk,
             port: None,
+            limits: DiskLimits::default(),
         };
         let text = chain(&disk);
         let node: Value = serde_json::from_str(text.strip_prefix("json:").unwrap()).unwrap();

@@ -335,6 +335,7 @@ impl Machines {
                 create::make_overlay(&folder.join(&next), saved.size_bytes, saved.bases.first())?;
                 new.push(folder.join(&next));
                 start::seal(&folder.join(&next), Some(start::user(&id)))?;
+                let limits = record.disks.iter().find(|disk| disk.name == saved.name).map(|disk| disk.limits);
                 let now = DiskRecord {
                     name: saved.name.clone(),
                     file: Some(next),
@@ -342,6 +343,7 @@ impl Machines {
                     size_bytes: saved.size_bytes,
                     kind: DiskKind::Disk,
                     port: saved.port,
+                    limits: limits.unwrap_or_default(),
                 };
                 // One that was removed since comes back.
                 match record.disks.iter_mut().find(|disk| disk.name == saved.name) {

@@ -96,7 +96,7 @@ fn make(engine: &Engine, reference: &str, size: u64, name: Option<&str>) -> Resu
         initrd: initrd.is_some().then(|| at("initrd")),
         arguments: ARGUMENTS.to_owned(),
     };
-    let disk = NewDisk { source: Some(disk), format: Some("qcow2".to_owned()), size_bytes: 0 };
+    let disk = NewDisk { source: Some(disk), format: Some("qcow2".to_owned()), ..NewDisk::default() };
     Ok((folder, disk, kernel))
 }
 

@@ -28,6 +28,7 @@ mod fork;
 mod guest;
 mod history;
 mod image;
+mod limits;
 mod look;
 mod moments;
 mod monitor;
@@ -47,6 +48,8 @@ pub use types::{
     UpdateMachine,
 };
 
+pub use berth_net::rate::Bandwidth;
+pub use berth_vm::spec::DiskLimits;
 pub use export::{Export, ExportFormat, Part};
 pub use seed::Seed;
 pub use statistics::{GuestFilesystem, GuestStatistics};
@@ -54,7 +57,7 @@ pub use statistics::{GuestFilesystem, GuestStatistics};
 pub(crate) use acceleration::{accelerator, known};
 pub(crate) use bases::Shared;
 pub(crate) use create::Furnished;
-pub(crate) use create::{device_mappings, limits};
+pub(crate) use create::{device_mappings, limits_of_jail};
 pub(crate) use guest::cards_changed;
 pub(crate) use monitor::told;
 pub(crate) use plug::devices;

@@ -94,7 +94,7 @@ impl Moment {
     /// What its machine's jail needs.
     pub(super) fn limit(&self, limits: &mut Resources) {
         let memory = self.total_bytes().max(self.memory_bytes + self.memory_added_bytes);
-        let (memory, pids) = super::limits(self.cpus, memory);
+        let (memory, pids) = super::limits_of_jail(self.cpus, memory);
         (limits.memory_bytes, limits.pids_limit) = (memory, Some(pids));
     }
 

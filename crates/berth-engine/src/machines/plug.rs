@@ -61,11 +61,13 @@ pub(super) fn free_port(record: &Record) -> Option<u8> {
 fn plug(monitor: &mut Client, disk: &Disk) -> std::result::Result<(), QmpError> {
     monitor.ask("blockdev-add", command::node(disk))?;
     let bus = disk.port.map(spare_bus);
-    let added = monitor.ask("device_add", command::device(disk, None, bus.as_deref()));
+    let added = monitor
+        .ask("device_add", command::device(disk, None, bus.as_deref()))
+        .and_then(|_| command::throttles([disk]).try_for_each(|limit| monitor.ask(command::THROTTLE, limit).map(drop)));
     if added.is_err() {
         monitor.ask("blockdev-del", json!({"node-name": disk.node})).ok();
     }
-    added.map(drop)
+    added
 }
 
 /// `false`: the guest keeps it.
@@ -222,9 +224,18 @@ pub(super) fn no_disk(container: &Container, name: &str) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use berth_vm::spec::DiskLimits;
 
     fn disk(name: &str, kind: DiskKind, port: Option<u8>) -> DiskRecord {
-        DiskRecord { name: name.to_owned(), file: None, bases: Vec::new(), size_bytes: 0, kind, port }
+        DiskRecord {
+            name: name.to_owned(),
+            file: None,
+            bases: Vec::new(),
+            size_bytes: 0,
+            kind,
+            port,
+            limits: DiskLimits::default(),
+        }
     }
 
     #[test]

@@ -2,7 +2,8 @@
 
 use super::moments::{Moment, Resume};
 use super::seed::Seed;
-use berth_vm::spec::{DiskKind, Format};
+use berth_net::rate::Bandwidth;
+use berth_vm::spec::{DiskKind, DiskLimits, Format};
 use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -14,6 +15,9 @@ pub(crate) struct Record {
     /// It can be given so much while it runs; 0: [`super::scale`] chooses.
     #[serde(default)]
     pub memory_max_bytes: u64,
+    /// Of each network card.
+    #[serde(default)]
+    pub bandwidth: Bandwidth,
     pub uefi: bool,
     pub kernel: Option<KernelFiles>,
     pub disks: Vec<DiskRecord>,
@@ -87,6 +91,8 @@ pub(crate) struct DiskRecord {
     /// The spare slot that it is plugged into; `None`: a built-in one, which it cannot leave while the machine runs.
     #[serde(default)]
     pub port: Option<u8>,
+    #[serde(default)]
+    pub limits: DiskLimits,
 }
 
 /// A file of the bases' folder.
@@ -139,6 +145,7 @@ impl Record {
             cpus: 1,
             memory_bytes: 0,
             memory_max_bytes: 0,
+            bandwidth: Bandwidth::default(),
             uefi: false,
             kernel: None,
             disks: Vec::new(),

@@ -6,6 +6,7 @@ use super::record::{DiskRecord, Record};
 use crate::Engine;
 use crate::networks::{Attachment, Endpoint};
 use berth_net::machine::HandOver;
+use berth_net::rate::Bandwidth;
 use berth_net::slot::Namespace;
 use berth_types::{ContainerId, Error, ErrorKind, Result};
 use berth_vm::spec::{self as words, Accelerator, Disk, DiskFile, Firmware, Format, Kernel, Machine, Nic};
@@ -158,7 +159,7 @@ pub(crate) fn before_start(
     }
     sweep_disks(&folder(engine, id), record);
     let (run, owner) = (empty_run_folder(engine, id)?, user(id));
-    let nics = cards(attachment, owner)?;
+    let nics = cards(attachment, owner, record.bandwidth)?;
     let begin = super::moments::before_start(engine, id, &run)?;
     if let Some(seed) = &record.seed {
         super::seed::write(&folder(engine, id), seed, &record.uuid, name, &nics, attachment)?;
@@ -238,7 +239,7 @@ pub(crate) fn replace(path: &Path, text: &[u8]) -> std::io::Result<()> {
     file.write_all(text)
 }
 
-pub(crate) fn cards(attachment: &Attachment, owner: u32) -> Result<Vec<Nic>> {
+pub(crate) fn cards(attachment: &Attachment, owner: u32, bandwidth: Bandwidth) -> Result<Vec<Nic>> {
     let endpoints = in_order(attachment);
     if endpoints.is_empty() {
         return Ok(Vec::new());
@@ -252,7 +253,7 @@ pub(crate) fn cards(attachment: &Attachment, owner: u32) -> Result<Vec<Nic>> {
     let namespace = Namespace::open(&attachment.netns).map_err(failed)?;
     let mut nics = Vec::new();
     for endpoint in endpoints {
-        nics.push(hand_over(&namespace, endpoint, owner, nics.is_empty()).map_err(failed)?);
+        nics.push(hand_over(&namespace, endpoint, owner, nics.is_empty(), bandwidth).map_err(failed)?);
     }
     Ok(nics)
 }
@@ -269,6 +270,7 @@ pub(crate) fn hand_over(
     endpoint: &Endpoint,
     owner: u32,
     service: bool,
+    bandwidth: Bandwidth,
 ) -> std::result::Result<Nic, berth_net::slot::SlotError> {
     let nic = nic_of(endpoint);
     let (tap, bridge) = beside(&endpoint.interface);
@@ -282,6 +284,7 @@ pub(crate) fn hand_over(
         addresses: &addresses,
         owner,
         service: nic.lease.as_ref().filter(|_| service).map(|lease| (words::SERVICE, lease.address)),
+        bandwidth,
     };
     namespace.hand_over(&hand)?;
     Ok(nic)
@@ -327,7 +330,7 @@ pub(super) fn words_of(disk: &DiskRecord) -> Disk {
         .map(|base| DiskFile { path: Path::new(words::BASES).join(base.file_name()), format: base.format.into() });
     let node = disk.file.as_deref().map_or_else(|| disk.name.clone(), node_of);
     let chain = file.into_iter().chain(bases).collect();
-    Disk { id: disk.name.clone(), node, chain, kind: disk.kind, port: disk.port }
+    Disk { id: disk.name.clone(), node, chain, kind: disk.kind, port: disk.port, limits: disk.limits }
 }
 
 /// The machine as its jail sees it.
@@ -349,6 +352,7 @@ fn describe(name: &str, record: &Record, nics: Vec<Nic>) -> Result<Machine> {
         chain: vec![DiskFile { path: own(super::seed::SEED), format: Format::Raw }],
         kind: words::DiskKind::ReadOnly,
         port: None,
+        limits: words::DiskLimits::default(),
     });
     Ok(Machine {
         name: name.to_owned(),

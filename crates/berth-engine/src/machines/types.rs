@@ -3,8 +3,10 @@
 use super::record::DiskRecord;
 use crate::containers::{Container, State};
 use crate::networks::Attachment;
+use berth_net::rate::Bandwidth;
 use berth_types::ContainerId;
 use berth_types::spec::{EndpointSpec, NetworkMode, PortBinding, PortProto, RestartPolicy};
+use berth_vm::spec::DiskLimits;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -19,6 +21,8 @@ pub struct CreateMachine {
     pub memory_bytes: u64,
     /// It can be given so much while it runs; 0: as much as the host has, where it has a GiB to begin with.
     pub memory_max_bytes: u64,
+    /// Of each network card.
+    pub bandwidth: Bandwidth,
     pub firmware: FirmwareKind,
     /// An image with a kernel and a first process: its files are the first disk.
     pub image: Option<String>,
@@ -63,6 +67,7 @@ pub struct NewDisk {
     pub format: Option<String>,
     /// 0: the source's own; never smaller than it.
     pub size_bytes: u64,
+    pub limits: DiskLimits,
 }
 
 /// Whether there is a graphics card.
@@ -85,6 +90,7 @@ pub struct MachineView {
     pub cpus: u16,
     pub memory_bytes: u64,
     pub memory_max_bytes: u64,
+    pub bandwidth: Bandwidth,
     pub firmware: &'static str,
     pub direct_kernel: bool,
     /// `kvm`, or `tcg`: every instruction is emulated.
@@ -109,6 +115,10 @@ pub struct UpdateMachine {
     pub memory_max_bytes: Option<u64>,
     /// Disk and its new size, which is not smaller.
     pub disks: Vec<(String, u64)>,
+    /// Of each network card, at once.
+    pub bandwidth: Option<Bandwidth>,
+    /// All limits of a disk, at once.
+    pub disk_limits: Vec<(String, DiskLimits)>,
     pub add_disks: Vec<NewDisk>,
     /// With what is on them.
     pub remove_disks: Vec<String>,
@@ -143,6 +153,7 @@ pub struct MachineDisk {
     pub size_bytes: u64,
     /// Digest of what it started from.
     pub base: Option<String>,
+    pub limits: DiskLimits,
 }
 
 fn disk(disk: &DiskRecord) -> MachineDisk {
@@ -155,6 +166,7 @@ fn disk(disk: &DiskRecord) -> MachineDisk {
         },
         size_bytes: disk.size_bytes,
         base: disk.bases.last().map(|base| base.digest.clone()),
+        limits: disk.limits,
     }
 }
 
@@ -172,6 +184,7 @@ pub(super) fn view(container: &Container) -> Option<MachineView> {
         cpus: machine.cpus,
         memory_bytes: machine.memory_bytes,
         memory_max_bytes: super::scale::memory_max(machine),
+        bandwidth: machine.bandwidth,
         firmware: if machine.uefi { "uefi" } else { "bios" },
         direct_kernel: machine.kernel.is_some(),
         accelerator: super::accelerator().as_str(),

@@ -1,10 +1,10 @@
 //! Giving a machine more, or less: live where the guest can, at its next start where not, and the answer says which.
 
-use super::create::{check_disk, check_size, limits};
+use super::create::{check_disk, check_size, limits_of_jail};
 use super::record::Record;
 use super::scale::{Wanted, memory_words};
 use super::types::{Changed, CreateMachine, UpdateMachine};
-use super::{Machines, scale, start};
+use super::{Machines, limits, scale, start};
 use crate::containers::Container;
 use berth_types::spec::Resources;
 use berth_types::{Error, Phase, Result};
@@ -40,6 +40,9 @@ impl Machines {
             (change.cpus.unwrap_or(before.cpus), change.memory_bytes.unwrap_or(before.memory_bytes));
         wanted.memory_max_bytes = change.memory_max_bytes.unwrap_or(before.memory_max_bytes);
         scale::check_room(wanted.memory_bytes, wanted.memory_max_bytes)?;
+        wanted.bandwidth = change.bandwidth.unwrap_or(before.bandwidth);
+        limits::check_bandwidth(wanted.bandwidth)?;
+        limits::set_disks(&mut wanted, &change.disk_limits, &found)?;
         let mut grown = wanted.clone();
         let nodes = grow(&mut grown, &change, &found)?;
         let mut changed = Changed::default();
@@ -52,6 +55,9 @@ impl Machines {
             changed.later.push(format!("room for {room}: from its next start on"));
         }
         self.store_changed(&found, wanted).await?;
+        if running {
+            self.limit_running(&found, change.bandwidth, change.disk_limits.clone(), &mut changed).await?;
+        }
         changed.now.extend(grown_words(&before, &grown));
         if !nodes.is_empty() && running {
             self.ask(&found, RESIZE_SECONDS_MAX, move |monitor| {
@@ -76,7 +82,7 @@ impl Machines {
     pub(super) async fn store_changed(&self, container: &Arc<Container>, machine: Record) -> Result<()> {
         let mut record = (*container.record()).clone();
         let resources = &mut record.spec.host.resources;
-        let (memory, pids) = limits(machine.cpus, machine.memory_bytes);
+        let (memory, pids) = limits_of_jail(machine.cpus, machine.memory_bytes);
         (resources.memory_bytes, resources.pids_limit) = (memory, Some(pids));
         record.machine = Some(machine);
         self.containers().store_record(&record).await?;
@@ -86,7 +92,7 @@ impl Machines {
 
     /// The limits of its jail as it runs.
     pub(super) async fn limit_jail(&self, container: &Arc<Container>, cpus: u16, memory_bytes: u64) -> Result<()> {
-        let (memory_bytes, pids) = limits(cpus, memory_bytes);
+        let (memory_bytes, pids) = limits_of_jail(cpus, memory_bytes);
         let resources =
             Resources { memory_bytes, pids_limit: Some(pids), ..container.record().spec.host.resources.clone() };
         self.containers().limit(container, &resources).await

@@ -13,8 +13,9 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: r#"    --append string  Arguments of the kernel that --kernel names
     --cdrom list  CD image to put in: a path on the engine's host
     --cloud-init  Tell an image with cloud-init its host name and network
+    --bandwidth rate  What passes each network card, in bits a second: 100m, in=1g,out=50m
 -c, --cpus int  Number of processors (default 1)
--d, --disk list  Disk: FILE[,format=FORMAT][,size=BYTES] (qcow2, raw, vmdk, vdi, vhdx, ova), or size=BYTES for an empty one
+-d, --disk list  Disk: FILE[,format=FORMAT][,size=BYTES] (qcow2, raw, vmdk, vdi, vhdx, ova), or size=BYTES for an empty one; limits as of update's --disk-limit
     --display string  Graphics card to have: none or vnc (default "none")
     --from-image string  Image with a kernel, whose files become the first disk: IMAGE[,size=BYTES]
     --initrd string  Initial ramdisk for --kernel
@@ -238,15 +239,18 @@ pub(super) const COMMANDS: &[Command] = &[
     Command {
         paths: &["vm update"],
         usage: "[OPTIONS] MACHINE",
-        about: "Change a virtual machine's processors, memory and disks",
+        about: "Change a virtual machine's processors, memory, disks and limits",
         flags: r#"    --add-disk list  Another disk: FILE[,format=FORMAT][,size=BYTES], or size=BYTES for an empty one
+    --bandwidth rate  What passes each network card, in bits a second: 100m, in=1g,out=50m, or none
 -c, --cpus int  Number of processors
 -d, --disk list  Grow a disk: NAME=BYTES
+    --disk-limit list  A disk's limits a second: NAME:read-bps=BYTES,write-bps=BYTES,read-iops=N,write-iops=N, or NAME:none
 -m, --memory bytes  Memory
     --memory-max bytes  What it can be given of memory while it runs, from its next start on
     --remove-disk list  Take a disk away, with what is on it: NAME"#,
         examples: "berth vm update --cpus 4 -m 2g web        # at once where its guest can; the answer says so\n\
-                   berth vm update --disk disk0=40G --add-disk size=10G web",
+                   berth vm update --disk disk0=40G --add-disk size=10G web\n\
+                   berth vm update --bandwidth in=1g,out=100m --disk-limit disk0:read-bps=100m,write-iops=500 web",
         min: 1,
         max: 1,
         tail: false,

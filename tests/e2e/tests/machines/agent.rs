@@ -199,15 +199,20 @@ done
 for server in $dns; do echo nameserver $server; done > /etc/resolv.conf
 ";
 
+/// Its first card, by DHCP.
+pub(crate) fn ask_for_address(engine: &Engine, machine: &str) {
+    let script = engine.root().join("lease");
+    std::fs::write(&script, LEASE).unwrap();
+    engine.berth(["vm", "cp", script.to_str().unwrap(), &format!("{machine}:/lease")]).success();
+    said(engine, machine, "chmod 755 /lease; ip link set eth0 up; udhcpc -i eth0 -n -q -s /lease");
+}
+
 /// Names, both ways: a guest that configured itself by DHCP, and containers of its network.
 fn names(engine: &Engine, machine: &str) {
     engine
         .docker(["run", "-d", "--name", "peer", "--network", "back", "--network-alias", "db", "tiny", "sleep", "1000"])
         .success();
-    let script = engine.root().join("lease");
-    std::fs::write(&script, LEASE).unwrap();
-    engine.berth(["vm", "cp", script.to_str().unwrap(), &format!("{machine}:/lease")]).success();
-    said(engine, machine, "chmod 755 /lease; ip link set eth0 up; udhcpc -i eth0 -n -q -s /lease");
+    ask_for_address(engine, machine);
     assert_eq!(said(engine, machine, "cat /etc/resolv.conf"), "nameserver 169.254.0.53");
     let address = |name: &str| match name {
         "peer" => engine.inspect("peer")["NetworkSettings"]["Networks"]["back"]["IPAddress"].clone(),

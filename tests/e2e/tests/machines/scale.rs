@@ -1,8 +1,8 @@
 //! A machine that runs is given more and less: at once where its guest can.
 
-use crate::agent::{linux, said, wait_for_agent};
+use crate::agent::{ask_for_address, linux, said, wait_for_agent};
 use crate::{clear, start, view};
-use berth_testkit::Engine;
+use berth_testkit::{Engine, wait_until};
 
 /// What the guest's kernel counts.
 fn mib(engine: &Engine, machine: &str, line: &str) -> u64 {
@@ -199,5 +199,87 @@ fn network_cards_come_and_go_while_a_guest_runs() {
     );
     engine.berth(["vm", "snapshot", "--memory", "one", "now"]).success();
     engine.docker(["rm", "-f", "peer"]).success();
+    clear(&engine);
+}
+
+/// Bytes a second that `script` moves in the guest, of `bytes`; the guest's own clock, which is the host's.
+fn speed(engine: &Engine, script: &str, bytes: u64) -> u64 {
+    let timed = format!("sync; a=$(cut -d' ' -f1 /proc/uptime); {script}; b=$(cut -d' ' -f1 /proc/uptime); echo $a $b");
+    let answer = said(engine, "one", &timed);
+    let times: Vec<f64> = answer.lines().last().unwrap().split(' ').map(|time| time.parse().unwrap()).collect();
+    (bytes as f64 / (times[1] - times[0]).max(0.01)) as u64
+}
+
+#[test]
+fn disks_and_cards_keep_their_limits() {
+    const MIB: u64 = 1 << 20;
+    let Some(engine) = start("vm-limits") else { return };
+    let Some((kernel, initrd)) = linux(&engine) else { return };
+    let create = boot(kernel.to_str().unwrap(), initrd.to_str().unwrap());
+    engine.docker(["network", "create", "back"]).success();
+    let rest = ["--disk", "size=64M,write-bps=1m,read-bps=2m", "-m", "192m", "--network", "back", "--start", "one"];
+    engine.berth([&create[..], &rest].concat()).success();
+    wait_for_agent(&engine, "one");
+    assert_eq!(view(&engine, "one")["disks"][0]["limits"]["write_bytes"].as_u64(), Some(MIB));
+
+    // A limit holds from the first instruction on, and by another one at once. QEMU lets a tenth of a second through in advance.
+    let write = "dd if=/dev/zero of=/data/full bs=64k count=64 conv=fsync 2>/dev/null";
+    let slow = speed(&engine, write, 4 * MIB);
+    assert!(slow < MIB * 5 / 4, "{slow} bytes a second of at most {MIB}");
+    let says = "disk0 with at most 2097152 B/s written, 500 reads/s: at once";
+    updated(&engine, &["--disk-limit", "disk0:write-bps=2m,read-iops=500"], &[says]);
+    let twice = speed(&engine, write, 4 * MIB);
+    assert!((MIB * 5 / 4..MIB * 5 / 2).contains(&twice), "{twice} bytes a second of at most {}", 2 * MIB);
+    updated(&engine, &["--disk-limit", "disk0:none"], &["disk0 without limits: at once"]);
+    let free = speed(&engine, write, 4 * MIB);
+    assert!(free > MIB * 5 / 2, "{free} bytes a second without a limit");
+
+    // What the host sends to the guest, and the other way.
+    let address = view(&engine, "one")["networks"]["back"]["ipv4"].as_str().unwrap().to_owned();
+    ask_for_address(&engine, "one");
+    let says = "bandwidth in 4 Mbit/s, out 8 Mbit/s: at once";
+    updated(&engine, &["--bandwidth", "in=4m,out=8m"], &[says]);
+    let sink = std::thread::spawn(move || {
+        let mut stream = None;
+        wait_until("the guest listens", || {
+            stream = std::net::TcpStream::connect((address.as_str(), 900)).ok();
+            stream.is_some()
+        });
+        std::io::Write::write_all(&mut stream.unwrap(), &vec![0; 2 << 20]).unwrap();
+    });
+    let received = speed(&engine, "nc -l -p 900 > /dev/null", 2 * MIB);
+    sink.join().unwrap();
+    assert!(received < 4_000_000 / 8 * 5 / 4, "{received} bytes a second of at most 500,000");
+    let gateway = engine.docker(["network", "inspect", "-f", "{{(index .IPAM.Config 0).Gateway}}", "back"]).success();
+    let gateway = gateway.trim();
+    let listener = std::net::TcpListener::bind((gateway, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let source = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        std::io::copy(&mut stream, &mut std::io::sink()).unwrap()
+    });
+    let sent = speed(&engine, &format!("head -c {} /dev/zero | nc {gateway} {port}", 2 * MIB), 2 * MIB);
+    assert_eq!(source.join().unwrap(), 2 * MIB);
+    assert!(sent < 1_000_000 * 5 / 4, "{sent} bytes a second of at most 1,000,000");
+
+    // They stay over a start, and go with their machine's copy.
+    updated(&engine, &["--disk-limit", "disk0:write-bps=1m"], &["disk0 with at most 1048576 B/s written: at once"]);
+    engine.berth(["vm", "fork", "one", "copy"]).success();
+    let copy = view(&engine, "copy");
+    assert_eq!(copy["disks"][0]["limits"]["write_bytes"].as_u64(), Some(MIB));
+    assert_eq!(copy["bandwidth"]["out_bits_per_second"].as_u64(), Some(8_000_000));
+    engine.berth(["vm", "rm", "-f", "copy"]).success();
+    engine.berth(["vm", "stop", "-t", "0", "one"]).success();
+    engine.berth(["vm", "start", "--wait", "one"]).success();
+    let slow = speed(&engine, write, 4 * MIB);
+    assert!(slow < MIB * 5 / 4, "{slow} bytes a second of at most {MIB} after a start");
+    for (words, says) in [
+        (["--bandwidth", "1k"], "at least 8000"),
+        (["--disk-limit", "disk7:none"], "has no disk disk7"),
+        (["--disk-limit", "disk0:speed=1"], "unknown limit"),
+    ] {
+        let refused = engine.berth(["vm", "update", words[0], words[1], "one"]).failure(1);
+        assert!(refused.contains(says), "{words:?}: {refused}");
+    }
     clear(&engine);
 }

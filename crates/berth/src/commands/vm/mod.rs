@@ -2,6 +2,7 @@
 
 pub(crate) mod console;
 pub(crate) mod kernel;
+mod limits;
 pub(crate) mod stats;
 pub(crate) mod vnc;
 mod wait;
@@ -34,7 +35,7 @@ fn absolute(text: &str) -> Result<String> {
     }
 }
 
-/// `FILE[,format=raw|qcow2|vmdk|vdi|vhdx|ova][,size=BYTES]`
+/// `FILE[,format=raw|qcow2|vmdk|vdi|vhdx|ova][,size=BYTES][,read-bps=BYTES][,...]`
 fn disk(text: &str) -> Result<serde_json::Value> {
     let mut disk = json!({});
     for part in text.split(',') {
@@ -44,10 +45,14 @@ fn disk(text: &str) -> Result<serde_json::Value> {
                 let bytes = units::parse_bytes(size);
                 disk["size_bytes"] = json!(bytes.map_err(|why| CliError::failed(format!("--disk {text}: {why}")))?);
             }
+            Some((key, number)) if limits::DISK.iter().any(|(name, _)| *name == key) => {
+                let limited = limits::add(&mut disk["limits"], key, number);
+                limited.map_err(|why| CliError::failed(format!("--disk {text}: {why}")))?;
+            }
             _ if disk.get("source").is_none() => disk["source"] = json!(absolute(part)?),
             _ => {
-                return Err(CliError::failed(format!("--disk {text}: {part:?} is neither format= nor size="))
-                    .with_hint("write it as FILE,format=qcow2,size=20G"));
+                return Err(CliError::failed(format!("--disk {text}: {part:?} is neither format=, size= nor a limit"))
+                    .with_hint("write it as FILE,format=qcow2,size=20G,read-bps=100m"));
             }
         }
     }
@@ -94,6 +99,9 @@ pub(crate) async fn create(app: &'static App, args: Args) -> Result<u8> {
     }
     if args.changed("memory-max") {
         body["memory_max_bytes"] = json!(args.bytes("memory-max")?);
+    }
+    if args.changed("bandwidth") {
+        body["bandwidth"] = limits::bandwidth(args.text("bandwidth"))?;
     }
     if args.changed("from-image") {
         let (image, size) = match args.text("from-image").split_once(",size=") {
@@ -298,6 +306,13 @@ pub(crate) async fn update(app: &'static App, args: Args) -> Result<u8> {
         let (name, size) = text.split_once('=').ok_or_else(|| bad("no size"))?;
         let bytes = units::parse_bytes(size).map_err(|why| bad(&why))?;
         body["disks"][name] = json!(bytes);
+    }
+    if args.changed("bandwidth") {
+        body["bandwidth"] = limits::bandwidth(args.text("bandwidth"))?;
+    }
+    for text in args.list("disk-limit") {
+        let (name, limits) = limits::of_disk(text)?;
+        body["disk_limits"][name] = limits;
     }
     body["add_disks"] = json!(args.list("add-disk").into_iter().map(disk).collect::<Result<Vec<_>>>()?);
     body["remove_disks"] = json!(args.list("remove-disk"));
