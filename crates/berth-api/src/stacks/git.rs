@@ -92,6 +92,12 @@ impl Source {
         if self.token.len() > TOKEN_BYTES_MAX || !self.token.chars().all(|c| c.is_ascii_graphic()) {
             return Err(Error::invalid("this is no access token"));
         }
+        let bare = host.rsplit_once(':').map_or(host, |(name, _)| name);
+        let here = matches!(bare, "localhost" | "127.0.0.1" | "[::1]");
+        if !self.token.is_empty() && !self.url.starts_with("https://") && !here {
+            return Err(Error::invalid("an access token is not sent where everybody on the way can read it")
+                .with_hint("use the repository's https:// address"));
+        }
         if !(self.commit.is_empty() || self.commit.len() == 40 && plain(&self.commit, "")) {
             return Err(Error::invalid(format!("{:?} is no commit", self.commit)));
         }
@@ -287,6 +293,10 @@ mod tests {
         }
         assert!(Source { commit: "abc".into(), ..good.clone() }.check().is_err());
         assert!(Source { token: "a\r\nHost: b".into(), ..good.clone() }.check().is_err());
+        let open = Source { url: "http://host/a".into(), ..good.clone() };
+        assert!(open.check().is_ok() && Source { token: "t".into(), ..open }.check().is_err());
+        let here = Source { url: "http://127.0.0.1:80/a".into(), token: "t".into(), ..good.clone() };
+        assert!(here.check().is_ok());
         assert!(!format!("{:?}", Source { token: "secret".into(), ..good }).contains("secret"));
     }
 }
