@@ -1,6 +1,6 @@
 #!/bin/bash
 # What Docker's client prints for every command that needs no swarm, against one engine: run it against two and compare.
-#   tests/peers/docker-cli.sh SOCKET >ours.txt; tests/peers/docker-cli.sh OTHER-SOCKET >theirs.txt; diff theirs.txt ours.txt
+#   tests/peers/docker-cli.sh SOCKET       compare.py beside it runs it against two and says what differs
 # What differs by nature (ids, times, addresses, sizes) is made equal. The engine is EMPTIED: containers, images, volumes, networks.
 # Needs docker's client, and a static busybox for the image.
 set -u
@@ -18,11 +18,14 @@ even() {
         -e 's/(About a|[0-9]+|Less than a) (second|minute)s?( ago)?/<ago>/g' \
         -e 's/\b(172|10)\.[0-9]+\.[0-9]+\.[0-9]+/<ip>/g; s/([0-9a-f]{2}:){5}[0-9a-f]{2}/<mac>/g' \
         -e 's/\b[0-9.]+ ?(B|kB|MB|GB|KiB|MiB|GiB)\b/<size>/g; s/\b[0-9]+\.[0-9]+%/<pct>/g' \
-        -e "s|$HOME|<home>|g; s| /[^ ]*/volumes/| <volumes>/|g; s/ +/ /g; s/ +\$//"
+        -e 's/^(root +)[0-9]+ +[0-9]+ +[0-9]+ +[0-9:]+/\1<pid>/; s/^ *[0-9]+ +sleep *$/<pid> sleep/; s/"Pid":[1-9][0-9]*/"Pid":<pid>/' \
+        -e 's/"IPPrefixLen":[1-9][0-9]*/"IPPrefixLen":<len>/g; s|<ip>/[0-9]+|<ip>/<len>|g' \
+        -e "s|$DOCKER_HOST|<socket>|g; s|/[^ \"]*/volumes/|<volumes>/|g" \
+        -e "s|$HOME|<home>|g; s/ +/ /g; s/ +\$//"
 }
 
 r() { # one command: what it prints, what it complains of, its code where that is not 0
-    echo "\$ docker $*"
+    echo "\$ docker ${*/$start/<start>}"
     docker "$@" >out 2>err </dev/null
     local code=$?
     even <out
@@ -45,6 +48,7 @@ empty() {
 } >/dev/null 2>&1
 
 empty
+start=$(date +%s.%N)
 mkdir -p root/bin root/etc root/tmp
 cp "$(command -v busybox)" root/bin/busybox
 for name in $(busybox --list); do [ "$name" = busybox ] || ln -s busybox "root/bin/$name"; done
@@ -78,7 +82,7 @@ r run --rm tiny:1 sh -c 'echo err >&2; exit 3'
 r run --rm tiny:1 nothere
 r run --rm nothere:1 true
 r run --rm --cidfile cid tiny:1 true
-r run -d --name c2 --hostname h2 tiny:1 sh -c 'echo one; echo two >&2; sleep 1000'
+r run -d --name c2 --hostname h2 tiny:1 sh -c 'echo one; sleep 0.3; echo two >&2; sleep 1000'
 sleep 1
 r logs c2
 r logs --details c2
@@ -329,7 +333,7 @@ r system df --format json
 r system prune -f
 r system prune -af --volumes
 r events --since 1 --until 2
-r events --since 10m --until 0s --filter type=volume --format '{{.Type}} {{.Action}} {{.Actor.ID}}'
+r events --since "$start" --until 0s --filter type=volume --format '{{.Type}} {{.Action}} {{.Actor.ID}}'
 r events --filter nope=1 --until 1
 r events --since x
 r context ls

@@ -32,9 +32,15 @@ async fn events(
     headers: HeaderMap,
 ) -> ApiResult {
     let now = now_unix_nanos();
+    let (mut since, mut until) = (moment(params.get("since"), now)?, moment(params.get("until"), now)?);
+    // As dockerd: up to 0 is all that has been, and no stream.
+    if params.get("until") == Some("0") {
+        since.get_or_insert(0);
+        until = Some(now);
+    }
     let mut stream = engine.events().subscribe(EventQuery {
-        since_unix_nanos: moment(params.get("since"), now)?,
-        until_unix_nanos: moment(params.get("until"), now)?,
+        since_unix_nanos: since,
+        until_unix_nanos: until,
         filters: params.filters()?,
     })?;
     let accepted = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).and_then(accepted_stream);

@@ -28,18 +28,6 @@ impl<S: Send + Sync> FromRequest<S> for JsonBody {
     }
 }
 
-/// A body as it came, whatever its content type says.
-#[derive(Debug)]
-pub struct RawBody(pub Bytes);
-
-impl<S: Send + Sync> FromRequest<S> for RawBody {
-    type Rejection = ApiError;
-    async fn from_request(request: Request, _state: &S) -> Result<RawBody, ApiError> {
-        let (parts, body) = request.into_parts();
-        Ok(RawBody(bounded(&parts.headers, body).await?))
-    }
-}
-
 async fn bounded(headers: &HeaderMap, body: Body) -> Result<Bytes, Error> {
     let refused = || Error::invalid(format!("request body is cut off or longer than {BODY_BYTES_MAX} bytes"));
     let announced = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());

@@ -48,20 +48,35 @@ impl Params {
         })
     }
 
+    /// Go's `strconv.ParseBool`, which some parameters are read with; no where absent or empty.
+    pub fn bool(&self, name: &str) -> Result<bool, Error> {
+        match self.filled(name) {
+            None | Some("0" | "f" | "F" | "false" | "FALSE" | "False") => Ok(false),
+            Some("1" | "t" | "T" | "true" | "TRUE" | "True") => Ok(true),
+            Some(text) => Err(Error::invalid(format!(
+                "invalid value for {name}: {text}: strconv.ParseBool: parsing {text:?}: invalid syntax"
+            ))),
+        }
+    }
+
     /// A whole number; `None` where absent or empty.
     pub fn int(&self, name: &str) -> Result<Option<i64>, Error> {
-        self.filled(name)
-            .map(|text| {
-                text.parse().map_err(|_| Error::invalid(format!("strconv.Atoi: parsing \"{text}\": invalid syntax")))
-            })
-            .transpose()
+        let Some(text) = self.filled(name) else { return Ok(None) };
+        text.parse().map(Some).map_err(|_| {
+            Error::invalid(format!("strconv.Atoi: parsing {text:?}: {}", crate::params::why_no_number(text)))
+        })
     }
 
     /// The `filters` parameter: `{"key": ["v"]}` or the older `{"key": {"v": true}}`.
     pub fn filters(&self) -> Result<Filters, Error> {
         let Some(text) = self.filled("filters") else { return Ok(Filters::default()) };
         let invalid = || Error::invalid("invalid filter");
-        let Ok(Value::Object(map)) = serde_json::from_str(text) else { return Err(invalid()) };
+        let map = match serde_json::from_str(text) {
+            Ok(Value::Object(map)) => map,
+            // What a client without filters may send.
+            Ok(Value::Null) => return Ok(Filters::default()),
+            _ => return Err(invalid()),
+        };
         let mut filters = Filters::default();
         for (key, values) in map {
             let values = match values {
@@ -81,6 +96,15 @@ impl Params {
     }
 }
 
+/// Go's words for a text that is no number of 64 bits.
+pub(crate) fn why_no_number(text: &str) -> &'static str {
+    let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
+    match !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        true => "value out of range",
+        false => "invalid syntax",
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -97,10 +121,29 @@ mod tests {
     }
 
     #[test]
+    fn what_is_no_number_is_told_in_gos_words() {
+        for (text, words) in [
+            ("x\"y", r#"strconv.Atoi: parsing "x\"y": invalid syntax"#),
+            ("99999999999999999999", r#"strconv.Atoi: parsing "99999999999999999999": value out of range"#),
+        ] {
+            assert_eq!(params(&[("n", text)]).int("n").unwrap_err().message, words);
+        }
+        assert_eq!(params(&[("n", "-3")]).int("n").unwrap(), Some(-3));
+    }
+
+    #[test]
+    fn a_strict_truth_is_refused_where_it_is_none() {
+        assert!(params(&[("v", "T")]).bool("v").unwrap());
+        assert!(!params(&[("v", "")]).bool("v").unwrap());
+        assert!(params(&[("v", "yes")]).bool("v").is_err());
+    }
+
+    #[test]
     fn both_spellings_of_filters_are_read_and_garbage_is_refused() {
         let new = params(&[("filters", r#"{"label":["a","b"]}"#)]).filters().unwrap();
         let old = params(&[("filters", r#"{"label":{"a":true,"b":true}}"#)]).filters().unwrap();
         assert_eq!(new, old);
+        assert!(params(&[("filters", "null")]).filters().unwrap().is_empty());
         for bad in ["[]", "{", r#"{"a":1}"#, r#"{"a":[1]}"#] {
             assert!(params(&[("filters", bad)]).filters().is_err(), "{bad}");
         }

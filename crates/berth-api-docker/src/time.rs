@@ -1,5 +1,6 @@
 //! Moments as the API writes and reads them.
 
+use crate::params::why_no_number;
 use berth_types::Error;
 use jiff::Timestamp;
 
@@ -31,7 +32,7 @@ pub(crate) fn moment(text: Option<&str>, now_unix_nanos: i64) -> Result<Option<i
     if let Some(back) = go_duration(text) {
         return Ok(Some(now_unix_nanos.saturating_sub(back)));
     }
-    Err(Error::invalid(format!("strconv.ParseInt: parsing {text:?}: invalid syntax")))
+    Err(Error::invalid(format!("strconv.ParseInt: parsing {text:?}: {}", why_no_number(text))))
 }
 
 /// `1700000000.000000123`

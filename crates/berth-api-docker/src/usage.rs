@@ -91,9 +91,14 @@ async fn disk_usage(
         for container in &usage.containers {
             let word = container.state.word();
             let active = matches!(word, StateWord::Running | StateWord::Paused | StateWord::Restarting);
-            all.total += container.size_rw_bytes.unwrap_or(0);
-            let item = crate::containers::render_summary(container, now, version);
-            all.add(item, active, container.size_rw_bytes);
+            let bytes = container.sizes.map_or(0, |sizes| sizes.disk_bytes);
+            all.total += bytes;
+            // Here it is about room on the disk, and clients add these up.
+            let mut shown = container.clone();
+            if let Some(sizes) = &mut shown.sizes {
+                sizes.written_bytes = sizes.disk_bytes;
+            }
+            all.add(crate::containers::render_summary(&shown, now, version), active, Some(bytes));
         }
         all
     });

@@ -43,7 +43,8 @@ pub(crate) fn render(volume: &Volume) -> Value {
 
 /// `GET /volumes`
 async fn list(State(engine): State<Engine>, params: Params) -> ApiResult {
-    let volumes = engine.volumes().list(&params.filters()?).await?;
+    let filters = params.filters().map_err(|error| error.context("error reading volume filters"))?;
+    let volumes = engine.volumes().list(&filters).await?;
     let volumes: Vec<Value> = volumes.iter().map(render).collect();
     Ok(Json(json!({"Volumes": volumes, "Warnings": null})).into_response())
 }

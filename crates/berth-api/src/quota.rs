@@ -114,7 +114,7 @@ async fn on_disk(api: &Api) -> Result<HashMap<String, u64>> {
         }
     };
     for one in &usage.containers {
-        add(of(&one.labels), one.size_rw_bytes.unwrap_or(0));
+        add(of(&one.labels), one.sizes.map_or(0, |sizes| sizes.disk_bytes));
     }
     for one in &usage.volumes {
         add(of(&one.labels), one.usage.map_or(0, |usage| usage.size_bytes));

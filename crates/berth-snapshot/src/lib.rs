@@ -32,6 +32,7 @@ pub use layer::{
 };
 pub use overlay::{LayerForm, OverlayDriver};
 
+pub use berth_sys::disk_usage::TreeUsage;
 use berth_types::Digest;
 use berth_types::mount::Rootfs;
 use std::io;
@@ -136,8 +137,8 @@ pub trait Snapshotter: Send + Sync {
 
     fn keys(&self) -> Result<Vec<String>>;
 
-    /// What was written into a snapshot takes on the disk.
-    fn disk_bytes(&self, key: &str) -> Result<u64>;
+    /// What was written into a snapshot.
+    fn usage(&self, key: &str) -> Result<TreeUsage>;
 
     /// Forgets what the driver keeps beside layers and snapshots and nothing needs any more.
     fn tidy(&self) -> Result<()>;

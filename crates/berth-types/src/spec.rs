@@ -17,6 +17,9 @@ pub struct ContainerSpec {
     pub host: HostConfig,
     /// Network name or id → how to join it. Keys beyond the primary network are joined too.
     pub endpoints: BTreeMap<String, EndpointSpec>,
+    /// It starts with these networks and no other: the primary one only where it is among them.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub endpoints_only: bool,
     /// `os/arch[/variant]` asked for, `None` for the image's own.
     pub platform: Option<String>,
 }
@@ -201,6 +204,9 @@ pub struct HostConfig {
     pub isolation: String,
     pub init: Option<bool>,
     pub resources: Resources,
+    /// Lists that the client gave although nothing is in them: shown as empty, not as absent.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub given_empty: BTreeSet<HostField>,
 }
 
 /// Limits. 0 or empty means no limit unless a field says otherwise. Those that `update` can change live
@@ -474,6 +480,32 @@ pub struct EndpointSpec {
     /// Fields that the client gave although nothing is in them: shown as empty, not as absent.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub given_empty: BTreeSet<EndpointField>,
+}
+
+/// A list or map of a host configuration that may be absent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HostField {
+    Binds,
+    PortBindings,
+    VolumesFrom,
+    CapAdd,
+    CapDrop,
+    Dns,
+    DnsOptions,
+    DnsSearch,
+    ExtraHosts,
+    GroupAdd,
+    SecurityOpt,
+    BlkioWeightDevice,
+    BlkioDeviceReadBps,
+    BlkioDeviceWriteBps,
+    BlkioDeviceReadIOps,
+    BlkioDeviceWriteIOps,
+    Devices,
+    DeviceCgroupRules,
+    DeviceRequests,
+    Ulimits,
 }
 
 /// A field of an endpoint that may be absent.

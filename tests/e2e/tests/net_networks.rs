@@ -322,3 +322,67 @@ fn the_gateway_modes_of_a_network_show_in_what_is_published() {
     let own = networks_of(&engine, "one")["six"]["GlobalIPv6Address"].as_str().unwrap().to_owned();
     assert!(!shown.stdout.contains("inet ") && shown.stdout.contains(&own), "{own}: {} {}", shown.stdout, shown.stderr);
 }
+
+#[test]
+fn a_container_made_for_one_network_is_on_no_other() {
+    let Some(engine) = Engine::start("net-only") else { return };
+    engine.docker(["network", "create", "own"]).success();
+    // As docker-py and others send it: no mode, one network.
+    let body =
+        r#"{"Image":"tiny","Cmd":["sleep","1000"],"NetworkingConfig":{"EndpointsConfig":{"own":{"Aliases":["al"]}}}}"#;
+    engine.api("POST", "/v1.51/containers/create?name=box", body).expect(201);
+    let networks = || {
+        let shown = engine.api("GET", "/v1.51/containers/box/json", "").expect(200).json();
+        shown["NetworkSettings"]["Networks"].as_object().unwrap().keys().cloned().collect::<Vec<_>>()
+    };
+    assert_eq!(networks(), ["own"]);
+    engine.docker(["start", "box"]).success();
+    assert_eq!(networks(), ["own"]);
+    assert_eq!(engine.docker(["exec", "box", "sh", "-c", "ls /sys/class/net | grep -c eth"]).success().trim(), "1");
+    // After a restart of container and engine too.
+    engine.docker(["restart", "-t", "0", "box"]).success();
+    assert_eq!(networks(), ["own"]);
+    engine.docker(["network", "connect", "bridge", "box"]).success();
+    assert_eq!(networks(), ["bridge", "own"]);
+}
+
+#[test]
+fn settings_with_a_name_make_networks_and_are_none() {
+    let Some(engine) = Engine::start("net-settings") else { return };
+    let subnet = format!("10.215.{}", std::process::id() % 200);
+    let (range, gateway) = (format!("{subnet}.0/24"), format!("{subnet}.9"));
+    engine
+        .docker([
+            "network",
+            "create",
+            "--config-only",
+            "--subnet",
+            &range,
+            "--gateway",
+            &gateway,
+            "--label",
+            "a=b",
+            "base",
+        ])
+        .success();
+    engine.docker(["network", "create", "--config-from", "base", "made"]).success();
+    let made = engine.api("GET", "/v1.51/networks/made", "").expect(200).json();
+    assert_eq!((&made["IPAM"]["Config"][0]["Gateway"], &made["Labels"]["a"]), (&gateway.as_str().into(), &"b".into()));
+    assert_eq!(made["ConfigFrom"]["Network"], "base");
+    engine.docker(["run", "-d", "--name", "box", "--network", "made", "tiny", "sleep", "1000"]).success();
+    let route = engine.docker(["exec", "box", "ip", "route"]).success();
+    assert!(route.contains(&format!("default via {gateway}")), "{route}");
+    // No network itself, there as long as one needs it, and remembered.
+    for refused in [
+        engine.docker(["network", "connect", "base", "box"]),
+        engine.docker(["network", "rm", "base"]),
+        engine.docker(["run", "--rm", "--network", "base", "tiny", "true"]),
+    ] {
+        assert_ne!(refused.code, 0);
+        let words = ["configuration-only network", "is in use"];
+        assert!(words.iter().any(|word| refused.stderr.contains(word)), "{}", refused.stderr);
+    }
+    engine.docker(["rm", "-f", "box"]).success();
+    engine.docker(["network", "rm", "made"]).success();
+    engine.docker(["network", "rm", "base"]).success();
+}

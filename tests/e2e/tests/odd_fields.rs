@@ -3,7 +3,7 @@
 use berth_testkit::Engine;
 
 /// Method, address, body, status, and words of the refusal.
-const REFUSED: [(&str, &str, &str, u16, &str); 19] = [
+const REFUSED: [(&str, &str, &str, u16, &str); 22] = [
     ("POST", "/containers/box/restart?signal=NOPE", "", 400, "invalid signal: NOPE"),
     ("POST", "/containers/box/stop?signal=NOPE", "", 400, "invalid signal: NOPE"),
     ("POST", "/containers/box/wait?condition=nope", "", 400, "invalid condition"),
@@ -12,8 +12,11 @@ const REFUSED: [(&str, &str, &str, u16, &str); 19] = [
     ("POST", "/containers/box/attach?detachKeys=nope&logs=1&stdout=1", "", 400, "Invalid escape keys (nope)"),
     ("POST", "/containers/box/exec", r#"{"Cmd":["true"],"DetachKeys":"nope"}"#, 400, "Invalid escape keys (nope)"),
     ("POST", "/containers/box/update", r#"{"Devices":[{"PathOnHost":"/dev/null"}]}"#, 400, "cannot be updated"),
-    ("POST", "/networks/create", r#"{"Name":"a","ConfigFrom":{"Network":"b"}}"#, 501, "configuration-only networks"),
-    ("POST", "/networks/create", r#"{"Name":"a","Scope":"swarm"}"#, 501, "networks wider than this host"),
+    ("POST", "/networks/create", r#"{"Name":"a","ConfigFrom":{"Network":"b"}}"#, 404, "configuration network \"b\""),
+    ("POST", "/networks/create", r#"{"Name":"a","Scope":"swarm"}"#, 403, "swarm is not active"),
+    ("POST", "/networks/create", r#"{"Name":"a","Scope":"moon"}"#, 501, "networks wider than this host"),
+    ("GET", "/networks/bridge?scope=swarm", "", 404, "network bridge not found"),
+    ("GET", "/networks/bridge?verbose=nope", "", 400, "invalid value for verbose: nope"),
     (
         "POST",
         "/volumes/create",

@@ -134,3 +134,20 @@ fn an_export_is_the_whole_file_system_without_mounts() {
         assert!(!list.lines().any(|line| line.starts_with("proc/1")), "{name}: {list}");
     }
 }
+
+#[test]
+fn a_containers_size_is_that_of_its_files_and_its_room_that_on_the_disk() {
+    let Some(engine) = Engine::start("sizes") else { return };
+    let write = "mkdir -p /new/folder && printf 0123456789 > /new/file && ln /new/file /new/again; exec sleep 1000";
+    engine.docker(["run", "-d", "--name", "box", "tiny", "sh", "-c", write]).success();
+    berth_testkit::wait_until("it has written", || {
+        engine.docker(["exec", "box", "test", "-e", "/new/again"]).code == 0
+    });
+    let shown = engine.api("GET", "/v1.51/containers/box/json?size=1", "").expect(200).json();
+    assert_eq!(shown["SizeRw"], 10, "{shown}");
+    let listed = engine.api("GET", "/v1.51/containers/json?size=1", "").expect(200).json();
+    assert_eq!((&listed[0]["SizeRw"], &listed[0]["SizeRootFs"]), (&shown["SizeRw"], &shown["SizeRootFs"]));
+    // What a removal would free: blocks, and those of the folders too.
+    let room = engine.api("GET", "/v1.51/system/df?type=container", "").expect(200).json();
+    assert!(room["Containers"][0]["SizeRw"].as_u64().unwrap() >= 8192, "{room}");
+}

@@ -18,6 +18,7 @@ use axum::routing::post;
 use berth_engine::Engine;
 use berth_engine::builds::build::Remote;
 use berth_engine::builds::{CacheEntry, CacheKind};
+use berth_engine::events::now_unix_nanos;
 use berth_types::{Error, ImageName};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -70,8 +71,15 @@ fn remote(address: &str) -> Result<Remote, Error> {
 /// `POST /build/prune?all=1&max-used-space=N&reserved-space=N&filters={"until":["24h"]}`
 async fn prune(State(engine): State<Engine>, params: Params) -> ApiResult {
     let filters = params.filters()?;
-    filters.only(&["until"])?;
-    let bytes = |name: &str| Ok::<_, Error>(u64::try_from(params.int(name)?.unwrap_or(0)).unwrap_or(0));
+    let failed = |error: Error| error.context("failed to prune build cache");
+    filters.only(&["until"]).map_err(failed)?;
+    let bytes = |name: &str| {
+        let number = params.int(name).map_err(|error| {
+            let text = params.get(name).unwrap_or_default();
+            error.context(format!("{name} is in bytes and expects an integer, got {text}"))
+        })?;
+        Ok::<_, Error>(u64::try_from(number.unwrap_or(0)).unwrap_or(0))
+    };
     if bytes("min-free-space")? > 0 {
         return Err(Error::not_implemented("not supported: a prune until so much is free on the disk")
             .with_hint("say with max-used-space how much may stay")
@@ -80,15 +88,17 @@ async fn prune(State(engine): State<Engine>, params: Params) -> ApiResult {
     // What is reserved stays, whatever may be used at most.
     let reserved = bytes("reserved-space")?.max(bytes("keep-storage")?);
     let keep_bytes = reserved.max(bytes("max-used-space")?);
-    let until = filters.get("until").first().cloned();
-    let before = match until {
-        None => None,
-        Some(text) => {
-            let age = berth_engine::builds::go_duration_nanos(&text)
-                .map_err(|cause| Error::invalid(format!("invalid filter until: {cause}")))?;
-            let now = jiff::Timestamp::now().as_nanosecond();
-            Some(i64::try_from(now).unwrap_or(i64::MAX).saturating_sub(age))
+    let before = match filters.get("until") {
+        [] => None,
+        [text] => {
+            let moment = crate::time::moment(Some(text), now_unix_nanos());
+            moment.map_err(|_| {
+                failed(Error::invalid(format!(
+                    "\"until\" filter expects a duration (e.g., '24h') or a timestamp: failed to parse value as time or duration: {text:?}"
+                )))
+            })?
         }
+        _ => return Err(failed(Error::invalid("filters expect only one value")).into()),
     };
     let (gone, freed) = engine.builds().prune(params.flag("all"), keep_bytes, before).await?;
     let ids: Vec<String> = gone.iter().map(berth_types::Digest::hex).collect();

@@ -74,6 +74,7 @@ async fn list(State(engine): State<Engine>, Extension(version): Extension<ApiVer
 /// `DELETE /containers/{id}`: 204
 async fn remove(State(engine): State<Engine>, Path(id): Path<String>, params: Params) -> ApiResult<StatusCode> {
     if params.flag("link") {
+        engine.containers().resolve(&id).await?;
         // Legacy links are entries of the linking container here, not names of their own.
         return Err(Error::conflict("Conflict, cannot remove the default link name of the container").into());
     }

@@ -113,7 +113,7 @@ fn network_settings(inspect: &Inspect, version: ApiVersion) -> Value {
     }
     // Good whatever becomes of the engine; of one that does not run there is none.
     let (sandbox, key) = match inspect.state.pid() {
-        0 => ("", String::new()),
+        pid if pid == 0 || inspect.spec.config.network_disabled => ("", String::new()),
         pid => (inspect.id.as_str(), format!("/proc/{pid}/ns/net")),
     };
     let networks = networks(inspect, version);
@@ -195,11 +195,9 @@ fn render(inspect: &Inspect, version: ApiVersion) -> Value {
         "ExecIDs": if execs.is_empty() { Value::Null } else { json!(execs) },
         "HostConfig": spec::host_config(&inspect.spec.host), "GraphDriver": graph_driver(inspect.rootfs.as_ref()),
     });
-    if let Some(bytes) = inspect.size_rw_bytes {
-        value["SizeRw"] = json!(bytes);
-    }
-    if let Some(bytes) = inspect.size_root_bytes {
-        value["SizeRootFs"] = json!(bytes);
+    if let Some(sizes) = inspect.sizes {
+        value["SizeRw"] = json!(sizes.written_bytes);
+        value["SizeRootFs"] = json!(sizes.all_bytes);
     }
     let rest = json!({
         "Mounts": inspect.mounts.iter().map(render_mount).collect::<Vec<_>>(),

@@ -127,8 +127,7 @@ pub(super) fn size(params: &Params) -> Result<(u16, u16), Error> {
     let side = |key: &str, name: &str| -> Result<u16, Error> {
         let text = params.get(key).unwrap_or("");
         let invalid = |why: &str| Error::invalid(format!("invalid resize {name} {text:?}: {why}"));
-        let value: u64 = text.parse().map_err(|_| invalid("invalid syntax"))?;
-        u16::try_from(value).map_err(|_| invalid("value out of range"))
+        text.parse().map_err(|_| invalid(crate::params::why_no_number(text)))
     };
     Ok((side("h", "height")?, side("w", "width")?))
 }
@@ -155,7 +154,7 @@ async fn wait(
         "" | "not-running" => WaitCondition::NotRunning,
         "next-exit" => WaitCondition::NextExit,
         "removed" => WaitCondition::Removed,
-        other => return Err(Error::invalid(format!("invalid condition: \"{other}\"")).into()),
+        other => return Err(Error::invalid(format!("invalid condition: {other:?}")).into()),
     };
     let waiter = engine.containers().wait(&id, condition).await?;
     let body = stream_body(|sender| async move {

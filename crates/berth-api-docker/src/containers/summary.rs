@@ -18,9 +18,11 @@ pub(crate) fn render_summary(summary: &Summary, now_unix_nanos: i64, version: Ap
         "Created": summary.created_unix_nanos / 1_000_000_000,
         "Ports": ports(summary),
     });
-    for (key, bytes) in [("SizeRw", summary.size_rw_bytes), ("SizeRootFs", summary.size_root_bytes)] {
-        if let Some(bytes) = bytes.filter(|bytes| *bytes != 0) {
-            value[key] = json!(bytes);
+    if let Some(sizes) = summary.sizes {
+        for (key, bytes) in [("SizeRw", sizes.written_bytes), ("SizeRootFs", sizes.all_bytes)] {
+            if bytes != 0 {
+                value[key] = json!(bytes);
+            }
         }
     }
     let mut host = json!({"NetworkMode": summary.network_mode});

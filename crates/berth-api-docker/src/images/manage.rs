@@ -103,6 +103,9 @@ pub(super) async fn prune(State(engine): State<Engine>, params: Params) -> ApiRe
 /// `POST /commit`: 201
 pub(super) async fn commit(State(engine): State<Engine>, params: Params, JsonBody(body): JsonBody) -> ApiResult {
     let name = repo_and_tag(&params)?;
+    if params.filled("container").is_none() {
+        return Err(Error::invalid("invalid name or ID supplied: \"\"").into());
+    }
     let fields = Fields::new(&body, "Config")?;
     let config = match body.as_object().is_none_or(serde_json::Map::is_empty) {
         true => None,

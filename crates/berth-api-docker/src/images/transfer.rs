@@ -3,6 +3,7 @@
 use super::{messages, registry, repo_and_tag};
 use crate::containers::{archive_body, byte_source};
 use crate::error::ApiResult;
+use crate::json::Fields;
 use crate::params::Params;
 use crate::version::ApiVersion;
 use axum::Extension;
@@ -11,6 +12,7 @@ use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::IntoResponse;
 use berth_engine::Engine;
+use berth_engine::builds::build::platform::Platform;
 use berth_engine::images::{ImportOptions, LoadOptions};
 use berth_types::Error;
 
@@ -83,15 +85,20 @@ pub(super) fn one_platform(params: &Params, name: &str, since: bool) -> Result<O
     first.map(platform).transpose()
 }
 
-/// A text, or JSON `{"os", "architecture", "variant"}`.
+/// JSON `{"os", "architecture", "variant"}`, or a text such as `linux/arm64`.
 fn platform(text: &str) -> Result<String, Error> {
-    if !text.starts_with('{') {
+    if Platform::parse(text, &Platform::host()).is_ok() {
         return Ok(text.to_owned());
     }
-    let value = crate::json::parse(text.as_bytes())?;
-    let fields = crate::json::Fields::new(&value, "Platform")?;
-    let mut platform = format!("{}/{}", fields.text("os")?, fields.text("architecture")?);
-    let variant = fields.text("variant")?;
+    let failed = |error: Error| error.context("failed to parse platform");
+    let value = serde_json::from_str(text).map_err(|cause| failed(Error::invalid(cause.to_string())))?;
+    let fields = Fields::new(&value, "Platform").map_err(failed)?;
+    let field = |name: &str| fields.text(name).map_err(failed);
+    let (os, architecture, variant) = (field("os")?, field("architecture")?, field("variant")?);
+    if os.is_empty() || architecture.is_empty() {
+        return Err(Error::invalid("both OS and Architecture must be provided"));
+    }
+    let mut platform = format!("{os}/{architecture}");
     if !variant.is_empty() {
         platform.push('/');
         platform.push_str(&variant);

@@ -7,7 +7,7 @@
 mod wire;
 
 use crate::error::ApiResult;
-use crate::json::{Fields, Json, RawBody};
+use crate::json::{Fields, Json, JsonBody};
 use crate::params::Params;
 use crate::spec;
 use crate::version::ApiVersion;
@@ -18,8 +18,7 @@ use axum::routing::{get, post};
 use axum::{Extension, Router};
 use berth_engine::Engine;
 use berth_types::Error;
-use serde::de::DeserializeOwned;
-use wire::{ConnectBody, CreateBody, DisconnectBody, NetworkJson};
+use wire::NetworkJson;
 
 /// The routes, without a version prefix.
 pub(crate) fn router() -> Router<Engine> {
@@ -32,19 +31,12 @@ pub(crate) fn router() -> Router<Engine> {
         .route("/networks/{network}/disconnect", post(disconnect))
 }
 
-/// A body, whatever its content type says: clients differ there.
-fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Error> {
-    if body.is_empty() {
-        return Err(Error::invalid("invalid JSON: got EOF while reading request body"));
+/// As dockerd: the container is looked for before anything else.
+fn container_of(fields: &Fields<'_>) -> Result<String, Error> {
+    match fields.text("Container")? {
+        name if name.is_empty() => Err(Error::invalid("invalid name or ID supplied: \"\"")),
+        name => Ok(name),
     }
-    serde_json::from_slice(body).map_err(|error| Error::invalid(format!("invalid JSON: {error}")))
-}
-
-fn named(container: &str) -> Result<(), Error> {
-    if container.is_empty() {
-        return Err(Error::invalid("invalid name or ID supplied: \"\""));
-    }
-    Ok(())
 }
 
 /// `GET /networks`.
@@ -64,8 +56,15 @@ async fn inspect(
     State(engine): State<Engine>,
     Extension(version): Extension<ApiVersion>,
     Path(network): Path<String>,
+    params: Params,
 ) -> ApiResult<Json<NetworkJson>> {
+    // More of it would be other hosts' endpoints.
+    params.bool("verbose")?;
     let view = engine.networks().inspect(&network)?;
+    // Every network here is this host's.
+    if params.filled("scope").is_some_and(|scope| scope != "local") {
+        return Err(Error::not_found(format!("network {network} not found")).into());
+    }
     let json = NetworkJson::from(&view);
     Ok(Json(if version.before(52) { json } else { json.with_status(&view) }))
 }
@@ -74,9 +73,9 @@ async fn inspect(
 async fn create(
     State(engine): State<Engine>,
     Extension(version): Extension<ApiVersion>,
-    RawBody(body): RawBody,
+    JsonBody(body): JsonBody,
 ) -> ApiResult {
-    let spec = parse::<CreateBody>(&body)?.into_spec(version)?;
+    let spec = wire::create_body(&body, version)?;
     let id = engine.networks().create(spec).await?;
     let answer = serde_json::json!({ "Id": id.as_str(), "Warning": "" });
     Ok((StatusCode::CREATED, Json(answer)).into_response())
@@ -98,12 +97,12 @@ async fn prune(State(engine): State<Engine>, params: Params) -> ApiResult {
 async fn connect(
     State(engine): State<Engine>,
     Path(network): Path<String>,
-    RawBody(body): RawBody,
+    JsonBody(body): JsonBody,
 ) -> ApiResult<StatusCode> {
-    let body: ConnectBody = parse(&body)?;
-    named(&body.container)?;
-    let endpoint = spec::endpoint(&Fields::new(&body.endpoint_config, "EndpointSettings")?)?;
-    engine.networks().connect(&body.container, &network, endpoint).await?;
+    let fields = Fields::new(&body, "ConnectOptions")?;
+    let container = container_of(&fields)?;
+    let endpoint = spec::endpoint(&fields.object("EndpointConfig", "EndpointSettings")?)?;
+    engine.networks().connect(&container, &network, endpoint).await?;
     Ok(StatusCode::OK)
 }
 
@@ -111,10 +110,10 @@ async fn connect(
 async fn disconnect(
     State(engine): State<Engine>,
     Path(network): Path<String>,
-    RawBody(body): RawBody,
+    JsonBody(body): JsonBody,
 ) -> ApiResult<StatusCode> {
-    let body: DisconnectBody = parse(&body)?;
-    named(&body.container)?;
-    engine.networks().disconnect(&body.container, &network, body.force).await?;
+    let fields = Fields::new(&body, "DisconnectOptions")?;
+    let (container, force) = (container_of(&fields)?, fields.flag("Force")?);
+    engine.networks().disconnect(&container, &network, force).await?;
     Ok(StatusCode::OK)
 }

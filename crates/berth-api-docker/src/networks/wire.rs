@@ -1,22 +1,15 @@
 //! Networks as JSON, in Docker's words.
 
+use crate::json::Fields;
 use crate::time::rfc3339_nano;
 use crate::version::ApiVersion;
 use berth_engine::networks::Subnet;
 use berth_engine::networks::{AddressBlock, BlockSpec, Endpoint, NetworkSpec, NetworkView};
-use berth_types::{ContainerId, Error, Result};
-use serde::{Deserialize, Serialize};
+use berth_types::{ContainerId, Error, ErrorKind, Result};
+use serde::Serialize;
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::str::FromStr;
-
-/// `null` stands for the empty value wherever Go clients send it.
-fn or_default<'de, D, T>(deserializer: D) -> std::result::Result<T, D::Error>
-where
-    D: serde::Deserializer<'de>,
-    T: Deserialize<'de> + Default,
-{
-    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
-}
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "PascalCase")]
@@ -64,8 +57,8 @@ struct SubnetStatusJson {
     available: u64,
 }
 
-#[derive(Debug, Default, Serialize, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
+#[derive(Debug, Default, Serialize)]
+#[serde(rename_all = "PascalCase")]
 struct ConfigFrom {
     network: String,
 }
@@ -149,21 +142,22 @@ impl NetworkJson {
             created: rfc3339_nano(network.created_unix_nanos),
             scope: "local",
             driver: network.driver.as_str(),
-            enable_ipv4: network.blocks.is_empty() || network.blocks.iter().any(|b| b.subnet.address.is_ipv4()),
+            enable_ipv4: match &network.settings {
+                Some(asked) => asked.enable_ipv4.unwrap_or(true),
+                None => network.blocks.is_empty() || network.blocks.iter().any(|b| b.subnet.address.is_ipv4()),
+            },
             enable_ipv6: network.enable_ipv6,
             ipam: IpamJson {
                 driver: "default",
                 options: network.ipam_options.clone(),
-                config: network
-                    .driver
-                    .has_addresses()
+                config: (network.driver.has_addresses() || !network.blocks.is_empty())
                     .then(|| network.blocks.iter().map(IpamBlockJson::from).collect()),
             },
             internal: network.internal,
             attachable: network.attachable,
             ingress: false,
-            config_from: ConfigFrom::default(),
-            config_only: false,
+            config_from: ConfigFrom { network: network.config_from.clone() },
+            config_only: network.settings.is_some(),
             containers: containers.iter().map(container).collect(),
             options,
             labels: network.labels.clone(),
@@ -188,154 +182,122 @@ impl From<&NetworkView> for NetworkJson {
     }
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
-pub(super) struct CreateBody {
-    name: String,
-    #[serde(deserialize_with = "or_default")]
-    driver: String,
-    #[serde(rename = "EnableIPv4")]
-    enable_ipv4: Option<bool>,
-    #[serde(rename = "EnableIPv6")]
-    enable_ipv6: Option<bool>,
-    #[serde(rename = "IPAM", deserialize_with = "or_default")]
-    ipam: IpamBody,
-    #[serde(deserialize_with = "or_default")]
-    internal: bool,
-    #[serde(deserialize_with = "or_default")]
-    attachable: bool,
-    #[serde(deserialize_with = "or_default")]
-    ingress: bool,
-    #[serde(deserialize_with = "or_default")]
-    config_only: bool,
-    #[serde(deserialize_with = "or_default")]
-    config_from: ConfigFrom,
-    #[serde(deserialize_with = "or_default")]
-    scope: String,
-    #[serde(deserialize_with = "or_default")]
-    options: BTreeMap<String, String>,
-    #[serde(deserialize_with = "or_default")]
-    labels: BTreeMap<String, String>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
-struct IpamBody {
-    #[serde(deserialize_with = "or_default")]
-    driver: String,
-    options: Option<BTreeMap<String, String>>,
-    #[serde(deserialize_with = "or_default")]
-    config: Vec<IpamBlockBody>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct IpamBlockBody {
-    #[serde(rename = "Subnet", deserialize_with = "or_default")]
-    subnet: String,
-    #[serde(rename = "IPRange", deserialize_with = "or_default")]
-    range: String,
-    #[serde(rename = "Gateway", deserialize_with = "or_default")]
-    gateway: String,
-    #[serde(rename = "AuxiliaryAddresses", alias = "AuxAddress", deserialize_with = "or_default")]
-    auxiliary: BTreeMap<String, String>,
-}
-
 fn optional<T: FromStr>(what: &str, text: &str) -> Result<Option<T>> {
     if text.is_empty() {
         return Ok(None);
     }
-    text.parse().map(Some).map_err(|_| {
-        let which = match what {
-            "subnet" => format!("subnet {text}: invalid CIDR block notation"),
-            _ => format!("{what}: {text}"),
-        };
-        Error::invalid(format!("invalid network config:\ninvalid {which}"))
+    text.parse().map(Some).map_err(|_| Error::invalid(format!("invalid network config:\ninvalid {what}: {text}")))
+}
+
+/// One of `IPAM.Config`: as in dockerd each names its subnet.
+fn block(fields: &Fields<'_>) -> Result<BlockSpec> {
+    let subnet = fields.text("Subnet")?;
+    let parsed = subnet.parse().map_err(|_| {
+        Error::invalid(format!("invalid network config:\ninvalid subnet {subnet}: invalid CIDR block notation"))
+    })?;
+    let mut auxiliary = BTreeMap::new();
+    for key in ["AuxiliaryAddresses", "AuxAddress"] {
+        for (name, address) in fields.text_map(key)? {
+            auxiliary.extend(optional("auxiliary address", &address)?.map(|address| (name, address)));
+        }
+    }
+    Ok(BlockSpec {
+        subnet: Some(parsed),
+        range: optional("ip-range", &fields.text("IPRange")?)?,
+        gateway: optional("gateway", &fields.text("Gateway")?)?,
+        auxiliary,
     })
 }
 
-impl CreateBody {
-    pub(super) fn into_spec(mut self, version: ApiVersion) -> Result<NetworkSpec> {
-        if version.before(48) {
-            self.enable_ipv4 = None;
-        }
-        for (asked, what) in [
-            (self.ingress, "ingress networks need a swarm"),
-            (self.config_only || !self.config_from.network.is_empty(), "configuration-only networks need a swarm"),
-            (!matches!(self.scope.as_str(), "" | "local"), "networks wider than this host need a swarm"),
-            (!matches!(self.ipam.driver.as_str(), "" | "default"), "address management by plugins"),
-        ] {
-            if asked {
-                return Err(Error::not_implemented(format!("not supported: {what}")));
-            }
-        }
-        let block = |body: IpamBlockBody| {
-            let mut auxiliary = BTreeMap::new();
-            for (name, address) in body.auxiliary {
-                auxiliary.extend(optional("auxiliary address", &address)?.map(|address| (name, address)));
-            }
-            Ok(BlockSpec {
-                subnet: optional("subnet", &body.subnet)?,
-                range: optional("ip-range", &body.range)?,
-                gateway: optional("gateway", &body.gateway)?,
-                auxiliary,
-            })
-        };
-        Ok(NetworkSpec {
-            name: self.name,
-            driver: self.driver,
-            blocks: self.ipam.config.into_iter().map(block).collect::<Result<_>>()?,
-            internal: self.internal,
-            attachable: self.attachable,
-            enable_ipv4: self.enable_ipv4,
-            enable_ipv6: self.enable_ipv6,
-            labels: self.labels,
-            options: self.options,
-            ipam_options: self.ipam.options,
-        })
+/// The body of `POST /networks/create`.
+pub(super) fn create_body(body: &Value, version: ApiVersion) -> Result<NetworkSpec> {
+    let fields = Fields::new(body, "CreateRequest")?;
+    let forbidden = |words: &str| Err(Error::new(ErrorKind::Forbidden, words));
+    let (ingress, scope) = (fields.flag("Ingress")?, fields.text("Scope")?);
+    let config_only = fields.flag("ConfigOnly")?;
+    if ingress {
+        return forbidden("Ingress network can only be global scope network");
     }
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "PascalCase")]
-pub(super) struct ConnectBody {
-    #[serde(default, deserialize_with = "or_default")]
-    pub(super) container: String,
-    /// As in a container's creation.
-    #[serde(default)]
-    pub(super) endpoint_config: serde_json::Value,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "PascalCase")]
-pub(super) struct DisconnectBody {
-    #[serde(default, deserialize_with = "or_default")]
-    pub(super) container: String,
-    #[serde(default, deserialize_with = "or_default")]
-    pub(super) force: bool,
+    let local = matches!(scope.as_str(), "" | "local");
+    let operators = !scope.is_empty() || fields.flag("Internal")? || fields.flag("Attachable")?;
+    if config_only && operators {
+        return forbidden(
+            "configuration network can only contain network specific fields. Network operator fields like \
+             [ ingress | internal | attachable | scope ] are not supported.",
+        );
+    }
+    if scope == "swarm" {
+        return forbidden("cannot create a swarm scoped network when swarm is not active");
+    }
+    if !local {
+        return Err(Error::not_implemented("not supported: networks wider than this host need a swarm"));
+    }
+    let ipam = fields.object("IPAM", "CreateRequest.IPAM")?;
+    match ipam.text("Driver")?.as_str() {
+        "" | "default" => {}
+        other => return Err(Error::not_found(format!("plugin \"{other}\" not found"))),
+    }
+    let options = ipam.text_map("Options")?;
+    Ok(NetworkSpec {
+        name: fields.text("Name")?,
+        driver: fields.text("Driver")?,
+        blocks: ipam.objects("Config", "IPAMConfig")?.iter().map(block).collect::<Result<_>>()?,
+        internal: fields.flag("Internal")?,
+        attachable: fields.flag("Attachable")?,
+        // The field came with 1.48.
+        enable_ipv4: fields.flag_or_none("EnableIPv4")?.filter(|_| !version.before(48)),
+        enable_ipv6: fields.flag_or_none("EnableIPv6")?,
+        labels: fields.text_map("Labels")?,
+        options: fields.text_map("Options")?,
+        ipam_options: ipam.raw("Options").map(|_| options),
+        config_only,
+        config_from: fields.object("ConfigFrom", "CreateRequest.ConfigFrom")?.text("Network")?,
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::version::CURRENT;
+    use serde_json::json;
+
+    fn spec(body: Value) -> Result<NetworkSpec> {
+        create_body(&body, CURRENT)
+    }
 
     #[test]
     fn what_dockers_client_sends_for_a_plain_network_is_understood() {
-        let body = r#"{"Name":"n","Driver":"bridge","Scope":"","EnableIPv6":false,"IPAM":{"Driver":"default",
+        let spec = spec(json!({"Name":"n","Driver":"bridge","Scope":"","EnableIPv6":false,"IPAM":{"Driver":"default",
             "Options":{},"Config":[{"Subnet":"10.9.0.0/24","Gateway":"10.9.0.1"}]},"Internal":false,"Attachable":false,
-            "Ingress":false,"ConfigOnly":false,"ConfigFrom":null,"Options":{},"Labels":{"a":"b"}}"#;
-        let spec = serde_json::from_str::<CreateBody>(body).unwrap().into_spec(CURRENT).unwrap();
+            "Ingress":false,"ConfigOnly":false,"ConfigFrom":null,"Options":{},"Labels":{"a":"b"}}))
+        .unwrap();
         assert_eq!(spec.blocks[0].gateway, Some("10.9.0.1".parse().unwrap()));
         assert_eq!(spec.labels["a"], "b");
-        let wrong = r#"{"Name":"n","IPAM":{"Config":[{"Subnet":"10.9.0.0/99"}]}}"#;
-        assert!(serde_json::from_str::<CreateBody>(wrong).unwrap().into_spec(CURRENT).is_err());
+    }
+
+    #[test]
+    fn keys_match_in_any_case() {
+        let spec = spec(json!({"name":"n","ipam":{"config":[{"subnet":"10.9.0.0/24"}]},"enableipv6":true})).unwrap();
+        assert_eq!((spec.name.as_str(), spec.blocks.len(), spec.enable_ipv6), ("n", 1, Some(true)));
     }
 
     #[test]
     fn nothing_that_is_asked_for_is_silently_dropped() {
-        for body in [r#"{"Name":"n","Ingress":true}"#, r#"{"Name":"n","Scope":"swarm"}"#] {
-            assert!(serde_json::from_str::<CreateBody>(body).unwrap().into_spec(CURRENT).is_err(), "{body}");
+        for (body, words) in [
+            (json!({"Name":"n","Ingress":true}), "Ingress network can only be global scope network"),
+            (json!({"Name":"n","Scope":"swarm"}), "cannot create a swarm scoped network when swarm is not active"),
+            (json!({"Name":"n","Scope":"moon"}), "not supported: networks wider than this host need a swarm"),
+            (json!({"Name":"n","IPAM":{"Driver":"nope"}}), "plugin \"nope\" not found"),
+            (
+                json!({"Name":"n","IPAM":{"Config":[{}]}}),
+                "invalid network config:\ninvalid subnet : invalid CIDR block notation",
+            ),
+            (
+                json!({"Name":"n","IPAM":{"Config":[{"Subnet":"10.9.0.0/99"}]}}),
+                "invalid network config:\ninvalid subnet 10.9.0.0/99: invalid CIDR block notation",
+            ),
+        ] {
+            assert_eq!(spec(body).unwrap_err().message, words);
         }
     }
 }

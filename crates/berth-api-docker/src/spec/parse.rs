@@ -1,5 +1,6 @@
 //! The body of `POST /containers/create`.
 
+use super::render::HOST_FIELDS;
 use super::{refuse_if, resources, restart_policy, versions};
 use crate::json::Fields;
 use crate::version::ApiVersion;
@@ -22,8 +23,9 @@ pub(crate) fn create_body(body: &Value, version: ApiVersion) -> Result<(Containe
         let name = if name == "default" { "bridge" } else { name };
         endpoints.insert(name.to_owned(), endpoint(&Fields::new(value, "EndpointSettings")?)?);
     }
-    let mut spec = ContainerSpec { config, host, endpoints, platform: None };
+    let mut spec = ContainerSpec { config, host, endpoints, endpoints_only: false, platform: None };
     let warnings = versions::adapt(&mut spec, fields.text("MacAddress")?, version)?;
+    spec.endpoints_only = !spec.endpoints.is_empty();
     for (name, endpoint) in &spec.endpoints {
         let mac = &endpoint.mac_address;
         let parts: Vec<&str> = mac.split([':', '-']).collect();
@@ -64,13 +66,16 @@ pub(crate) fn config(f: &Fields<'_>) -> Result<Config> {
         cmd: f.text_or_texts("Cmd")?,
         entrypoint: f.text_or_texts("Entrypoint")?,
         healthcheck: healthcheck(f)?,
-        volumes: f.entries("Volumes")?.map(|(path, _)| path.clone()).collect(),
+        volumes: f
+            .entries("Volumes")?
+            .map(|(path, value)| Fields::new(value, "Config.Volumes").map(|_| path.clone()))
+            .collect::<Result<_>>()?,
         working_dir: f.text("WorkingDir")?,
         network_disabled: f.flag("NetworkDisabled")?,
         labels: f.text_map("Labels")?,
         stop_signal: f.text_or_none("StopSignal")?.filter(|signal| !signal.is_empty()),
         stop_timeout_seconds: f.int_or_none("StopTimeout", "int")?,
-        shell: f.text_or_texts("Shell")?,
+        shell: f.text_or_texts("Shell")?.filter(|shell| !shell.is_empty()),
         on_build: f.texts_or_none("OnBuild")?,
         args_escaped: f.flag("ArgsEscaped")?,
     })
@@ -153,7 +158,7 @@ fn host_config(f: &Fields<'_>) -> Result<HostConfig> {
         cap_drop: f.text_or_texts("CapDrop")?.unwrap_or_default(),
         privileged: f.flag("Privileged")?,
         readonly_rootfs: f.flag("ReadonlyRootfs")?,
-        security_opt: f.texts("SecurityOpt")?,
+        security_opt: security_opt(f)?,
         masked_paths: f.texts_or_none("MaskedPaths")?,
         readonly_paths: f.texts_or_none("ReadonlyPaths")?,
         group_add: f.texts("GroupAdd")?,
@@ -172,7 +177,22 @@ fn host_config(f: &Fields<'_>) -> Result<HostConfig> {
         isolation,
         init: f.flag_or_none("Init")?,
         resources: resources(f)?,
+        given_empty: HOST_FIELDS
+            .iter()
+            .filter(|(name, _)| f.raw(name).is_some_and(is_empty))
+            .map(|(_, field)| *field)
+            .collect(),
     })
+}
+
+/// As dockerd: what sees the host's processes, or may do everything, has no SELinux label, unless the client says which.
+fn security_opt(f: &Fields<'_>) -> Result<Vec<String>> {
+    let mut all = f.texts("SecurityOpt")?;
+    let open = f.flag("Privileged")? || f.text("PidMode")? == "host" || f.text("IpcMode")? == "host";
+    if open && !all.iter().any(|option| option.starts_with("label=") || option.starts_with("label:")) {
+        all.push("label=disable".to_owned());
+    }
+    Ok(all)
 }
 
 /// Rows and columns.
@@ -330,6 +350,14 @@ pub(crate) fn endpoint(f: &Fields<'_>) -> Result<EndpointSpec> {
              the IP address {text}"
         ))
     };
+    // What `inspect` says of an endpoint may come back; what of it is no wish only has to be of its type.
+    for name in ["NetworkID", "EndpointID", "Gateway", "IPAddress", "IPv6Gateway", "GlobalIPv6Address"] {
+        f.text(name)?;
+    }
+    for name in ["IPPrefixLen", "GlobalIPv6PrefixLen"] {
+        f.int(name)?;
+    }
+    f.texts("DNSNames")?;
     Ok(EndpointSpec {
         ipv4_address: (!ipv4.is_empty()).then(|| ipv4.parse().map_err(|_| parse("IPv4", &ipv4))).transpose()?,
         ipv6_address: (!ipv6.is_empty()).then(|| ipv6.parse().map_err(|_| parse("IPv6", &ipv6))).transpose()?,

@@ -216,6 +216,29 @@ const HOST_CONFIG_FIRST: &[&str] = &[
     "Runtime",
     "Isolation",
 ];
+/// Lists and maps that are shown as the client gave them: absent, or empty.
+pub(super) const HOST_FIELDS: &[(&str, HostField)] = &[
+    ("Binds", HostField::Binds),
+    ("PortBindings", HostField::PortBindings),
+    ("VolumesFrom", HostField::VolumesFrom),
+    ("CapAdd", HostField::CapAdd),
+    ("CapDrop", HostField::CapDrop),
+    ("Dns", HostField::Dns),
+    ("DnsOptions", HostField::DnsOptions),
+    ("DnsSearch", HostField::DnsSearch),
+    ("ExtraHosts", HostField::ExtraHosts),
+    ("GroupAdd", HostField::GroupAdd),
+    ("SecurityOpt", HostField::SecurityOpt),
+    ("BlkioWeightDevice", HostField::BlkioWeightDevice),
+    ("BlkioDeviceReadBps", HostField::BlkioDeviceReadBps),
+    ("BlkioDeviceWriteBps", HostField::BlkioDeviceWriteBps),
+    ("BlkioDeviceReadIOps", HostField::BlkioDeviceReadIOps),
+    ("BlkioDeviceWriteIOps", HostField::BlkioDeviceWriteIOps),
+    ("Devices", HostField::Devices),
+    ("DeviceCgroupRules", HostField::DeviceCgroupRules),
+    ("DeviceRequests", HostField::DeviceRequests),
+    ("Ulimits", HostField::Ulimits),
+];
 const HOST_CONFIG_LAST: &[&str] = &["Mounts", "MaskedPaths", "ReadonlyPaths", "Init"];
 
 fn mount(mount: &MountSpec) -> Value {
@@ -300,6 +323,16 @@ pub(crate) fn host_config(host: &HostConfig) -> Value {
     }
     if let Some(init) = host.init {
         value["Init"] = json!(init);
+    }
+    for (name, field) in HOST_FIELDS {
+        let empty = match (&value[name], *field) {
+            (Value::Null, HostField::PortBindings) => json!({}),
+            (Value::Null, _) => json!([]),
+            (Value::Array(list), _) if list.is_empty() => json!([]),
+            (Value::Object(map), _) if map.is_empty() => json!({}),
+            _ => continue,
+        };
+        value[name] = if host.given_empty.contains(field) { empty } else { Value::Null };
     }
     let mut value = ordered(value, HOST_CONFIG_FIRST);
     if let Value::Object(map) = &mut value {

@@ -11,7 +11,13 @@ type Result<T> = std::result::Result<T, Error>;
 
 /// The limits of a `HostConfig` or an update's body.
 pub(crate) fn resources(host: &Fields<'_>) -> Result<Resources> {
-    for key in ["CpuCount", "CpuPercent", "IOMaximumIOps", "IOMaximumBandwidth", "KernelMemoryTCP"] {
+    for (key, what) in [("IOMaximumIOps", "IOPs"), ("IOMaximumBandwidth", "bandwidth")] {
+        if host.int(key)? != 0 {
+            let words = format!("invalid option: QoS maximum {what} configuration is not supported on linux");
+            return Err(Error::invalid(words));
+        }
+    }
+    for key in ["CpuCount", "CpuPercent", "KernelMemoryTCP"] {
         refuse_if(host.int(key)? != 0, key)?;
     }
     Ok(Resources {
@@ -115,7 +121,9 @@ pub(crate) fn restart_policy(host: &Fields<'_>) -> Result<Option<RestartPolicy>>
     let retries = policy.int("MaximumRetryCount")?;
     let name = policy.text("Name")?;
     if retries < 0 {
-        return Err(Error::invalid("invalid restart policy: maximum retry count cannot be negative"));
+        return Err(Error::invalid(
+            "invalid restart policy: maximum retry count can only be used with 'on-failure' and cannot be negative",
+        ));
     }
     if retries > 0 && matches!(name.as_str(), "always" | "no" | "unless-stopped") {
         return Err(Error::invalid("invalid restart policy: maximum retry count can only be used with 'on-failure'"));

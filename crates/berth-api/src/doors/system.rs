@@ -161,7 +161,7 @@ pub(crate) async fn disk(State(api): State<Api>) -> ApiResult<axum::Json<Disk>> 
     }
     let (mut instance_bytes, mut instance_freed) = (0, 0);
     for one in &usage.containers {
-        let bytes = one.size_rw_bytes.unwrap_or(0);
+        let bytes = one.sizes.map_or(0, |sizes| sizes.disk_bytes);
         instance_bytes += bytes;
         let ended = matches!(one.state.word(), StateWord::Exited | StateWord::Created | StateWord::Dead);
         instance_freed += if ended { bytes } else { 0 };

@@ -113,6 +113,7 @@ impl Containers {
             point.detail.copy_up = false;
         }
 
+        let parted = self.leaves_primary(&spec);
         let record = Record {
             cgroup: oci::cgroup_path(&engine.config().cgroup_parent, &spec, &id),
             name: name.name.clone(),
@@ -125,7 +126,7 @@ impl Containers {
             rootfs,
             log,
             spec,
-            parted: false,
+            parted,
             template: None,
             cloned,
             id: id.clone(),

@@ -139,7 +139,13 @@ impl Containers {
         let found = self.get(container)?;
         let number = match signal {
             None => SIGKILL,
-            Some(text) => oci::signal_number(text).ok_or_else(|| Error::invalid(format!("invalid signal: {text}")))?,
+            Some(text) => oci::signal_number(text).ok_or_else(|| {
+                let words = match text.parse::<i64>() {
+                    Ok(number) if number != 0 => format!("the linux daemon does not support signal {number}"),
+                    _ => format!("invalid signal: {text}"),
+                };
+                Error::invalid(words)
+            })?,
         };
         let refuse = |error: Error| error.context(format!("cannot kill container: {container}"));
         let shim = found.shim().map_err(refuse)?;

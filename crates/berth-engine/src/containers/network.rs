@@ -6,7 +6,7 @@
 use super::record::{Container, Live, Paths, Record};
 use super::{Containers, start};
 use crate::networks::{Attachment, Driver, Endpoint, Network};
-use berth_types::spec::{EndpointSpec, NetworkMode};
+use berth_types::spec::{ContainerSpec, EndpointSpec, NetworkMode};
 use berth_types::{ContainerId, Error, ErrorKind, Phase, Result};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -61,6 +61,7 @@ impl Containers {
         let found = self.get(container)?;
         let _ops = found.ops.lock().await;
         let record = found.record();
+        crate::networks::check_joinable(network)?;
         match (&record.spec.host.network_mode, network.driver) {
             (NetworkMode::Host, Driver::Host) | (NetworkMode::None, Driver::Null) => {}
             (_, Driver::Host) => {
@@ -167,8 +168,23 @@ impl Containers {
         Ok(())
     }
 
+    /// It is made for other networks than that of its mode.
+    pub(super) fn leaves_primary(&self, spec: &ContainerSpec) -> bool {
+        let primary = match &spec.host.network_mode {
+            NetworkMode::Default => "bridge",
+            NetworkMode::Named(name) => name.as_str(),
+            NetworkMode::None | NetworkMode::Host | NetworkMode::Container(_) => return false,
+        };
+        let id = |key: &str| self.engine.networks().resolve(key).ok().map(|(_, id)| id);
+        let is_primary = |key: &String| key == primary || id(key).is_some_and(|found| Some(found) == id(primary));
+        spec.endpoints_only && !spec.endpoints.keys().any(is_primary)
+    }
+
     /// The networks that it has, by name; of one that does not run those that it is to have, without addresses.
     pub(super) fn networks_of(&self, live: &Live) -> BTreeMap<String, Box<Endpoint>> {
+        if live.record.spec.config.network_disabled {
+            return BTreeMap::new();
+        }
         if live.is_running() || !live.run.attachment.endpoints.is_empty() {
             return live.run.attachment.endpoints.clone();
         }

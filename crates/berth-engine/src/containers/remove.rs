@@ -146,7 +146,7 @@ impl Containers {
             {
                 continue;
             }
-            let bytes = self.engine.images().rootfs_size(record.id.as_str()).unwrap_or(0);
+            let bytes = self.engine.images().rootfs_usage(record.id.as_str()).unwrap_or_default().disk_bytes;
             match self.remove_inner(&container, RemoveOptions::default()).await {
                 Ok(()) => {
                     pruned.deleted.push(record.id.to_string());

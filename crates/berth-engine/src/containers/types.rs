@@ -109,6 +109,17 @@ pub struct ListOptions {
     pub filters: Filters,
 }
 
+/// How much a container has written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sizes {
+    /// Lengths of the files in its own layer.
+    pub written_bytes: u64,
+    /// What that layer takes on the disk: what its removal frees.
+    pub disk_bytes: u64,
+    /// With those of its image.
+    pub all_bytes: u64,
+}
+
 /// A container in a list.
 #[derive(Debug, Clone)]
 pub struct Summary {
@@ -133,8 +144,8 @@ pub struct Summary {
     /// Declared but not published ports, for the list's port column.
     pub exposed_ports: Vec<PortProto>,
     pub mounts: Vec<MountPoint>,
-    pub size_rw_bytes: Option<u64>,
-    pub size_root_bytes: Option<u64>,
+    /// Where they were asked for.
+    pub sizes: Option<Sizes>,
 }
 
 /// What one may use, as far as it is limited.
@@ -316,8 +327,8 @@ pub struct Inspect {
     pub network: Attachment,
     /// By name, those that it is to join included.
     pub networks: BTreeMap<String, Box<Endpoint>>,
-    pub size_rw_bytes: Option<u64>,
-    pub size_root_bytes: Option<u64>,
+    /// Where they were asked for.
+    pub sizes: Option<Sizes>,
 }
 
 /// `top`: a table of the container's processes.

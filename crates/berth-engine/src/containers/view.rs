@@ -1,7 +1,7 @@
 //! Looking at containers: inspect and list.
 
 use super::record::{Container, Paths, Record};
-use super::{Containers, Inspect, Limited, ListOptions, State, Summary};
+use super::{Containers, Inspect, Limited, ListOptions, Sizes, State, Summary};
 use crate::events::EventKind;
 use crate::networks::Attachment;
 use berth_shim_proto::HealthStatus;
@@ -36,11 +36,11 @@ impl Containers {
         self.engine.events().publish(EventKind::Container, action, record.id.as_str(), attributes);
     }
 
-    fn sizes(&self, container: &Container) -> (Option<u64>, Option<u64>) {
+    fn sizes(&self, container: &Container) -> Sizes {
         let record = container.record();
-        let own = self.engine.images().rootfs_size(record.id.as_str()).unwrap_or(0);
+        let own = self.engine.images().rootfs_usage(record.id.as_str()).unwrap_or_default();
         let image = record.image.as_ref().map_or(0, |image| self.engine.images().size(image));
-        (Some(own), Some(own + image))
+        Sizes { written_bytes: own.content_bytes, disk_bytes: own.disk_bytes, all_bytes: own.content_bytes + image }
     }
 
     /// Everything about it.
@@ -49,9 +49,9 @@ impl Containers {
         let sizes = match size {
             true => {
                 let (containers, of) = (self.clone(), container.clone());
-                super::archive::blocking(move || Ok(containers.sizes(&of))).await?
+                Some(super::archive::blocking(move || Ok(containers.sizes(&of))).await?)
             }
-            false => (None, None),
+            false => None,
         };
         let paths = Paths::new(self.engine.config(), &container.id);
         let live = container.live();
@@ -91,8 +91,7 @@ impl Containers {
             mounts: record.mounts.clone(),
             network: live.run.attachment.clone(),
             networks,
-            size_rw_bytes: sizes.0,
-            size_root_bytes: sizes.1,
+            sizes,
         })
     }
 
@@ -111,7 +110,7 @@ impl Containers {
         record: &Record,
         state: State,
         network: Attachment,
-        sizes: (Option<u64>, Option<u64>),
+        sizes: Option<Sizes>,
     ) -> Summary {
         Summary {
             id: record.id.clone(),
@@ -129,8 +128,7 @@ impl Containers {
             networks: self.networks_of(&container.live()),
             exposed_ports: record.spec.config.exposed_ports.iter().copied().collect(),
             mounts: record.mounts.clone(),
-            size_rw_bytes: sizes.0,
-            size_root_bytes: sizes.1,
+            sizes,
         }
     }
 
@@ -142,7 +140,7 @@ impl Containers {
                 let live = container.live();
                 (live.record.clone(), live.state(), live.run.attachment.clone())
             };
-            record.machine.is_none().then(|| self.summary(&container, &record, state, attachment, (None, None)))
+            record.machine.is_none().then(|| self.summary(&container, &record, state, attachment, None))
         });
         found.collect()
     }
@@ -162,7 +160,7 @@ impl Containers {
                 }
                 (live.record.clone(), state, live.run.attachment.clone())
             };
-            found.push(self.summary(&container, &record, state, attachment, (None, None)));
+            found.push(self.summary(&container, &record, state, attachment, None));
         }
         found.sort_by_key(|one| std::cmp::Reverse(one.created_unix_nanos));
         found
@@ -294,7 +292,7 @@ impl Containers {
             if !matches {
                 continue;
             }
-            let sizes = if options.size { self.sizes(&container) } else { (None, None) };
+            let sizes = options.size.then(|| self.sizes(&container));
             found.push(self.summary(&container, &record, state, attachment, sizes));
             if options.limit > 0 && found.len() == options.limit {
                 break;

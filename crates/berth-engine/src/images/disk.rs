@@ -11,7 +11,7 @@ use crate::files::Root;
 use crate::full;
 use berth_content::{Blobs, ContentError};
 use berth_image::{CommitError, LoadError, RecordError, SaveError, UnpackError};
-use berth_snapshot::{LayerForm, OverlayDriver, Retired, SnapshotError, Snapshotter, StagedLayer};
+use berth_snapshot::{LayerForm, OverlayDriver, Retired, SnapshotError, Snapshotter, StagedLayer, TreeUsage};
 use berth_types::mount::Rootfs;
 use berth_types::{Digest, Error, ErrorKind, ImageName, Result};
 use sha2::Digest as _;
@@ -191,8 +191,8 @@ impl Disk {
         self.snapshots.keys().map_err(|cause| layers_failed(&cause))
     }
 
-    pub(super) fn usage(&self, key: &str) -> Result<u64> {
-        self.snapshots.disk_bytes(key).map_err(|cause| layers_failed(&cause))
+    pub(super) fn usage(&self, key: &str) -> Result<TreeUsage> {
+        self.snapshots.usage(key).map_err(|cause| layers_failed(&cause))
     }
 
     /// Bytes of blobs, unfinished downloads among them.

@@ -58,6 +58,7 @@ pub(crate) use remote::RemoteLayers;
 pub(crate) use shared::Shared;
 
 use crate::Engine;
+use berth_snapshot::TreeUsage;
 use berth_types::mount::Rootfs;
 use berth_types::{Digest, Error, Result};
 use std::sync::Arc;
@@ -135,8 +136,8 @@ impl Images {
         self.shared().disk.keys()
     }
 
-    /// Bytes on disk of the writable part of `key`.
-    pub fn rootfs_size(&self, key: &str) -> Result<u64> {
+    /// What was written into the writable part of `key`.
+    pub fn rootfs_usage(&self, key: &str) -> Result<TreeUsage> {
         self.shared().disk.usage(key)
     }
 

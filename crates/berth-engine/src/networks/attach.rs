@@ -137,7 +137,9 @@ impl Shared {
         };
         let (mut planned, mut namespace): (Vec<Planned>, _) = (Vec::new(), None);
         for (reference, spec) in &wanted.endpoints {
-            let id = state.find(reference)?.network.id.clone();
+            let found = &state.find(reference)?.network;
+            super::configuration::check_joinable(found)?;
+            let id = found.id.clone();
             if planned.iter().any(|plan: &Planned| plan.network_id == id) {
                 continue;
             }

@@ -1,9 +1,10 @@
 //! A network comes and goes.
 
 use super::bridge_options;
+use super::configuration;
 use super::macvlan::{self, OPTION_PARENT};
 use super::setup::{block_of, busy_subnets, choice_lock, host_has_ipv6};
-use super::state::{Live, Shared, host_error, random_id};
+use super::state::{Live, Shared, State, host_error, random_id};
 use super::types::{AddressBlock, BlockSpec, Driver, Network, NetworkSpec, is_predefined};
 use crate::events::now_unix_nanos;
 use berth_net::addresses::{Subnet, free_subnet};
@@ -21,8 +22,16 @@ const NAME_BYTES_MAX: usize = 255;
 const SHORT_ID_DIGITS: usize = 12;
 
 impl Shared {
-    pub(super) fn create(&self, spec: NetworkSpec) -> Result<Network> {
+    pub(super) fn create(&self, mut spec: NetworkSpec) -> Result<Network> {
         check_name(&spec.name)?;
+        if spec.config_only {
+            let mut state = self.ready()?;
+            check_free(&state, &spec.name)?;
+            return self.create_configuration(&mut state, spec);
+        }
+        if !spec.config_from.is_empty() {
+            configuration::apply(&*self.ready()?, &mut spec)?;
+        }
         let driver = match spec.driver.as_str() {
             "" | "default" | "bridge" => Driver::Bridge,
             "macvlan" => Driver::Macvlan,
@@ -40,15 +49,7 @@ impl Shared {
             _ => bridge_options::check(&spec.options, spec.internal)?,
         }
         let mut state = self.ready()?;
-        if is_predefined(&spec.name) {
-            return Err(Error::new(
-                ErrorKind::Forbidden,
-                format!("operation is not permitted on predefined {} network", spec.name),
-            ));
-        }
-        if state.networks.values().any(|live| live.network.name == spec.name) {
-            return Err(Error::conflict(format!("network with name {} already exists", spec.name)));
-        }
+        check_free(&state, &spec.name)?;
         let failed = |error: &(dyn std::error::Error + 'static)| {
             host_error(format!("cannot create network {}", spec.name), error)
         };
@@ -76,6 +77,8 @@ impl Shared {
             labels: spec.labels.clone(),
             options: spec.options.clone(),
             ipam_options: spec.ipam_options.clone(),
+            settings: None,
+            config_from: spec.config_from.clone(),
             bridge,
         };
         // The record first: a crash from here on leaves a network that the next start completes.
@@ -119,6 +122,7 @@ impl Shared {
                 format!("{} is a pre-defined network and cannot be removed", network.name),
             ));
         }
+        configuration::check_unused(&state, &network)?;
         let on = |held: &super::state::Held| {
             let mut all = held.attachment.endpoints.values();
             let endpoint = all.find(|endpoint| endpoint.network_id.as_ref() == Some(&network.id))?;
@@ -133,6 +137,9 @@ impl Shared {
         }
         let shards = state.networks.remove(&network.id).map_or(0, |live| live.shards.len());
         self.save(&state)?;
+        if network.settings.is_some() {
+            return Ok(network);
+        }
         let ready = state.ready.as_mut().expect("`ready` returned a state that is");
         let (closed, deleted) = if network.driver == Driver::Macvlan {
             (Ok(()), self.remove_parent(&mut ready.route, &network))
@@ -156,7 +163,7 @@ impl Shared {
 }
 
 /// What a new network may not overlap: our own, and what the host uses. A macvlan is part of the host's.
-fn taken(state: &super::state::State, route: &mut Route, driver: Driver) -> Result<Vec<(Subnet, String)>> {
+fn taken(state: &State, route: &mut Route, driver: Driver) -> Result<Vec<(Subnet, String)>> {
     let mut taken = Vec::new();
     for live in state.networks.values().filter(|live| live.network.driver.has_addresses()) {
         let whose = format!("network {}", live.network.name);
@@ -176,6 +183,17 @@ fn taken(state: &super::state::State, route: &mut Route, driver: Driver) -> Resu
         }
     }
     Ok(taken)
+}
+
+fn check_free(state: &State, name: &str) -> Result<()> {
+    if is_predefined(name) {
+        let words = format!("operation is not permitted on predefined {name} network");
+        return Err(Error::new(ErrorKind::Forbidden, words));
+    }
+    match state.networks.values().any(|live| live.network.name == name) {
+        true => Err(Error::conflict(format!("network with name {name} already exists"))),
+        false => Ok(()),
+    }
 }
 
 /// As dockerd: whatever is not blank. Nothing of the host carries this name.

@@ -8,6 +8,7 @@
 //!  publish    host ports that lead to containers
 //!  create     a network comes and goes
 //!  shards     more bridges for a network that one bridge cannot hold
+//!  configuration    settings with a name, from which networks are made
 //!  macvlan    networks that are part of the host's own
 //!  options    what --driver-opt says about one endpoint
 //!  bridge_options   what --opt says about a bridge network
@@ -25,6 +26,7 @@
 mod attach;
 mod behind;
 mod bridge_options;
+mod configuration;
 mod connect;
 mod create;
 mod macvlan;
@@ -46,6 +48,7 @@ pub use berth_net::files;
 pub use types::*;
 
 pub(crate) use attach::name_endpoint;
+pub(crate) use configuration::check_joinable;
 pub(crate) use options::read as endpoint_options;
 pub(crate) use state::Shared;
 

@@ -361,6 +361,8 @@ fn predefined(name: &str, driver: Driver) -> Result<Network> {
     }
     Ok(Network {
         ipam_options: None,
+        settings: None,
+        config_from: String::new(),
         id: NetworkId::from_bytes(random_id()?),
         name: name.to_owned(),
         driver,

@@ -125,8 +125,21 @@ pub struct Network {
     /// What the client said to the address management, which has no options; `None`: nothing.
     #[serde(default)]
     pub ipam_options: Option<BTreeMap<String, String>>,
+    /// It is no network: others are made with its blocks, options and labels, and these.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settings: Option<Settings>,
+    /// The name of what it was made with; empty: of nothing.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub config_from: String,
     /// The bridge's interface, or a macvlan's parent; empty for the others.
     pub bridge: String,
+}
+
+/// What a configuration's client said beyond blocks, options and labels.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settings {
+    pub enable_ipv4: Option<bool>,
+    pub enable_ipv6: Option<bool>,
 }
 
 impl Network {
@@ -175,6 +188,10 @@ pub struct NetworkSpec {
     pub labels: BTreeMap<String, String>,
     pub options: BTreeMap<String, String>,
     pub ipam_options: Option<BTreeMap<String, String>>,
+    /// Nothing but settings with a name.
+    pub config_only: bool,
+    /// The settings to make it with; empty: those of this request.
+    pub config_from: String,
 }
 
 /// A running container's interface and what went through it, from its own point of view.

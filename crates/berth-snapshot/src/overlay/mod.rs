@@ -35,7 +35,7 @@ use crate::layer::{
     AdoptedLayer, Content, Found, LayerReader, LayerWriter, Look, Meta, Retired, StagedLayer, Temporary,
 };
 use crate::{Result, SnapshotError, Snapshotter, make_folder, step};
-use berth_sys::disk_usage::disk_bytes;
+use berth_sys::disk_usage::{TreeUsage, disk_bytes, tree_usage};
 use berth_types::Digest;
 use berth_types::mount::{Lower, Overlay, Rootfs, Upper};
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
@@ -398,8 +398,8 @@ impl Snapshotter for OverlayDriver {
         Ok(())
     }
 
-    fn disk_bytes(&self, key: &str) -> Result<u64> {
-        Ok(disk_bytes(&self.snapshot(key)?.join("fs")))
+    fn usage(&self, key: &str) -> Result<TreeUsage> {
+        Ok(tree_usage(&self.snapshot(key)?.join("fs")))
     }
 }
 

@@ -42,8 +42,7 @@ fn inspect(phase: Phase, error: &str) -> Inspect {
         mounts: Vec::new(),
         network: Attachment::default(),
         networks: Default::default(),
-        size_rw_bytes: None,
-        size_root_bytes: None,
+        sizes: None,
     }
 }
 
