@@ -3,12 +3,13 @@
 use berth_testkit::Engine;
 
 /// Method, address, body, status, and words of the refusal.
-const REFUSED: [(&str, &str, &str, u16, &str); 22] = [
+const REFUSED: [(&str, &str, &str, u16, &str); 23] = [
     ("POST", "/containers/box/restart?signal=NOPE", "", 400, "invalid signal: NOPE"),
     ("POST", "/containers/box/stop?signal=NOPE", "", 400, "invalid signal: NOPE"),
     ("POST", "/containers/box/wait?condition=nope", "", 400, "invalid condition"),
     ("GET", "/containers/box/top?ps_args=nope", "", 400, "ps: error: "),
     ("GET", "/containers/box/top?ps_args=-o%20comm", "", 400, "Couldn't find PID field"),
+    ("GET", "/containers/box/archive?path=a%00b", "", 400, "has a NUL character in it"),
     ("POST", "/containers/box/attach?detachKeys=nope&logs=1&stdout=1", "", 400, "Invalid escape keys (nope)"),
     ("POST", "/containers/box/exec", r#"{"Cmd":["true"],"DetachKeys":"nope"}"#, 400, "Invalid escape keys (nope)"),
     ("POST", "/containers/box/update", r#"{"Devices":[{"PathOnHost":"/dev/null"}]}"#, 400, "cannot be updated"),

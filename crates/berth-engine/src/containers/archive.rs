@@ -35,6 +35,7 @@ impl Containers {
     }
 
     async fn archive_of(&self, container: &str, path: &str) -> Result<Archive> {
+        check_path(path)?;
         let (inspect, path) = (self.inspect(container, false).await?, path.to_owned());
         if inspect.rootfs.is_none() {
             return crate::guests::archive_get(&self.engine, inspect, path).await;
@@ -53,6 +54,7 @@ impl Containers {
 
     /// What is at `path`; a final link is not followed.
     pub async fn archive_stat(&self, container: &str, path: &str) -> Result<PathStat> {
+        check_path(path)?;
         let (inspect, path) = (self.inspect(container, false).await?, path.to_owned());
         if inspect.rootfs.is_none() {
             return crate::guests::archive_stat(&self.engine, inspect, path).await;
@@ -67,6 +69,7 @@ impl Containers {
 
     /// Unpacks a tar archive (plain, gzip, zstd) into a folder of it.
     pub async fn archive_put(&self, container: &str, path: &str, options: ArchivePut, body: ByteSource) -> Result<()> {
+        check_path(path)?;
         let (inspect, path) = (self.inspect(container, false).await?, path.to_owned());
         let (id, name) = (inspect.id.clone(), inspect.name.clone());
         let image = inspect.spec.config.image.clone();
@@ -287,6 +290,14 @@ impl Read for Source {
 pub(super) fn whole(root: &Root, sink: &mut Sink) -> Result<(), PackError> {
     let top = root.find(Path::new("/"))?;
     files::pack_content(root, &top, sink)
+}
+
+/// No name of a file has one: the kernel would not even look.
+fn check_path(path: &str) -> Result<()> {
+    match path.contains('\0') {
+        true => Err(Error::invalid(format!("bad parameter: path {path:?} has a NUL character in it"))),
+        false => Ok(()),
+    }
 }
 
 #[cfg(test)]
