@@ -41,7 +41,8 @@ f() { # every field of a table by itself
 
 empty() {
     docker ps -aq | xargs -r docker rm -f
-    docker volume prune -af
+    # A prune keeps those with options.
+    docker volume ls -q | xargs -r docker volume rm -f
     docker network prune -f
     docker images -q | sort -u | xargs -r docker rmi -f
     docker builder prune -af
