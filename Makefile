@@ -1,12 +1,13 @@
 # make demo   install what is missing, build, play scene 1
 # make test   every test, unit to end-to-end
 # make nightly  what takes too long for every change: fuzzing, a power cut at every step, measurements
+# make test-isolation  the container tests with a machine around each container; an hour or more where machines are emulated
 # make test-v2  what differs on cgroup v2, in a virtual machine
 
 SHELL := /bin/bash
 CARGO ?= cargo
 
-.PHONY: demo test nightly test-v2 build setup install console
+.PHONY: demo test nightly test-isolation test-v2 build setup install console
 
 build: console
 	$(CARGO) build --release --bins
@@ -28,6 +29,9 @@ test: setup console
 # The steps one by one: scripts/nightly.sh
 nightly: setup build
 	scripts/nightly.sh
+
+test-isolation: setup
+	scripts/isolation.sh
 
 # On a virtual machine with cgroup v2 only and Debian's own kernel.
 test-v2:

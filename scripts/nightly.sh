@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What takes too long for every change: `make nightly` builds, and runs this. Needs root, python3 with venv, PyPI and Debian's archive.
 #
-#   scripts/nightly.sh [STEP...]         fuzz fuzz-console power-cut kills bootable measure; all without a name
+#   scripts/nightly.sh [STEP...]         fuzz fuzz-console power-cut kills bootable isolation measure; all without a name
 #
 #   MINUTES=10     of each fuzzing
 #   SWAGGER=FILE   api/swagger.yaml of the Moby project; without it, that of Debian's golang-github-docker-docker-dev
@@ -11,7 +11,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 state=$PWD/target/nightly minutes=${MINUTES:-10}
 steps=("$@")
-[ ${#steps[@]} -gt 0 ] || steps=(fuzz fuzz-console power-cut kills bootable measure)
+[ ${#steps[@]} -gt 0 ] || steps=(fuzz fuzz-console power-cut kills bootable isolation measure)
 mkdir -p "$state"
 [ "$(id -u)" = 0 ] || { echo "needs root" >&2; exit 1; }
 
@@ -56,11 +56,14 @@ step() { # NAME
     bootable)
         cargo build --workspace --bins && cargo test -p berth-e2e --test machines -- --ignored bootable
         ;;
+    isolation)
+        scripts/isolation.sh
+        ;;
     measure)
         cargo test --release -p berth-runtime -p berth-cgroup --lib -- --ignored --nocapture --test-threads 1
         ;;
     *)
-        echo "no step $1: fuzz fuzz-console power-cut kills bootable measure" >&2
+        echo "no step $1: fuzz fuzz-console power-cut kills bootable isolation measure" >&2
         return 2
         ;;
     esac

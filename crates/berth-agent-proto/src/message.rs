@@ -137,7 +137,11 @@ pub struct Interface {
     pub addresses: Vec<(IpAddr, u8)>,
     /// Of the default routes.
     pub gateways: Vec<IpAddr>,
+    /// 0: as the guest has it.
     pub mtu: u32,
+    /// Kernel parameters below `/proc/sys`, with `IFNAME` for its name, and values.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sysctls: Vec<(String, String)>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

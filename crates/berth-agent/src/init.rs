@@ -3,6 +3,7 @@
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, mount, mount_move};
+use rustix::process::{Resource, Rlimit, setrlimit};
 use std::ffi::CStr;
 use std::fmt::Write as _;
 use std::path::Path;
@@ -46,8 +47,25 @@ pub(crate) fn attach(
     }
 }
 
+/// Open files that every process may have, as berthd's service has it. The kernel's own number is 1,024.
+const FILES_MAX: u64 = 1 << 20;
+
+/// What a container inherits from its engine; the kernel's first process has less. How many processes there may be is its
+/// cgroup's to say.
+fn raise_limits() -> Result<(), StartError> {
+    let unlimited = Rlimit { current: None, maximum: None };
+    let files = Rlimit { current: Some(FILES_MAX), maximum: Some(FILES_MAX) };
+    for (resource, limit) in
+        [(Resource::Nofile, files), (Resource::Nproc, unlimited), (Resource::Sigpending, unlimited)]
+    {
+        setrlimit(resource, limit).map_err(step("raise the limits of processes"))?;
+    }
+    Ok(())
+}
+
 /// Leaves the process in a tmpfs root with proc, sys, dev and cgroups.
 pub(crate) fn prepare() -> Result<(), StartError> {
+    raise_limits()?;
     let strict = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     for folder in ["/proc", "/sys", "/dev", NEW_ROOT] {
         std::fs::create_dir_all(folder).map_err(io_step(format!("make {folder}")))?;

@@ -98,7 +98,18 @@ pub(crate) fn interfaces(wanted: &[Interface]) -> Result<(), Failure> {
             route::set_default_route(&mut batch, gateway, link.index);
         }
     }
-    route.run(batch).map_err(failed("give the network cards their addresses"))
+    route.run(batch).map_err(failed("give the network cards their addresses"))?;
+    wanted.iter().try_for_each(parameters)
+}
+
+/// Kernel parameters of that card and no other's. What a card is called where nobody said is the guest's own affair.
+fn parameters(interface: &Interface) -> Result<(), Failure> {
+    for (name, value) in interface.sysctls.iter().filter(|_| !interface.name.is_empty()) {
+        let path = format!("/proc/sys/{}", name.replace("IFNAME", &interface.name));
+        std::fs::write(&path, value)
+            .map_err(|cause| Failure::new(FailureKind::Invalid, format!("cannot write {path}: {cause}")))?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

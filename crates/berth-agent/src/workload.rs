@@ -93,6 +93,8 @@ fn limits(resources: Option<&LinuxResources>) -> Limits {
     let Some(resources) = resources else { return limits };
     if let Some(memory) = resources.memory() {
         limits.memory.limit_bytes = memory.limit();
+        limits.memory.reservation_bytes = memory.reservation();
+        limits.memory.swap_bytes = memory.swap();
     }
     limits.pids_max = resources.pids().map(|pids| pids.limit());
     limits
@@ -170,23 +172,8 @@ impl Workload {
         let resources: LinuxResources = serde_json::from_value(resources.clone())
             .map_err(|cause| Failure::new(FailureKind::Invalid, format!("the limits cannot be read: {cause}")))?;
         let limits = limits(Some(&resources));
-        let mut notes = self.cgroup.update(&limits).map_err(internal)?;
-        let (wanted, has) = (limits.memory.limit_bytes.and_then(|bytes| u64::try_from(bytes).ok()), memory_bytes());
-        if let (Some(wanted), Some(has)) = (wanted, has)
-            && wanted > has
-        {
-            notes.push(format!("the machine has {} MiB of memory; more from its next start on", has >> 20));
-        }
-        Ok(notes)
+        self.cgroup.update(&limits).map_err(internal)
     }
-}
-
-/// All that the machine has.
-fn memory_bytes() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let kib: u64 =
-        text.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.parse().ok())?;
-    Some(kib << 10)
 }
 
 /// A process of a whole system: in the namespaces of its first one.

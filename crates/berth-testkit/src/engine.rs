@@ -60,6 +60,15 @@ impl Engine {
         self.root().join("berth.sock")
     }
 
+    /// A folder that a test shares with its containers, at `/shared`: it reaches them while no engine is there, and in
+    /// whatever they run. Its path, and the value of `-v`.
+    pub fn shared(&self) -> (PathBuf, String) {
+        let folder = self.root().join("shared");
+        std::fs::create_dir_all(&folder).expect("scratch folder");
+        let volume = format!("{}:/shared", folder.display());
+        (folder, volume)
+    }
+
     /// Interface of the default bridge.
     pub fn bridge(&self) -> &str {
         &self.bridge
@@ -301,7 +310,13 @@ impl Engine {
 
     /// What a file of a container's cgroup says: `controller/file` on v1, `file` on v2. `None` where this host's kind
     /// of cgroup has none ("-").
+    ///
+    /// In a machine memory and processes are its guest's to limit, which has v2; processors and disks are limited around it.
     pub fn cgroup(&self, container: &str, v1: &str, v2: &str) -> Option<String> {
+        if crate::in_machines() && ["memory.", "pids."].iter().any(|kind| v2.starts_with(kind)) {
+            let path = format!("/sys/fs/cgroup/{v2}");
+            return Some(self.docker(["exec", "-u", "0", container, "cat", &path]).stdout);
+        }
         let of = std::fs::read_to_string(format!("/proc/{}/cgroup", self.pid_of(container))).unwrap_or_default();
         let group = |controller: &str| {
             of.lines().find_map(|line| {

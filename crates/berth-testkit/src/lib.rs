@@ -49,6 +49,15 @@ pub fn in_machines() -> bool {
     std::env::var_os("BERTH_TEST_ISOLATION").is_some_and(|value| value == "vm")
 }
 
+/// Whether every container has a machine; says `why` what follows in a test is nothing for one. What users meet of it stands
+/// in the table of docs/machines.md.
+pub fn not_in_a_machine(why: &str) -> bool {
+    if in_machines() {
+        eprintln!("not in a machine: {why}");
+    }
+    in_machines()
+}
+
 /// [`DEADLINE`], or more where every container brings a kernel with it that may be emulated.
 pub fn deadline() -> Duration {
     if in_machines() { 10 * DEADLINE } else { DEADLINE }

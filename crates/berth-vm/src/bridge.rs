@@ -130,6 +130,8 @@ pub(crate) fn code_of_failure(failure: &Failure) -> u8 {
     match failure.kind {
         FailureKind::NoProgram => 127,
         FailureKind::CannotRun => 126,
+        // As an engine's other processes: a working folder that is not there.
+        _ if failure.text.contains("no such file or directory") => 127,
         _ => 125,
     }
 }
@@ -570,6 +572,10 @@ impl Bridge {
                     self.start = Start::Started { pid };
                     let (tty, stdin) = self.workload.as_ref().map_or((false, false), |w| (w.run.tty, w.run.stdin));
                     self.relay = Some(Relay::new(MAIN, tty, stdin));
+                    if tty {
+                        // It may have changed while nobody was there to tell the guest.
+                        self.resized();
+                    }
                     self.tell_waiting(&Ok(Answer::Started { pid }));
                 }
                 Ok(_) => self.fail(failure(FailureKind::Internal, "the guest did not say what it started")),

@@ -427,7 +427,10 @@ mod tests {
         limited.disks[0].limits = DiskLimits { read_bytes: 4096, ..DiskLimits::default() };
         assert!(cold(&limited).contains(&"-S".to_owned()));
         let all: Vec<Value> = throttles(&limited.disks).collect();
-        assert_eq!((all.len(), &all[0]["id"], &all[0]["bps_rd"]), (1, &json!("/machine/peripheral/disk0-device/virtio-backend"), &json!(4096)));
+        assert_eq!(
+            (all.len(), &all[0]["id"], &all[0]["bps_rd"]),
+            (1, &json!("/machine/peripheral/disk0-device/virtio-backend"), &json!(4096))
+        );
         let given = arguments(&limited, Descriptors { state: Some(3), memory: None });
         assert!(!given.contains(&"-S".to_owned()), "it waits for its state as it is");
     }

@@ -35,6 +35,8 @@ fn execute(wish: &str) -> Result<u8, String> {
     let signals = berth_sys::signals::all_as_descriptor().map_err(|errno| format!("cannot watch signals: {errno}"))?;
     wire.send(Kind::Request, STREAM, &Request::Exec(Box::new(exec)).to_json());
     let mut relay: Option<Relay> = None;
+    // What came before there was a process that could have it.
+    let mut early = Vec::new();
     let mut ended = None;
     loop {
         if let Some(relay) = &mut relay {
@@ -63,7 +65,8 @@ fn execute(wish: &str) -> Result<u8, String> {
         }
         while let Ok(Some(signal)) = berth_sys::signals::next_signal(signals.as_fd()) {
             match (&relay, signal) {
-                (_, SIGCHLD) | (None, _) => {}
+                (_, SIGCHLD) | (None, SIGWINCH) => {}
+                (None, other) => early.push(other),
                 (Some(relay), SIGWINCH) => relay.resized(&mut wire.out),
                 (Some(relay), other) => relay.signal(other, &mut wire.out),
             }
@@ -72,7 +75,15 @@ fn execute(wish: &str) -> Result<u8, String> {
         while let Some(frame) = wire.next_frame().map_err(|error| error.to_string())? {
             match frame.kind {
                 Kind::Answer => match serde_json::from_slice::<Result<Answer, Failure>>(&frame.payload) {
-                    Ok(Ok(_)) => relay = Some(Relay::new(STREAM, tty, stdin)),
+                    Ok(Ok(_)) => {
+                        let new = Relay::new(STREAM, tty, stdin);
+                        if tty {
+                            // The terminal may have another size than the one that the guest was told.
+                            new.resized(&mut wire.out);
+                        }
+                        early.drain(..).for_each(|signal| new.signal(signal, &mut wire.out));
+                        relay = Some(new);
+                    }
                     Ok(Err(failure)) => {
                         rustix::io::write(rustix::stdio::stderr(), format!("{failure}\n").as_bytes()).ok();
                         return Ok(code_of_failure(&failure));

@@ -183,8 +183,9 @@ fn a_background_process_does_not_hold_the_client() {
 #[test]
 fn it_goes_on_over_an_engines_death_and_new_ones_work() {
     let Some(mut engine) = Engine::start("exec-engine") else { return };
-    running(&engine);
-    let body = json!({"Cmd": ["sh", "-c", "while [ ! -e /go ]; do sleep 0.02; done; exit 13"]}).to_string();
+    let (shared, volume) = engine.shared();
+    engine.docker(["run", "-d", "--name", "box", "-v", &volume, "tiny", "sleep", "1000"]).success();
+    let body = json!({"Cmd": ["sh", "-c", "while [ ! -e /shared/go ]; do sleep 0.02; done; exit 13"]}).to_string();
     let id = engine.api("POST", "/containers/box/exec", &body).expect(201).json()["Id"].clone();
     let id = id.as_str().unwrap();
     engine.api("POST", &format!("/exec/{id}/start"), r#"{"Detach": true}"#).expect(200);
@@ -192,17 +193,16 @@ fn it_goes_on_over_an_engines_death_and_new_ones_work() {
     let inspect = || engine.api("GET", &format!("/exec/{id}/json"), "").expect(200).json();
     assert_eq!(inspect()["Running"], true);
     assert_eq!(inspect()["ProcessConfig"]["entrypoint"], "sh");
-    engine.docker(["exec", "box", "touch", "/go"]).success();
+    engine.docker(["exec", "box", "touch", "/shared/go"]).success();
     wait_until("it has ended", || inspect()["Running"] == false);
     assert_eq!(inspect()["ExitCode"], 13);
     // An end while no engine was there.
-    engine.docker(["exec", "box", "rm", "/go"]).success();
+    engine.docker(["exec", "box", "rm", "/shared/go"]).success();
     let id = engine.api("POST", "/containers/box/exec", &body).expect(201).json()["Id"].clone();
     let id = id.as_str().unwrap();
     engine.api("POST", &format!("/exec/{id}/start"), r#"{"Detach": true}"#).expect(200);
-    let pid = engine.inspect("box")["State"]["Pid"].as_i64().unwrap();
     engine.kill();
-    std::fs::write(format!("/proc/{pid}/root/go"), "").unwrap();
+    std::fs::write(shared.join("go"), "").unwrap();
     engine.launch();
     wait_until("it has ended", || {
         engine.api("GET", &format!("/exec/{id}/json"), "").expect(200).json()["ExitCode"] == 13

@@ -48,7 +48,21 @@ fn it_is_used_like_any_container() {
     let script = "echo started >> /count; echo line; mkdir -p /www; echo page > /www/index.html; \
                   httpd -p 80 -h /www; trap 'echo asked; exit 7' TERM; while :; do sleep 1; done";
     let arguments = ["-d", "--name", "web", "--isolation", "vm", "--network", "lan", "-p", "127.0.0.1::80"];
-    let volumes = ["-v", "kept:/kept", "-v", &bound, "-m", "200m", "-e", "WORD=said"];
+    let only_read = format!("{}:/only-read:ro", folder.display());
+    let volumes = [
+        "-v",
+        "kept:/kept",
+        "-v",
+        &bound,
+        "-v",
+        &only_read,
+        "-m",
+        "200m",
+        "-e",
+        "WORD=said",
+        "--tmpfs",
+        "/t:size=600m",
+    ];
     engine.docker([&["run"], &arguments[..], &volumes, &["tiny", "sh", "-c", script]].concat()).success();
 
     // Logs, exec with input, codes and users, a terminal.
@@ -85,6 +99,16 @@ fn it_is_used_like_any_container() {
     let seen =
         engine.docker(["run", "--rm", "-v", "kept:/kept", "tiny", "sh", "-c", "cat /kept/a; stat -c %u /kept/a"]);
     assert_eq!(seen.success(), "volume\n65534");
+
+    // Whatever the guest's kernel does: what it may only read is so outside of it.
+    let mounts = std::fs::read_to_string(format!("/proc/{}/mountinfo", engine.pid_of("web"))).expect("its mounts");
+    let rights = |share: &str| {
+        let line = mounts.lines().find(|line| line.split(' ').nth(4).is_some_and(|path| path.ends_with(share)));
+        line.and_then(|line| line.split(' ').nth(5)).unwrap_or_default().split(',').next().unwrap_or_default()
+    };
+    let all: Vec<&str> = ["/shares/0", "/shares/1", "/shares/2"].map(rights).into_iter().collect();
+    assert_eq!(all.iter().filter(|word| **word == "ro").count(), 1, "{all:?} of {mounts}");
+    assert_eq!(all.iter().filter(|word| **word == "rw").count(), 2, "{all:?} of {mounts}");
 
     let top = engine.docker(["top", "web"]).success();
     assert!(top.contains("PPID") && top.contains("httpd"), "{top}");
@@ -144,19 +168,47 @@ fn networks(engine: &Engine, web: &str) {
     engine.docker(["rm", "-f", "far"]).success();
 }
 
-/// Memory and number of processes at once, as far as the machine has them.
+/// Memory, processors and number of processes at once, as far as the machine has room for them.
 fn limits(engine: &Engine, web: &str) {
     let value = |file: &str| engine.docker(["exec", web, "cat", &format!("/sys/fs/cgroup/{file}")]).success();
     let change = ["update", "-m", "150m", "--memory-swap", "-1", "--pids-limit", "77", web];
     let output = engine.docker(change);
     assert_eq!(output.code, 0, "{output:?}");
     assert_eq!((value("memory.max"), value("pids.max")), ((150 << 20).to_string(), "77".to_owned()));
-    let output = engine.docker(["update", "-m", "3g", "--memory-swap", "-1", "--cpus", "2", web]);
-    assert_eq!(output.code, 0, "{output:?}");
-    let said = output.stderr + &output.stdout;
-    assert!(said.contains("MiB of memory; more from its next start on"), "{said}");
-    assert!(said.contains("as many processors as it began with; 2 from its next start on"), "{said}");
-    engine.docker(["update", "-m", "200m", "--memory-swap", "-1", "--cpus", "1", web]).success();
+    let total = || -> u64 {
+        let line = engine.docker(["exec", web, "grep", "MemTotal", "/proc/meminfo"]).success();
+        line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).expect("a number")
+    };
+    let processors = || engine.docker(["exec", web, "nproc"]).success();
+    let said = |arguments: &[&str]| {
+        let output = engine.docker([&["update"], arguments, &[web]].concat());
+        assert_eq!(output.code, 0, "{output:?}");
+        output.stderr + &output.stdout
+    };
+    // More than it began with: plugged in, and used.
+    let before = total();
+    assert_eq!(processors(), "1");
+    let words = said(&["-m", "700m", "--memory-swap", "-1", "--cpus", "2"]);
+    assert!(!words.contains("next start"), "{words}");
+    assert_eq!(processors(), "2");
+    assert!(total() >= before + (400 << 10), "{before} KiB became {}", total());
+    assert_eq!(value("memory.max"), (700 << 20).to_string());
+    // More than the machine began with.
+    let fill = "dd if=/dev/zero of=/t/full bs=1M count=350 2>/dev/null && rm /t/full";
+    engine.docker(["exec", web, "sh", "-c", fill]).success();
+    // Back again; what it began with it keeps.
+    let words = said(&["-m", "150m", "--memory-swap", "-1", "--cpus", "1"]);
+    assert!(!words.contains("next start"), "{words}");
+    assert_eq!((value("memory.max"), processors()), ((150 << 20).to_string(), "1".to_owned()));
+    assert!(total() <= before + (64 << 10), "{before} KiB became {}", total());
+    // More than there is room for.
+    let words = said(&["-m", "9g", "--memory-swap", "-1"]);
+    assert!(words.contains("from its next start on, as it began with room for"), "{words}");
+    said(&["-m", "200m", "--memory-swap", "-1"]);
+    engine.docker(["pause", web]).success();
+    let refused = engine.docker(["update", "-m", "210m", "--memory-swap", "-1", web]).failure(1);
+    assert!(refused.contains("is paused: its guest hears of no limits"), "{refused}");
+    engine.docker(["unpause", web]).success();
 }
 
 /// `cp` both ways, `diff`, `export`, `commit`: its guest's agent reads and writes them.
@@ -217,7 +269,15 @@ fn a_guest_that_does_not_start_says_what_its_console_said() {
 #[test]
 fn what_a_machine_cannot_share_is_refused() {
     let Some(engine) = start("guest-refused") else { return };
-    for words in [&["--network", "host"][..], &["--pid", "host"], &["--device", "/dev/null"], &["--ipc", "host"]] {
+    for words in [
+        &["--network", "host"][..],
+        &["--pid", "host"],
+        &["--device", "/dev/null"],
+        &["--ipc", "host"],
+        &["-v", "/tmp:/x:rslave"],
+        &["--mount", "type=bind,src=/tmp,dst=/x,bind-propagation=shared"],
+        &["--mount", "type=image,src=tiny,dst=/x"],
+    ] {
         let output = engine.docker([&["create", "--isolation", "vm"], words, &["tiny"]].concat());
         assert!(output.code != 0 && output.stderr.contains("--isolation vm"), "{words:?}: {output:?}");
     }

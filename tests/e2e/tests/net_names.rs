@@ -57,12 +57,14 @@ fn containers_find_each_other_by_name_alias_and_id_and_only_on_networks_they_sha
     }
     let reverse = engine.docker(["exec", "app", "nslookup", &web]).success();
     assert!(reverse.contains("name = web.front"), "{reverse}");
-    // Over TCP and with EDNS, asked by hand: the length, then the question for `web`.
-    let question = r"\0\x1d\0\x07\x01\0\0\x01\0\0\0\0\0\0\x03web\0\0\x01\0\x01";
-    let ask = format!("printf '{}' | nc -w 2 127.0.0.11 53 | od -An -tx1", question.replace("x1d", "x15"));
-    let answer = engine.docker(["exec", "app", "sh", "-c", &ask]).success();
-    let octets: Vec<String> = web.split('.').map(|part| format!("{:02x}", part.parse::<u8>().unwrap())).collect();
-    assert!(answer.split_whitespace().collect::<Vec<_>>().join(" ").ends_with(&octets.join(" ")), "{answer}");
+    if !berth_testkit::not_in_a_machine("names by TCP: the guest's server answers by UDP") {
+        // Over TCP and with EDNS, asked by hand: the length, then the question for `web`.
+        let question = r"\0\x1d\0\x07\x01\0\0\x01\0\0\0\0\0\0\x03web\0\0\x01\0\x01";
+        let ask = format!("printf '{}' | nc -w 2 127.0.0.11 53 | od -An -tx1", question.replace("x1d", "x15"));
+        let answer = engine.docker(["exec", "app", "sh", "-c", &ask]).success();
+        let octets: Vec<String> = web.split('.').map(|part| format!("{:02x}", part.parse::<u8>().unwrap())).collect();
+        assert!(answer.split_whitespace().collect::<Vec<_>>().join(" ").ends_with(&octets.join(" ")), "{answer}");
+    }
 
     // Names come and go with joining, renaming, leaving and ending.
     engine.docker(["network", "connect", "--alias", "data", "front", "db"]).success();

@@ -149,8 +149,10 @@ fn what_cannot_be_is_refused_in_dockers_words_and_leaves_nothing() {
             "1000",
         ])
         .success();
-    engine.docker(["create", "--name", "onhost", "--network", "host", "tiny"]).success();
-    engine.docker(["run", "-d", "--name", "runs-onhost", "--network", "host", "tiny", "sleep", "1000"]).success();
+    engine.docker(["create", "--name", "onhost", "--network", "host", "--runtime", "runc", "tiny"]).success();
+    let on_host =
+        ["run", "-d", "--name", "runs-onhost", "--network", "host", "--runtime", "runc", "tiny", "sleep", "1000"];
+    engine.docker(on_host).success();
     let before = engine.docker(["network", "ls", "-q"]).success();
     let containers = engine.containers().len();
     #[rustfmt::skip]
@@ -207,8 +209,8 @@ fn a_port_that_is_taken_is_a_conflict_that_says_who_has_it() {
     // One that is bound and does not listen is in no table of the kernel's.
     let bound = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::STREAM, None).unwrap();
     rustix::net::bind(&bound, &"127.0.0.1:29894".parse::<std::net::SocketAddr>().unwrap()).unwrap();
-    let listen = ["run", "-d", "--name", "onhost", "--network", "host", "tiny", "httpd", "-f", "-p", "127.0.0.1:29892"];
-    engine.docker(listen).success();
+    let on_host = ["run", "-d", "--name", "onhost", "--network", "host", "--runtime", "runc"];
+    engine.docker(on_host.iter().chain(&["tiny", "httpd", "-f", "-p", "127.0.0.1:29892"])).success();
     let of_container = format!("(pid {}) of container onhost holds it", engine.pid_of("onhost"));
     berth_testkit::wait_until("the container listens", || std::net::TcpListener::bind("127.0.0.1:29892").is_err());
     let of_process = format!("(pid {}) of the host holds it; stop it, or publish another port", std::process::id());
@@ -263,10 +265,13 @@ fn ports_are_published_one_by_one_in_ranges_at_random_and_for_each_protocol() {
     engine.docker(["rm", "-f", "web"]).success();
     assert!(std::net::TcpListener::bind("127.0.0.1:29880").is_ok());
     // Shared namespaces: another container's, the host's, none.
-    engine.docker(["run", "-d", "--name", "aa", "tiny", "httpd", "-f", "-p", "80", "-h", "/etc"]).success();
+    let one = ["run", "-d", "--name", "aa", "--runtime", "runc", "tiny", "httpd", "-f", "-p", "80", "-h", "/etc"];
+    engine.docker(one).success();
     let shared = [
         "run",
         "--rm",
+        "--runtime",
+        "runc",
         "--network",
         "container:aa",
         "tiny",

@@ -1,6 +1,6 @@
 //! What is seen of running containers: limits that change live, statistics, processes, events, exports; by both clients.
 
-use berth_testkit::{Client, Engine, Output, wait_until};
+use berth_testkit::{Client, Engine, Output, in_machines, not_in_a_machine, wait_until};
 use serde_json::Value;
 
 /// The same command through `docker` and `berth`.
@@ -92,15 +92,21 @@ fn statistics_are_true() {
         };
         let percent = |row: &[String]| row[1].trim_end_matches('%').parse::<f64>().expect("a percentage");
         let (busy, idle) = (of("busy"), of("idle"));
-        assert!(percent(&busy) > 5.0 && percent(&idle) < 5.0, "{client}: {text}");
+        // An emulated machine that does nothing is still at work.
+        let quiet = if in_machines() { percent(&busy) } else { 5.0 };
+        assert!(percent(&busy) > 5.0 && percent(&idle) < quiet, "{client}: {text}");
         let used: f64 = busy[2].split("MiB").next().and_then(|text| text.parse().ok()).expect("megabytes");
+        if not_in_a_machine("numbers of the container alone: its statistics are the whole machine's") {
+            assert!(used > 24.0, "{client}: {text}");
+            continue;
+        }
         assert!((24.0..40.0).contains(&used), "{client}: {text}");
         assert!(busy[2].ends_with("/ 128MiB"), "{client}: {text}");
         assert_eq!(busy[3], "1", "{client}: {text}");
     }
     // One reading, without waiting for a second.
     let once = engine.api("GET", "/containers/busy/stats?stream=0&one-shot=1", "").expect(200).json();
-    assert_eq!(once["memory_stats"]["limit"], 128 << 20);
+    assert!(in_machines() || once["memory_stats"]["limit"] == 128 << 20, "{once}");
     assert!(once["cpu_stats"]["cpu_usage"]["total_usage"].as_u64().is_some_and(|nanos| nanos > 1_000_000), "{once}");
     assert!(once["networks"]["eth0"]["rx_bytes"].is_u64(), "{once}");
     // A stream goes on until its container is gone.
@@ -114,13 +120,15 @@ fn processes_are_listed_as_they_are() {
     let Some(engine) = Engine::start("live-top") else { return };
     engine.docker(["run", "-d", "--name", "box", "tiny", "sh", "-c", "sleep 4321 & sleep 1234; true"]).success();
     wait_until("both are there", || engine.docker(["top", "box"]).stdout.contains("sleep 4321"));
-    let pid = engine.pid_of("box").to_string();
+    // The guest has numbers of its own.
+    let pid = if in_machines() { None } else { Some(engine.pid_of("box").to_string()) };
     for (client, output) in both(&engine, &["top", "box", "-o", "pid,args"]) {
         let text = output.success();
         let mut lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines.remove(0).split_whitespace().collect::<Vec<_>>(), ["PID", "COMMAND"], "{client}");
         assert_eq!(lines.len(), 3, "{client}: {text}");
-        assert!(lines.iter().any(|line| line.split_whitespace().next() == Some(&pid)), "{client}: {text}");
+        let has = |pid: &String| lines.iter().any(|line| line.split_whitespace().next() == Some(pid));
+        assert!(pid.as_ref().is_none_or(has), "{client}: {text}");
     }
     // Only this container's.
     engine.docker(["run", "-d", "--name", "other", "tiny", "sleep", "5555"]).success();

@@ -23,6 +23,8 @@ const RECORD_AGAIN: Duration = Duration::from_millis(500);
 /// The code of an exec that went with its container.
 const KILLED: i64 = 137;
 
+const SIGKILL: u8 = 9;
+
 /// Why an end is unknown.
 pub(super) const SHIM_KILLED: &str = "its shim was killed";
 
@@ -85,6 +87,10 @@ impl Containers {
         let code = i64::from(exit.status.shell_code());
         let (end, started) = {
             let mut live = container.live();
+            if crate::guests::is_guest(&record.spec) {
+                exit = of_guest(exit, live.run.started_unix_nanos, live.guest_killed_unix_nanos);
+            }
+            live.guest_killed_unix_nanos = None;
             let event = Event::Exited { status: exit.status, oom_killed: exit.oom_killed };
             live.run.phase = live.run.phase.after(event).ok()?;
             live.run.finished_unix_nanos = exit.finished_unix_nanos;
@@ -284,6 +290,23 @@ pub(super) fn read_exit(folder: &std::path::Path) -> Option<ExitRecord> {
     serde_json::from_slice(&std::fs::read(folder.join("exit.json")).ok()?).ok()
 }
 
+/// What the shim has seen of a machine, as the run of the container in it: it began when its guest had started, a kill through
+/// the guest is one, and the memory is the machine's.
+fn of_guest(exit: ExitRecord, started_unix_nanos: i64, killed_unix_nanos: Option<i64>) -> ExitRecord {
+    let started =
+        started_unix_nanos.clamp(exit.started_unix_nanos.min(exit.finished_unix_nanos), exit.finished_unix_nanos);
+    let by_guest =
+        ExitRecord { started_unix_nanos: started, memory_limit_bytes: None, memory_peak_bytes: None, ..exit };
+    let killed = by_guest.status.shell_code() == 128 + SIGKILL;
+    match killed_unix_nanos.filter(|_| killed) {
+        Some(at) => {
+            let sent = Some((i32::from(SIGKILL), at));
+            ExitRecord { status: ExitStatus::Signal(SIGKILL), last_signal_sent: sent, ..by_guest }
+        }
+        None => by_guest,
+    }
+}
+
 pub(super) fn unknown_exit(container: &Container) -> ExitRecord {
     ExitRecord {
         status: ExitStatus::Unknown,
@@ -340,4 +363,29 @@ pub(super) async fn sweep_run(engine: &Engine, record: &Record, attached: Option
 /// Whether it ran when the engine or the host went down, as far as its record knows.
 pub(super) fn was_running(phase: Phase) -> bool {
     phase.pid().is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machines_end_is_its_containers() {
+        let exit = |code| ExitRecord {
+            status: ExitStatus::Code(code),
+            oom_killed: false,
+            started_unix_nanos: 5,
+            finished_unix_nanos: 90,
+            memory_limit_bytes: Some(1 << 30),
+            memory_peak_bytes: Some(1 << 20),
+            last_signal_sent: None,
+        };
+        let killed = of_guest(exit(137), 70, Some(80));
+        assert_eq!((killed.status, killed.last_signal_sent), (ExitStatus::Signal(9), Some((9, 80))));
+        // A machine that is emulated may take longer to start than a good run.
+        assert_eq!((killed.started_unix_nanos, killed.memory_limit_bytes, killed.memory_peak_bytes), (70, None, None));
+        assert_eq!(of_guest(exit(137), 70, None).status, ExitStatus::Code(137));
+        assert_eq!(of_guest(exit(3), 100, Some(80)).status, ExitStatus::Code(3));
+        assert_eq!(of_guest(exit(3), 100, None).started_unix_nanos, 90);
+    }
 }

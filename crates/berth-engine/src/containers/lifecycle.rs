@@ -99,10 +99,11 @@ impl Containers {
     /// What is removed anyway has nothing to write.
     async fn killed_by_guest(&self, container: &Arc<Container>, shim: &Shim) -> bool {
         let (mut exits, paused) = {
-            let live = container.live();
+            let mut live = container.live();
             if live.removing || !live.is_running() || !crate::guests::is_guest(&live.record.spec) {
                 return false;
             }
+            live.guest_killed_unix_nanos = Some(crate::events::now_unix_nanos());
             (live.exits.subscribe(), matches!(live.run.phase, Phase::Paused { .. }))
         };
         if paused && shim.tell(Body::Resume).await.is_err() {

@@ -21,7 +21,7 @@ mod remove;
 mod start;
 mod stats;
 pub mod status;
-mod top;
+pub(crate) mod top;
 pub mod types;
 mod unhealthy;
 mod update;

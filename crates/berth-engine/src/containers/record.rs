@@ -147,6 +147,8 @@ pub(crate) struct Live {
     pub(crate) backoff: Duration,
     /// No restart by policy after the next exit.
     pub(crate) stop_asked: bool,
+    /// When its guest was asked to kill it, which the shim does not hear of.
+    pub(crate) guest_killed_unix_nanos: Option<i64>,
     /// An operation stops it in order to start it again: no policy, no automatic removal.
     pub(crate) held: bool,
     pub(crate) removing: bool,
@@ -198,6 +200,7 @@ impl Container {
                 restarting: None,
                 backoff: Duration::ZERO,
                 stop_asked,
+                guest_killed_unix_nanos: None,
                 held: false,
                 removing: false,
                 dead: false,

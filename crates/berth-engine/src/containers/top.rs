@@ -29,11 +29,13 @@ impl Containers {
         if crate::guests::is_guest(&inspect.spec) {
             let (engine, of) = (self.engine.clone(), inspect.clone());
             let words: Vec<String> = arguments.iter().map(|&word| word.to_owned()).collect();
-            return super::blocking(move || {
+            let top = super::blocking(move || {
                 let words: Vec<&str> = words.iter().map(String::as_str).collect();
                 crate::guests::top(&engine, &of, &words)
             })
-            .await;
+            .await?;
+            self.tell_top(&inspect);
+            return Ok(top);
         }
         let pids = self.pids(&inspect)?;
         let list: Vec<String> = pids.iter().map(i32::to_string).collect();
@@ -45,12 +47,16 @@ impl Containers {
             Err(_) => ps(arguments.iter().copied()).await?.map_err(|words| Error::invalid(words).context("ps"))?,
         };
         let top = parse(&output, &pids)?;
+        self.tell_top(&inspect);
+        Ok(top)
+    }
+
+    fn tell_top(&self, inspect: &Inspect) {
         let attributes = BTreeMap::from([
             ("name".to_owned(), inspect.name.clone()),
             ("image".to_owned(), inspect.spec.config.image.clone()),
         ]);
         self.engine.events().publish(EventKind::Container, "top", inspect.id.as_str(), attributes);
-        Ok(top)
     }
 
     fn pids(&self, inspect: &Inspect) -> Result<Vec<i32>> {
@@ -99,13 +105,17 @@ async fn ps<'a>(arguments: impl Iterator<Item = &'a str>) -> Result<Result<Strin
     Ok(Err(first.trim().to_owned()))
 }
 
+pub(crate) fn no_pid() -> Error {
+    Error::invalid("Couldn't find PID field in ps output")
+        .with_hint("the columns asked for must have the process id: -o pid,comm")
+}
+
 /// The rows of the container's processes, and of their threads (a `-` for the pid) below each.
 fn parse(output: &str, pids: &[i32]) -> Result<Top> {
     let mut lines = output.lines();
     let titles: Vec<String> = lines.next().unwrap_or_default().split_ascii_whitespace().map(str::to_owned).collect();
     let Some(column) = titles.iter().position(|title| title == "PID") else {
-        return Err(Error::invalid("Couldn't find PID field in ps output")
-            .with_hint("the columns asked for must have the process id: -o pid,comm"));
+        return Err(no_pid());
     };
     let mut processes = Vec::new();
     let mut inside = false;

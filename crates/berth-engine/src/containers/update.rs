@@ -104,9 +104,9 @@ impl Containers {
         let mut notes = Vec::new();
         if crate::guests::is_guest(&new.spec) {
             if container.live().is_running() {
-                notes = crate::guests::update(&self.engine, &now, new).await?;
+                notes = crate::guests::update(&self.engine, container, &now, new).await?;
             }
-            // The machine has the memory that it began with, and room for itself.
+            // The machine's own are those of its guest, and room for itself: they are set already.
             (limits.memory_bytes, limits.memory_swap_bytes, limits.memory_reservation_bytes) = (0, 0, 0);
             limits.pids_limit = None;
         }

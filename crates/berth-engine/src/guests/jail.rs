@@ -9,7 +9,7 @@ use berth_agent_proto::{Exec, Say};
 use berth_types::spec::ContainerSpec;
 use berth_types::{Error, ErrorKind, Result};
 use berth_vm::spec as words;
-use oci_spec::runtime::{Mount, Process, Spec};
+use oci_spec::runtime::{LinuxIdMapping, Mount, Process, Spec};
 use std::path::{Path, PathBuf};
 
 pub(super) const PROGRAM: &str = "/berth-vmm";
@@ -30,10 +30,24 @@ const SERVER_RIGHTS: [&str; 11] = [
 ];
 
 /// A bind or volume of the container.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) struct Share {
     pub(super) source: PathBuf,
-    pub(super) read_only: bool,
+    /// What the host keeps, whatever the guest does: whether it may be written, where it must lie, whom its owners are seen as.
+    pub(super) options: Vec<String>,
+    pub(super) uids: Option<Vec<LinuxIdMapping>>,
+    pub(super) gids: Option<Vec<LinuxIdMapping>>,
+}
+
+impl Share {
+    pub(super) fn keeps(option: &str) -> bool {
+        matches!(option, "bind" | "rbind" | "ro" | "rro") || Share::is_of_host(option)
+    }
+
+    /// Options that mean nothing in the guest.
+    pub(super) fn is_of_host(option: &str) -> bool {
+        matches!(option, "idmap" | "ridmap") || option.starts_with("berth.beneath=")
+    }
 }
 
 fn mount(typ: &str, source: &str, target: &str, options: &[&str]) -> Mount {
@@ -110,8 +124,11 @@ pub(super) fn specification(
         mounts.push(mount("tmpfs", "tmpfs", "/var/run", &["nosuid", "nodev", "noexec", "mode=755", "size=1m"]));
     }
     for (number, share) in shares.iter().enumerate() {
-        let rights = if share.read_only { "ro" } else { "rw" };
-        mounts.push(bind(&share.source, &format!("{}/{number}", words::SHARES), rights));
+        let options: Vec<&str> = share.options.iter().map(String::as_str).chain(["rprivate"]).collect();
+        let target = format!("{}/{number}", words::SHARES);
+        let mut shared = mount("bind", &share.source.to_string_lossy(), &target, &options);
+        shared.set_uid_mappings(share.uids.clone()).set_gid_mappings(share.gids.clone());
+        mounts.push(shared);
     }
     Ok(config)
 }

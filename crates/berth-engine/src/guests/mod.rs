@@ -38,7 +38,7 @@ pub(crate) use start::{await_start, before_start, interfaces, ran_out_of_memory}
 pub(crate) use top::top;
 
 use crate::Engine;
-use berth_types::spec::{ContainerSpec, IpcMode, NamespaceMode, NetworkMode};
+use berth_types::spec::{ContainerSpec, IpcMode, MountKind, MountSpec, NamespaceMode, NetworkMode};
 use berth_types::{ContainerId, Error, ErrorKind, Result};
 use std::path::{Path, PathBuf};
 
@@ -84,6 +84,15 @@ pub(crate) fn check(engine: &Engine, spec: &ContainerSpec) -> Result<()> {
     }
     if !host.resources.devices.is_empty() || !host.resources.device_requests.is_empty() {
         return refused("devices of the host do not reach into a machine (--device, --gpus)");
+    }
+    let flows = |word: &str| matches!(word, "shared" | "rshared" | "slave" | "rslave");
+    let of_mount = |mount: &MountSpec| mount.bind.as_ref().is_some_and(|bind| flows(&bind.propagation));
+    let of_bind = |bind: &String| bind.rsplit(':').next().is_some_and(|mode| mode.split(',').any(flows));
+    if host.mounts.iter().any(of_mount) || host.binds.iter().any(of_bind) {
+        return refused("what is mounted later goes neither into a machine nor out of it (bind-propagation)");
+    }
+    if host.mounts.iter().any(|mount| mount.kind == MountKind::Image) {
+        return refused("images are no mounts of a machine");
     }
     if !Path::new(berth_vm::command::PROGRAM).exists() {
         return Err(Error::new(ErrorKind::Unavailable, "--isolation vm: qemu-system-x86_64 is not installed")

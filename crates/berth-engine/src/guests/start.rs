@@ -4,7 +4,7 @@ use super::jail::{self, Share};
 use super::{Agent, BOOT_SECONDS, is_guest, kernels, root, user};
 use crate::Engine;
 use crate::containers::Record;
-use crate::networks::Attachment;
+use crate::networks::{Attachment, endpoint_options, link_local};
 use berth_agent_proto::{Answer, Configure, EtcFile, Interface, Request, Run};
 use berth_net::rate::Bandwidth;
 use berth_types::spec::{ContainerSpec, Resources};
@@ -36,9 +36,10 @@ const SHARES: &str = "/run/berth/shares";
 /// Of volumes, as distributions install it.
 const SERVERS: [&str; 3] = ["/usr/libexec/virtiofsd", "/usr/lib/virtiofsd", "/usr/lib/qemu/virtiofsd"];
 /// `ttyS0`: what the kernel says before the agent speaks. Without `quiet` an emulated line would slow it down.
-/// `cryptomgr.notests`: nobody boots on ciphers that the kernel must prove first.
-const ARGUMENTS: &str =
-    "console=ttyS0 quiet panic=-1 net.ifnames=0 systemd.unified_cgroup_hierarchy=1 cryptomgr.notests";
+/// `cryptomgr.notests`: nobody boots on ciphers that the kernel must prove first. `swiotlb=noforce`: all devices reach all
+/// memory, and the kernel would set 64 MiB aside for others as soon as memory above 4 GiB is possible.
+const ARGUMENTS: &str = "console=ttyS0 quiet panic=-1 net.ifnames=0 systemd.unified_cgroup_hierarchy=1 \
+    cryptomgr.notests swiotlb=noforce";
 /// An emulated processor does not speculate, and each system call would flush what it has not. On a busy host its timer
 /// may not tick in the moment in which the kernel looks whether it does, and panics.
 const ARGUMENTS_EMULATED: &str = "mitigations=off no_timer_check";
@@ -131,8 +132,8 @@ pub(crate) fn before_start(
         accelerator,
         cpus: size.0,
         memory_bytes: size.1,
-        cpus_max: 0,
-        memory_room_bytes: 0,
+        cpus_max: crate::machines::cpus_max(size.0),
+        memory_room_bytes: super::limits::room(size.1),
         firmware: Firmware::Bios,
         kernel: Some(words::Kernel {
             image: Path::new(words::KERNELS).join(kernels::IMAGE),
@@ -242,7 +243,11 @@ fn adapt(config: &mut Spec, texts: &[(&str, PathBuf); 3]) -> Result<Vec<Share>> 
             )));
         }
         mount.set_source(Some(Path::new(SHARES).join(shares.len().to_string())));
-        shares.push(Share { source, read_only: options.iter().any(|word| word == "ro") });
+        let kept = options.iter().filter(|option| Share::keeps(option)).cloned().collect();
+        let of_guest = options.into_iter().filter(|option| !Share::is_of_host(option)).collect();
+        let (uids, gids) = (mount.uid_mappings().clone(), mount.gid_mappings().clone());
+        mount.set_options(Some(of_guest)).set_uid_mappings(None).set_gid_mappings(None);
+        shares.push(Share { source, options: kept, uids, gids });
     }
     Ok(shares)
 }
@@ -257,9 +262,11 @@ pub(crate) fn interfaces(attachment: &Attachment) -> Vec<Interface> {
         interfaces.push(Interface {
             mac: endpoint.mac_address.clone(),
             name: endpoint.interface.clone(),
-            addresses: ipv4.into_iter().chain(ipv6).collect(),
+            addresses: ipv4.into_iter().chain(ipv6).chain(link_local(&endpoint.spec)).collect(),
             gateways: gateways.into_iter().flatten().filter(|_| endpoint.default_route).collect(),
-            mtu: 0,
+            mtu: endpoint.mtu,
+            // What is wrong with them was said when the endpoint was planned.
+            sysctls: endpoint_options(&endpoint.spec.driver_options).unwrap_or_default().sysctls,
         });
     }
     interfaces
@@ -326,6 +333,26 @@ mod tests {
         assert_eq!(of(0, 0), (1, MEMORY_BYTES_DEFAULT));
         assert_eq!(of(64 << 20, 1_500_000_000), (2, (64 << 20) + MEMORY_BESIDE_BYTES));
         assert_eq!(of((64 << 20) + 1, 1).1 % (1 << 20), 0);
+    }
+
+    /// A guest's kernel is its own: what is only read is kept so by the host.
+    #[test]
+    fn what_the_host_shares_keeps_its_rights() {
+        let folder = tempfile::tempdir().unwrap();
+        let beneath = format!("berth.beneath={}", folder.path().display());
+        let words = ["rbind", "rro", "rprivate", "idmap", "nosuid", &beneath];
+        let mut mount = oci_spec::runtime::Mount::default();
+        mount
+            .set_typ(Some("bind".to_owned()))
+            .set_source(Some(folder.path().to_owned()))
+            .set_options(Some(words.map(str::to_owned).to_vec()));
+        let mut config = Spec::default();
+        config.set_mounts(Some(vec![mount]));
+        let texts = ["hosts", "hostname", "resolv.conf"].map(|name| (name, PathBuf::from(name)));
+        let shares = adapt(&mut config, &texts).unwrap();
+        assert_eq!(shares[0].options, ["rbind", "rro", "idmap", &beneath]);
+        let mounts = config.mounts().as_ref().unwrap();
+        assert_eq!(mounts[0].options().as_ref().unwrap(), &["rbind", "rro", "rprivate", "nosuid"]);
     }
 
     #[test]

@@ -62,6 +62,7 @@ pub(crate) use guest::cards_changed;
 pub(crate) use monitor::told;
 pub(crate) use plug::devices;
 pub(crate) use record::Record;
+pub(crate) use scale::{Guest, Outcome as Scaled, Shape, cpus_max, cpus_words, processors, shape, take_of_room};
 pub(crate) use start::{
     adjust, before_start, beside, cards, empty_run_folder, folder, hand_over, jail, make_jail, nics, remove_files,
     replace, run_folder, user, uuid,

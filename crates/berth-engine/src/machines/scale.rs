@@ -46,7 +46,7 @@ const MARGIN_BYTES: u64 = 24 << 20;
 const BALLOON_OFF_BYTES: u64 = 1 << 20;
 
 /// What it can have of processors while it runs.
-pub(super) fn cpus_max(cpus: u16) -> u16 {
+pub(crate) fn cpus_max(cpus: u16) -> u16 {
     let host = u16::try_from(HostFacts::get().cpus).unwrap_or(CPUS_MAX);
     cpus_room(cpus, host)
 }
@@ -83,19 +83,19 @@ pub(super) fn check_room(memory_bytes: u64, memory_max_bytes: u64) -> Result<()>
 
 /// A running machine's hardware, as QEMU says it.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Shape {
-    pub cpus: u16,
-    pub cpus_max: u16,
+pub(crate) struct Shape {
+    pub(crate) cpus: u16,
+    pub(crate) cpus_max: u16,
     /// What it began with.
-    pub memory_bytes: u64,
-    pub room_bytes: u64,
+    pub(crate) memory_bytes: u64,
+    pub(crate) room_bytes: u64,
     /// Of the room, what the guest has.
-    pub added_bytes: u64,
+    pub(crate) added_bytes: u64,
     /// Of all of it, what the balloon has not.
     pub total_bytes: u64,
 }
 
-pub(super) fn shape(monitor: &mut Client) -> std::result::Result<Shape, QmpError> {
+pub(crate) fn shape(monitor: &mut Client) -> std::result::Result<Shape, QmpError> {
     let count = |value: Value| u16::try_from(value.as_array().map_or(0, Vec::len)).unwrap_or(u16::MAX);
     let cpus = count(monitor.ask("query-cpus-fast", json!({}))?);
     let cpus_max = count(monitor.ask("query-hotpluggable-cpus", json!({}))?).min(CPUS_MAX);
@@ -119,15 +119,20 @@ fn ballooned(monitor: &mut Client) -> std::result::Result<Option<u64>, QmpError>
 }
 
 /// The agent in the guest, where there is one.
-struct Guest {
+pub(crate) struct Guest {
     engine: crate::Engine,
     id: ContainerId,
     has_agent: bool,
 }
 
 impl Guest {
+    /// Of a container's machine, whose first process it is.
+    pub(crate) fn of_container(engine: &crate::Engine, id: &ContainerId) -> Guest {
+        Guest { engine: engine.clone(), id: id.clone(), has_agent: true }
+    }
+
     /// Lets so many processors take part, and all memory; how many take part now. `None`: nobody answers.
-    fn takes(&self, cpus: u16) -> Option<u16> {
+    pub(crate) fn takes(&self, cpus: u16) -> Option<u16> {
         if !self.has_agent {
             return None;
         }
@@ -157,12 +162,12 @@ pub(super) fn watch<T: PartialEq + Copy>(
 }
 
 /// What became of one wish: at once, with something to say of it or nothing, or later, for a reason.
-enum Outcome {
+pub(crate) enum Outcome {
     Now(&'static str),
     Later(String),
 }
 
-type Answered = std::result::Result<Outcome, QmpError>;
+pub(crate) type Answered = std::result::Result<Outcome, QmpError>;
 
 fn later(why: impl Into<String>) -> Answered {
     Ok(Outcome::Later(why.into()))
@@ -198,7 +203,7 @@ fn acknowledged(monitor: &mut Client, wanted: u16) -> std::result::Result<bool, 
     Ok(last.is_some_and(|one| one["source"] == 1 && one["status"] == 0))
 }
 
-fn processors(monitor: &mut Client, guest: &Guest, before: Shape, wanted: u16) -> Answered {
+pub(crate) fn processors(monitor: &mut Client, guest: &Guest, before: Shape, wanted: u16) -> Answered {
     if wanted > before.cpus_max {
         return later(match before.cpus_max {
             most if most > before.cpus => format!("it began with room for {most}"),
@@ -228,6 +233,21 @@ fn processors(monitor: &mut Client, guest: &Guest, before: Shape, wanted: u16) -
     }
 }
 
+/// Asks the guest to have so much of its room; what it has of it then.
+pub(crate) fn take_of_room(monitor: &mut Client, added: u64) -> std::result::Result<u64, QmpError> {
+    let path = format!("/machine/peripheral/{MORE_MEMORY}");
+    let ask = |value: u64, monitor: &mut Client| {
+        monitor.ask("qom-set", json!({"path": path, "property": "requested-size", "value": value})).map(drop)
+    };
+    ask(added, monitor)?;
+    let now = watch(|| Ok(shape(monitor)?.added_bytes), |now| now == added)?;
+    if now < added {
+        // It does not come as a surprise later.
+        ask(now, monitor)?;
+    }
+    Ok(now)
+}
+
 fn memory(monitor: &mut Client, guest: &Guest, before: Shape, wanted: u64) -> Answered {
     let mib = |bytes: u64| bytes >> 20;
     let added = wanted.saturating_sub(before.memory_bytes) / MEMORY_BLOCK_BYTES * MEMORY_BLOCK_BYTES;
@@ -239,15 +259,8 @@ fn memory(monitor: &mut Client, guest: &Guest, before: Shape, wanted: u64) -> An
     }
     let mut says = "";
     if before.room_bytes > 0 {
-        let path = format!("/machine/peripheral/{MORE_MEMORY}");
-        let ask = json!({"path": path, "property": "requested-size", "value": added});
-        monitor.ask("qom-set", ask)?;
-        let now = watch(|| Ok(shape(monitor)?.added_bytes), |now| now == added)?;
+        let now = take_of_room(monitor, added)?;
         if now != added {
-            if now < added {
-                // It does not come as a surprise later.
-                monitor.ask("qom-set", json!({"path": path, "property": "requested-size", "value": now}))?;
-            }
             return later(match now {
                 0 => "its guest takes no memory while it runs: it has no driver (virtio_mem)".to_owned(),
                 _ => format!("its guest has {} MiB now", mib(before.memory_bytes + now)),
@@ -340,7 +353,7 @@ impl Machines {
     }
 }
 
-pub(super) fn cpus_words(cpus: u16) -> String {
+pub(crate) fn cpus_words(cpus: u16) -> String {
     format!("{cpus} {}", if cpus == 1 { "processor" } else { "processors" })
 }
 

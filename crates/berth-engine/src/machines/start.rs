@@ -298,7 +298,7 @@ fn nic_of(endpoint: &Endpoint) -> Nic {
         address,
         prefix_len,
         gateway: endpoint.gateway.filter(|_| endpoint.default_route),
-        mtu: 0,
+        mtu: u16::try_from(endpoint.mtu).unwrap_or(0),
     });
     Nic { tap, mac: endpoint.mac_address.clone(), lease }
 }

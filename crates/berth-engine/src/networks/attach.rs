@@ -362,6 +362,7 @@ impl Live {
             network_id: Some(self.network.id.clone()),
             endpoint_id: berth_types::digest::hex(&random_id()?),
             spec: spec.clone(),
+            mtu: self.mtu(),
             ..Endpoint::default()
         };
         if !self.network.driver.has_addresses() {
@@ -545,7 +546,7 @@ fn v6_of(address: IpAddr) -> Option<Ipv6Addr> {
 }
 
 /// Link-local addresses with the length of their networks (RFC 3927, RFC 4291).
-fn link_local(spec: &EndpointSpec) -> Vec<(IpAddr, u8)> {
+pub(crate) fn link_local(spec: &EndpointSpec) -> Vec<(IpAddr, u8)> {
     let addresses = spec.link_local_ips.iter().filter_map(|text| text.parse().ok());
     addresses.map(|address: IpAddr| (address, if address.is_ipv4() { 16 } else { 64 })).collect()
 }

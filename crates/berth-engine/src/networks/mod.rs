@@ -47,7 +47,7 @@ pub use berth_net::addresses::Subnet;
 pub use berth_net::files;
 pub use types::*;
 
-pub(crate) use attach::name_endpoint;
+pub(crate) use attach::{link_local, name_endpoint};
 pub(crate) use configuration::check_joinable;
 pub(crate) use options::read as endpoint_options;
 pub(crate) use state::Shared;

@@ -62,6 +62,8 @@ pub struct Endpoint {
     pub ipv6: Option<(Ipv6Addr, u8)>,
     pub ipv6_gateway: Option<Ipv6Addr>,
     pub default_route: bool,
+    /// The network's; 0: nobody said.
+    pub mtu: u32,
     /// Which of the network's bridges it hangs on; 0: the first.
     pub shard: usize,
     pub mac_address: String,

@@ -18,11 +18,13 @@ pub(crate) struct Trial<'a> {
     pub(crate) before: Vec<String>,
     pub(crate) body: &'a str,
     pub(crate) checks: Vec<Check<'a>>,
+    /// In place of them where every container has a machine.
+    pub(crate) in_machine: Option<Check<'a>>,
     /// Nothing but `inspect` can show it.
     pub(crate) only_shown: bool,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Check<'a> {
     pub(crate) kind: Kind,
     pub(crate) what: &'a str,
@@ -40,6 +42,8 @@ pub(crate) enum Kind {
     Warns,
     Refused,
     Unstarted,
+    /// Not looked at, for the reason that is wanted.
+    Left,
 }
 
 impl Kind {
@@ -54,6 +58,7 @@ impl Kind {
             "warns" => Kind::Warns,
             "refused" => Kind::Refused,
             "unstarted" => Kind::Unstarted,
+            "left" => Kind::Left,
             _ => return None,
         })
     }
@@ -79,16 +84,23 @@ pub(crate) fn parse(text: &str) -> Vec<Case<'_>> {
                     before: std::mem::take(&mut before),
                     body: rest,
                     checks: vec![],
+                    in_machine: None,
                     only_shown: note,
                 });
             }
             ("host", None) => before.push(rest.to_owned()),
             ("docker", None) => before.push(line.to_owned()),
             (word, Some((left, wanted))) => {
+                let of_machine = word == "machine";
+                let left = if of_machine { left.split_once(' ').map_or("", |(_, rest)| rest) } else { left };
+                let (word, what) = left.split_once(' ').unwrap_or((left, ""));
                 let kind = Kind::of(word).unwrap_or_else(|| panic!("unknown word: {line}"));
-                let what = left.split_once(' ').map_or("", |(_, what)| what);
                 let trial = case.trials.last_mut().unwrap_or_else(|| panic!("no body before: {line}"));
-                trial.checks.push(Check { kind, what, wanted });
+                let check = Check { kind, what, wanted };
+                match of_machine {
+                    true => trial.in_machine = Some(check),
+                    false => trial.checks.push(check),
+                }
             }
             _ => panic!("nothing is expected: {line}"),
         }

@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// For what takes a moment to be so.
-const PATIENCE: Duration = Duration::from_secs(10);
+fn patience() -> Duration {
+    berth_testkit::deadline() / 3
+}
 
 pub(crate) struct Runner<'a> {
     engine: &'a Engine,
@@ -44,7 +46,17 @@ impl<'a> Runner<'a> {
     }
 
     pub(crate) fn run(&self, case: &Case<'_>) -> Result<(), String> {
-        let failures: Vec<String> = case.trials.iter().filter_map(|trial| self.trial(trial).err()).collect();
+        let mut failures = Vec::new();
+        for trial in &case.trials {
+            let one = trial.in_machine.filter(|_| berth_testkit::in_machines());
+            match one {
+                Some(Check { kind: Kind::Left, wanted, .. }) => {
+                    berth_testkit::not_in_a_machine(&format!("{}: {wanted}", case.fields.join(" ")));
+                }
+                Some(check) => failures.extend(self.trial(trial, &[check]).err()),
+                None => failures.extend(self.trial(trial, &trial.checks).err()),
+            }
+        }
         if failures.is_empty() { Ok(()) } else { Err(failures.join("\n")) }
     }
 
@@ -94,25 +106,25 @@ impl<'a> Runner<'a> {
         (output.status.success(), String::from_utf8_lossy(&said).trim().to_owned())
     }
 
-    fn trial(&self, trial: &Trial<'_>) -> Result<(), String> {
+    fn trial(&self, trial: &Trial<'_>, checks: &[Check<'_>]) -> Result<(), String> {
         for line in &trial.before {
             let (good, said) = self.shell(&self.filled(line));
             if !good {
                 return Err(format!("  {line}\n    {said}"));
             }
         }
-        let outcome = self.checked(trial).map_err(|why| format!("  body {}\n    {why}", trial.body));
+        let outcome = self.checked(trial, checks).map_err(|why| format!("  body {}\n    {why}", trial.body));
         self.tidy();
         outcome
     }
 
-    fn checked(&self, trial: &Trial<'_>) -> Result<(), String> {
+    fn checked(&self, trial: &Trial<'_>, checks: &[Check<'_>]) -> Result<(), String> {
         let mut body = json!({"Image": "tiny", "Cmd": ["sleep", "1000"]});
         let more = serde_json::from_str(&self.filled(trial.body)).map_err(|error| format!("not JSON: {error}"))?;
         merge(&mut body, more);
         // Before 1.44 the fields that are gone now were in use.
         let created = self.engine.api("POST", "/v1.51/containers/create?name=box", &body.to_string());
-        if let [check] = &trial.checks[..]
+        if let [check] = checks
             && check.kind == Kind::Refused
         {
             return refusal("create", check, created.status, &created.text());
@@ -122,7 +134,7 @@ impl<'a> Runner<'a> {
         }
         let warnings: Value = created.json()["Warnings"].clone();
         let started = self.engine.api("POST", "/containers/box/start", "");
-        if let [check] = &trial.checks[..]
+        if let [check] = checks
             && check.kind == Kind::Unstarted
         {
             return refusal("start", check, started.status, &started.text());
@@ -141,11 +153,11 @@ impl<'a> Runner<'a> {
         };
         let id = created.json()["Id"].as_str().expect("an id").to_owned();
         let asked = subject("box", &id, warnings.to_string());
-        for check in &trial.checks {
+        for check in checks {
             self.hold(&asked, check)?;
         }
         let plain = subject("plain", &self.plain, "[]".to_owned());
-        match trial.checks.iter().all(|check| self.once(&plain, check).is_ok()) {
+        match checks.iter().all(|check| self.once(&plain, check).is_ok()) {
             true => Err("a plain container passes as well: the case shows nothing".to_owned()),
             false => Ok(()),
         }
@@ -153,7 +165,7 @@ impl<'a> Runner<'a> {
 
     /// Until it holds.
     fn hold(&self, subject: &Subject, check: &Check<'_>) -> Result<(), String> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + patience();
         loop {
             match self.once(subject, check) {
                 Err(why) if Instant::now() > deadline => return Err(why),
@@ -171,6 +183,12 @@ impl<'a> Runner<'a> {
                 format!("{}{}", output.stdout, output.stderr)
             }
             Kind::Logs => self.engine.berth(["logs", subject.name]).stdout,
+            // Of its processes the guest's kernel knows.
+            Kind::Host if berth_testkit::in_machines() && what.contains("$PID") => {
+                let line = what.replace("$PID", "1");
+                let output = self.engine.docker(["exec", "-u", "0:0", subject.name, "sh", "-c", &line]);
+                format!("{}{}", output.stdout, output.stderr)
+            }
             Kind::Host | Kind::Docker => {
                 let line = if check.kind == Kind::Docker { format!("docker {what}") } else { what.clone() };
                 let line = line.replace("$PID", &subject.pid.to_string()).replace("$ID", &subject.id);
@@ -193,7 +211,9 @@ impl<'a> Runner<'a> {
                 return if shown == wanted { Ok(()) } else { Err(format!("inspect {what}: {shown}, not {wanted}")) };
             }
             Kind::Warns => subject.warnings.clone(),
-            Kind::Refused | Kind::Unstarted => return Err(format!("was expected to be refused: {wanted}")),
+            Kind::Refused | Kind::Unstarted | Kind::Left => {
+                return Err(format!("was expected to be refused: {wanted}"));
+            }
         };
         let pattern = Regex::new(&wanted).map_err(|error| error.to_string())?;
         match pattern.is_match(said.trim()) {
