@@ -179,6 +179,8 @@ fn of_name(name: &str, value: Value) -> Value {
 fn no_value_of_any_field_of_create_upsets_the_engine() {
     let Some((engine, _)) = scene("bad-values") else { return };
     let values = [
+        // No value at all, to Go.
+        json!(null),
         json!(true),
         json!(-1),
         json!(u64::MAX),
