@@ -168,10 +168,14 @@ async fn images(docker: &Docker) -> Outcome<()> {
         BuildImageOptionsBuilder::new().t("built:2").version(BuilderVersion::BuilderBuildKit).session(session)
     };
     assert!(built(docker, dockerfile, kit("one")).await?? > 0);
-    assert_eq!(
-        docker.inspect_image("built:1").await?.root_fs.and_then(|fs| fs.layers).map(|layers| layers.len()),
-        docker.inspect_image("built:2").await?.root_fs.and_then(|fs| fs.layers).map(|layers| layers.len()),
-    );
+    let layers = async |name: &str| -> Outcome<usize> {
+        let layers = docker.inspect_image(name).await?.root_fs.and_then(|fs| fs.layers);
+        Ok(layers.ok_or("no layers")?.len())
+    };
+    // A step that writes nothing: BuildKit in dockerd has an empty layer of it, dockerd's classic builder and this engine have none.
+    for name in ["built:1", "built:2"] {
+        assert!((2..=3).contains(&layers(name).await?), "{name}");
+    }
     let failed = built(docker, "FROM tiny\nRUN exit 7\n", kit("two")).await?;
     let Err(Error::DockerStreamError { error }) = failed else { return Err("it did not fail".into()) };
     assert!(error.contains("exit code: 7"), "{error}");
